@@ -1,0 +1,89 @@
+"""What a run tells the program that started it.
+
+Plain data, so that a scripted backend, a subprocess and a remote server speak alike. `branch` and `position`
+name an op: the position counts the ops of its branch from 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from latticework.lang.errors import ErrorData
+
+Finish: TypeAlias = Literal["stop", "length", "select"]
+"""Why an op that succeeded ended: an end token, stop or complete constraint; the budget; a choice."""
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens of one request or op. prompt = cached + computed, all before the first output token."""
+
+    prompt: int = 0
+    cached: int = 0
+    computed: int = 0
+    output: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.computed + other.computed,
+            self.output + other.output,
+        )
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One output token: id, bytes as text (errors replaced), natural-log probability, the likeliest others."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+class Rendered(msgspec.Struct, frozen=True, tag="rendered"):
+    """The text a Role op stands for."""
+
+    branch: int
+    position: int
+    text: str
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk", omit_defaults=True):
+    """More text of a Gen that is under way; whole characters only. Chunks concatenate to Done.text."""
+
+    branch: int
+    position: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
+    """A Gen or Select has ended well.
+
+    complete: the constraint, if any, is satisfied by the text. stopped_by: the stop string or id that ended it.
+    scores: one number per option of a Select, higher is likelier.
+    """
+
+    branch: int
+    position: int
+    text: str
+    finish: Finish
+    complete: bool = True
+    stopped_by: str | int | None = None
+    usage: Usage = Usage()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    scores: tuple[float, ...] = ()
+    seed: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """An op has failed, and with it everything later in its branch. position -1: the whole run."""
+
+    branch: int
+    position: int
+    error: ErrorData
+
+
+Event: TypeAlias = Rendered | Chunk | Done | Failed

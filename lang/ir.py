@@ -1,0 +1,374 @@
+"""The program as data: ops, constraints, sampling.
+
+Everything here is frozen, equal by content and serialisable; ids are positions. This file knows no backend,
+no tokenizer and no model: it is what they all agree on.
+
+A `Program` is straight-line blocks of ops, one per branch; branch 0 is the program itself, the others are
+started by a `Fork`. The same ops travel one by one when a program is interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from latticework.lang.errors import ConstraintError, InvalidArgument, ProgramError, SchemaError
+
+IR_VERSION = 1
+MAX_BRANCHES = 4096
+MAX_OPS = 100_000
+MAX_TEXT_BYTES = 16 << 20
+MAX_TOKENS_LIMIT = 1 << 20
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+MAX_TOP_LOGPROBS = 20
+
+
+# ---------------------------------------------------------------- sampling
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """How tokens are drawn. Language, HTTP and engine use this very class.
+
+    max_tokens: at most this many output tokens. temperature: 0 is greedy. top_p in (0, 1], 1 is off.
+    top_k: -1 is off. min_p in [0, 1], 0 is off. stop: strings that end the output and are not part of it.
+    stop_token_ids: token ids that do the same. seed: None derives one from the run's seed.
+    logprobs: None for none, 0 for the chosen token's, k for the k likeliest as well (raw model log-probabilities,
+    natural logarithm, before temperature and constraint).
+    Raises InvalidArgument naming the field.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidArgument(f"top_p is {self.top_p}; expected 0 < top_p <= 1", field="top_p")
+        if self.top_k != -1:
+            _check_range("top_k", self.top_k, 1, 1 << 30, hint="-1 turns top_k off")
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        if self.logprobs is not None:
+            _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        if self.seed is not None:
+            _check_range("seed", self.seed, 0, (1 << 64) - 1)
+        if len(self.stop) > MAX_STOPS or len(self.stop_token_ids) > MAX_STOPS:
+            raise InvalidArgument(f"more than {MAX_STOPS} stops were given", field="stop")
+        for text in self.stop:
+            if not 0 < len(text) <= MAX_STOP_CHARS:
+                raise InvalidArgument(
+                    f"a stop string has {len(text)} characters; expected 1 to {MAX_STOP_CHARS}", field="stop"
+                )
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+def _check_range(field: str, value: float, low: float, high: float, hint: str | None = None) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{field} is {value}; expected {low} <= {field} <= {high}", field=field, hint=hint)
+
+
+def merge_sampling(base: Sampling, own: Sampling, given: tuple[str, ...]) -> Sampling:
+    """`base` with the fields named in `given` taken from `own`: run defaults under an op's own choices."""
+    if not given:
+        return base
+    return msgspec.structs.replace(base, **{name: getattr(own, name) for name in given})
+
+
+def derive_seed(run_seed: int, item: int, path: tuple[int, ...], ordinal: int, sample: int = 0) -> int:
+    """The seed of one generating op, uint64.
+
+    item: index in a batch. path: for each fork above the branch, (number of that fork in its branch, child).
+    ordinal: number of the op among the generating ops of its branch. The result depends on nothing else, so
+    timing, batching and message order never change what is drawn.
+    """
+    numbers = (run_seed, item, len(path), *path, ordinal, sample)
+    digest = hashlib.blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+# ---------------------------------------------------------------- constraints
+
+
+class Regex(msgspec.Struct, frozen=True, tag="regex", forbid_unknown_fields=True):
+    """Text that `re.fullmatch(pattern, text)` accepts, for the supported subset of Python's syntax."""
+
+    pattern: str
+
+
+class Choices(msgspec.Struct, frozen=True, tag="choices", forbid_unknown_fields=True):
+    """Exactly one of the given strings."""
+
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ConstraintError("choices is empty; expected at least one string", field="choices")
+        if any(not isinstance(o, str) for o in self.options):
+            raise ConstraintError("choices holds something that is not a string", field="choices")
+
+
+class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=True, forbid_unknown_fields=True):
+    """A JSON document that the schema accepts.
+
+    schema: a schema as JSON text, or as a dict or bool, which is turned into text; the order of its keys is
+    kept and is part of the constraint's identity. whitespace: "compact" writes none between tokens, "spaced"
+    writes json.dumps' separators. key_order "schema" writes properties in the schema's order.
+    Raises SchemaError when the text is no JSON.
+    """
+
+    schema: str | dict[str, Any] | bool
+    whitespace: Literal["compact", "spaced"] = "compact"
+    key_order: Literal["schema"] = "schema"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schema, str):
+            try:
+                value = json.loads(self.schema)
+            except (ValueError, RecursionError) as error:
+                raise SchemaError(f"the schema is not JSON: {error}", field="json_schema", pointer="") from None
+        else:
+            value = self.schema
+        if not isinstance(value, dict | bool):
+            raise SchemaError(
+                f"the schema is a JSON {type(value).__name__}; expected an object or a boolean",
+                field="json_schema",
+                pointer="",
+            )
+        try:
+            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SchemaError(f"the schema is not JSON: {error}", field="json_schema", pointer="") from None
+        msgspec.structs.force_setattr(self, "schema", text)
+
+    @property
+    def text(self) -> str:
+        """The schema as JSON text, key order kept."""
+        assert isinstance(self.schema, str)
+        return self.schema
+
+
+Constraint: TypeAlias = Regex | Choices | JsonSchema
+
+OnLength: TypeAlias = Literal["close", "cut", "prefer_close"]
+"""What a constrained gen does as its budget ends.
+
+close: only tokens that still leave room to finish are allowed, and a budget below the shortest completion is
+refused. cut: stop in the middle, finish reason "length". prefer_close: close where the budget allows it at all,
+else cut.
+"""
+
+
+def constraint_key(constraint: Constraint) -> str:
+    """A content hash: the name of a compiled constraint on every link and in every cache."""
+    return hashlib.blake2b(msgspec.msgpack.encode(constraint), digest_size=16).hexdigest()
+
+
+# ---------------------------------------------------------------- ops
+
+
+class Text(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+    """Constant text. Never becomes special tokens."""
+
+    text: str
+
+
+class Arg(msgspec.Struct, frozen=True, tag="arg", forbid_unknown_fields=True):
+    """The text of a program argument."""
+
+    name: str
+
+
+class Ref(msgspec.Struct, frozen=True, tag="ref", forbid_unknown_fields=True):
+    """The text of an earlier variable of this branch or of one it came from."""
+
+    name: str
+
+
+class Set(msgspec.Struct, frozen=True, tag="set", forbid_unknown_fields=True):
+    """Gives a variable a value made of constant text, arguments and variables; appends nothing."""
+
+    name: str
+    value: tuple[Text | Arg | Ref, ...]
+
+
+class Gen(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
+    """Text the model writes. `given` names the fields of `sampling` that the op sets itself; the rest come from
+    the run. name None: the text is appended but no variable holds it."""
+
+    name: str | None = None
+    sampling: Sampling = Sampling()
+    given: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    on_length: OnLength = "close"
+
+
+SelectMethod: TypeAlias = Literal["token_length_normalized"]
+
+
+class Select(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):
+    """The likeliest of the given options, appended to the text."""
+
+    name: str | None
+    options: tuple[str, ...]
+    method: SelectMethod = "token_length_normalized"
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise InvalidArgument("select got no choices; expected at least one", field="choices")
+        if any(not option for option in self.options):
+            raise InvalidArgument("select got an empty choice", field="choices")
+        if len(set(self.options)) != len(self.options):
+            raise InvalidArgument("select got the same choice twice", field="choices")
+
+
+class Role(msgspec.Struct, frozen=True, tag="role", forbid_unknown_fields=True):
+    """Opens a message of `role`; None closes the open one. The model's template supplies the marker text."""
+
+    role: str | None
+
+
+class Fork(msgspec.Struct, frozen=True, tag="fork", forbid_unknown_fields=True):
+    """Starts branches that continue from here; `children` are branch ids."""
+
+    children: tuple[int, ...]
+
+
+class Join(msgspec.Struct, frozen=True, tag="join", forbid_unknown_fields=True):
+    """Waits for branches and ends them. Their variables become lists here; their text is not appended."""
+
+    children: tuple[int, ...]
+
+
+Op: TypeAlias = Text | Arg | Ref | Set | Gen | Select | Role | Fork | Join
+
+
+# ---------------------------------------------------------------- program
+
+
+class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One straight-line block of ops."""
+
+    ops: tuple[Op, ...]
+
+
+class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole program. Branch 0 starts it; every other branch is started by exactly one Fork of a lower branch."""
+
+    branches: tuple[Branch, ...]
+    version: int = IR_VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != IR_VERSION:
+            raise ProgramError(f"the program has IR version {self.version}; this build reads {IR_VERSION}")
+        if not 0 < len(self.branches) <= MAX_BRANCHES:
+            raise ProgramError(f"the program has {len(self.branches)} branches; expected 1 to {MAX_BRANCHES}")
+        if sum(len(branch.ops) for branch in self.branches) > MAX_OPS:
+            raise ProgramError(f"the program has more than {MAX_OPS} ops")
+        text = sum(len(op.text) for branch in self.branches for op in branch.ops if isinstance(op, Text))
+        if text > MAX_TEXT_BYTES:
+            raise ProgramError(f"the program has more than {MAX_TEXT_BYTES} characters of text")
+        self._check_forks()
+
+    def _check_forks(self) -> None:
+        parent: dict[int, int] = {}
+        for index, branch in enumerate(self.branches):
+            for op in branch.ops:
+                if isinstance(op, Fork):
+                    for child in op.children:
+                        if not index < child < len(self.branches) or child in parent:
+                            raise ProgramError(f"branch {index} forks branch {child}, which it cannot start")
+                        parent[child] = index
+                elif isinstance(op, Join) and any(parent.get(child) != index for child in op.children):
+                    raise ProgramError(f"branch {index} joins a branch it did not fork")
+        orphans = set(range(1, len(self.branches))) - set(parent)
+        if orphans:
+            raise ProgramError(f"no fork starts branch {min(orphans)}")
+
+    @property
+    def hash(self) -> str:
+        """Content hash, hex."""
+        return hashlib.blake2b(self.to_msgpack(), digest_size=16).hexdigest()
+
+    def to_msgpack(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def from_msgpack(data: bytes) -> Program:
+        """Raises ProgramError when `data` is no valid program."""
+        return _decode(msgspec.msgpack.decode, data)
+
+    @staticmethod
+    def from_json(data: str | bytes) -> Program:
+        """Raises ProgramError when `data` is no valid program."""
+        return _decode(msgspec.json.decode, data)
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        for index, branch in enumerate(self.branches):
+            lines.append("program:" if index == 0 else f"branch {index}:")
+            lines += [f"    {describe(op)}" for op in branch.ops]
+        return "\n".join(lines)
+
+
+def _decode(decode: Any, data: str | bytes) -> Program:
+    if len(data) > 4 * MAX_TEXT_BYTES:
+        raise ProgramError(f"the program is {len(data)} bytes; at most {4 * MAX_TEXT_BYTES} are read")
+    try:
+        return decode(data, type=Program)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise ProgramError(f"not a program: {error}") from None
+
+
+def describe(op: Op) -> str:
+    """One line that reads like the source."""
+    match op:
+        case Text(text):
+            return f"text {json.dumps(text, ensure_ascii=False)}"
+        case Arg(name):
+            return f"arg {name}"
+        case Ref(name):
+            return f"ref {name}"
+        case Set(name, value):
+            return f"set {name} = " + " + ".join(describe(piece) for piece in value)
+        case Gen():
+            return _describe_gen(op)
+        case Select(name, options, method):
+            return f"select {name or '_'} from {json.dumps(options, ensure_ascii=False)} by {method}"
+        case Role(role):
+            return f"role {role}" if role else "role end"
+        case Fork(children):
+            return "fork " + " ".join(map(str, children))
+        case Join(children):
+            return "join " + " ".join(map(str, children))
+
+
+def _describe_gen(op: Gen) -> str:
+    parts = [f"gen {op.name or '_'}"]
+    parts += [f"{name}={getattr(op.sampling, name)!r}" for name in op.given]
+    match op.constraint:
+        case Regex(pattern):
+            parts.append(f"regex={pattern!r}")
+        case Choices(options):
+            parts.append(f"choices={json.dumps(options, ensure_ascii=False)}")
+        case JsonSchema():
+            parts.append(f"json_schema={op.constraint.text}")
+    if op.on_length != "close":
+        parts.append(f"on_length={op.on_length!r}")
+    return " ".join(parts)

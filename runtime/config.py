@@ -1,0 +1,50 @@
+"""Every setting, once. The command line, the docs table and the child processes' start message derive from here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+DEFAULT_MODEL = "smollm2"
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the engine process needs to know."""
+
+    model: Annotated[str, Meta(description="'smollm2', 'tiny', a folder, a .gguf file or a hub id")] = DEFAULT_MODEL
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float32", "float64"],
+        Meta(description="weights and KV; auto: bfloat16 where the CPU has it, else float32"),
+    ] = "auto"
+    attention: Annotated[
+        Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")
+    ] = "auto"
+    context: Annotated[int | None, Meta(description="longest sequence in tokens; default: the model's")] = None
+    kv_tokens: Annotated[int | None, Meta(description="KV pool size in tokens; default: by free memory")] = None
+    page_size: Annotated[int, Meta(description="tokens in a KV page", ge=1, le=256)] = 16
+    prefix_cache: Annotated[bool, Meta(description="reuse the KV of shared prefixes")] = True
+    max_running: Annotated[int, Meta(description="sequences in one batch", ge=1, le=4096)] = 64
+    chunk_tokens: Annotated[int, Meta(description="prompt tokens computed in one step", ge=1)] = 512
+    max_waiting: Annotated[int, Meta(description="requests that may wait before 'busy' is answered", ge=1)] = 4096
+    mask_budget_ms: Annotated[float, Meta(description="time a step may spend on cold masks", gt=0)] = 50.0
+    row_cache_mb: Annotated[int, Meta(description="bytes of cached mask rows", ge=1)] = 256
+    threads: Annotated[int | None, Meta(description="CPU threads of the engine; default: the cores allowed")] = None
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the front process needs to know besides EngineConfig."""
+
+    host: Annotated[str, Meta(description="address of the HTTP server; loopback only for now")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="port of the HTTP server; 0 picks a free one", ge=0, le=65535)] = 8000
+    ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
+    max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
+    compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
+
+
+def cache_folder() -> Path:
+    """Where converted tokenizers are kept: $LATTICEWORK_CACHE, else ~/.cache/latticework."""
+    return Path(os.environ.get("LATTICEWORK_CACHE") or Path.home() / ".cache" / "latticework")

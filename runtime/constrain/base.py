@@ -1,0 +1,84 @@
+"""The contract between a compiled constraint and whoever samples under it.
+
+Two types: an `Automaton` is compiled once per (constraint, vocabulary) and shared; a `Matcher` is the cheap state
+of one sequence. How a constraint becomes one is in the other files of this folder.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set = token t allowed
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What compiling may cost. Exceeding one raises ConstraintError naming it."""
+
+    pattern_bytes: int = 1 << 20
+    schema_bytes: int = 4 << 20
+    depth: int = 200
+    alternatives: int = 20_000
+    states: int = 200_000
+    seconds: float = 10.0
+
+
+class Matcher(Protocol):
+    """Where one sequence stands in its constraint. Not shared, not thread-safe."""
+
+    def fill_mask(self, row: Row, remaining: int | None = None) -> None:
+        """Overwrites `row` with the tokens allowed next.
+
+        Without a budget a bit is set exactly when some completion exists after that token. With `remaining`
+        tokens left (this one included, the end token not counted) a set bit means that a completion still fits,
+        and if remaining >= shortest() the row is not empty. End tokens are set exactly when is_complete().
+        Special tokens never match text.
+        """
+        ...
+
+    def prepare(self, deadline: float) -> bool:
+        """Computes the current state's row if it can by `deadline` (time.monotonic()); True when it is ready."""
+        ...
+
+    def accept(self, token: int) -> bool:
+        """Moves over `token`; False and no change if it is not allowed. An end token is accepted when
+        is_complete()."""
+        ...
+
+    def rollback(self, count: int) -> None:
+        """Takes back the last `count` accepted tokens."""
+        ...
+
+    def forced(self) -> bytes:
+        """The longest byte string that every completion from here begins with."""
+        ...
+
+    def is_complete(self) -> bool:
+        """The text so far satisfies the constraint."""
+        ...
+
+    def is_finished(self) -> bool:
+        """is_complete(), and nothing can follow."""
+        ...
+
+    def shortest(self) -> int:
+        """An upper bound on the tokens the shortest completion needs, end token not counted; 0 when complete."""
+        ...
+
+    def copy(self) -> Matcher:
+        """An independent matcher in the same place."""
+        ...
+
+
+class Automaton(Protocol):
+    """A compiled constraint over one vocabulary: lazily built states and the cache of their rows."""
+
+    def matcher(self) -> Matcher: ...
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory held by cached rows and states."""
+        ...

@@ -1,0 +1,206 @@
+"""Every message on every link, and how one becomes bytes.
+
+    client ── ToFront ──▶ front ── ToEngine ──▶ engine
+           ◀─ ToClient ──       ◀─ FromEngine ──
+
+Messages are tagged msgspec structs in msgpack. An unknown tag, an unknown field, a wrong type or too many bytes
+is a `BadFrame`, which a receiver counts and drops. Nothing here opens a socket.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from latticework.lang.errors import ErrorData
+from latticework.lang.events import Event, Usage
+from latticework.lang.ir import Op, Sampling
+from latticework.runtime.request import Request, TokenEvent
+
+PROTOCOL = 1
+MAX_FRAME_BYTES = 64 << 20
+HEARTBEAT_SECONDS = 0.5  # a live peer says something at least this often
+SILENCE_SECONDS = 5.0  # a peer silent for longer is dead
+
+
+class BadFrame(Exception):
+    """Bytes that are no message of the expected kind."""
+
+
+class _Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    pass
+
+
+# ---------------------------------------------------------------- front -> engine
+
+
+class Define(_Message, tag="define"):
+    """Names a compiled constraint; sent before the first request that uses `key`. rules: an encoded RuleGraph."""
+
+    key: str
+    rules: bytes
+
+
+class Submit(_Message, tag="submit"):
+    request: Request
+
+
+class Release(_Message, tag="release"):
+    """Gives leases back. Ids not held are ignored."""
+
+    leases: tuple[int, ...]
+
+
+class Cancel(_Message, tag="cancel"):
+    """Ends a request with `end="cancelled"`. Ignored if it has ended."""
+
+    request: int
+
+
+class Ping(_Message, tag="ping"):
+    """A heartbeat, either way on any link."""
+
+
+class FlushCache(_Message, tag="flush_cache"):
+    """Evicts every prefix that no lease and no running sequence holds."""
+
+
+ToEngine: TypeAlias = Define | Submit | Release | Cancel | Ping | FlushCache
+
+
+# ---------------------------------------------------------------- engine -> front
+
+
+class EngineReady(_Message, tag="engine_ready"):
+    """Sent once the model is loaded, in answer to the first Ping of a connection."""
+
+    context: int
+    kv_tokens: int
+    dtype: str
+
+
+class TokenEvents(_Message, tag="token_events"):
+    """All events of one step for one front."""
+
+    events: tuple[TokenEvent, ...]
+
+
+class UnknownKey(_Message, tag="unknown_key"):
+    """The engine no longer holds this constraint: the request was not started; define and submit it again."""
+
+    key: str
+    request: int
+
+
+class EngineStats(_Message, tag="engine_stats"):
+    """A heartbeat with counters."""
+
+    running: int = 0
+    waiting: int = 0
+    pages_free: int = 0
+    pages_cached: int = 0
+    pages_total: int = 0
+    leases: int = 0
+    steps: int = 0
+    bad_frames: int = 0
+
+
+FromEngine: TypeAlias = EngineReady | TokenEvents | UnknownKey | EngineStats
+
+
+# ---------------------------------------------------------------- client -> front
+
+
+class Hello(_Message, tag="hello"):
+    """First message of a client."""
+
+    protocol: int = PROTOCOL
+
+
+class Open(_Message, tag="open"):
+    """Starts a run; branch 0 exists from here on. run: chosen by the client, unique on its connection.
+    sampling: the run's defaults. seed and item: see `derive_seed`."""
+
+    run: int
+    sampling: Sampling
+    seed: int
+    item: int = 0
+
+
+class Append(_Message, tag="append"):
+    """More ops of one branch; `first` is the position of ops[0]. Children of a Fork exist once it is appended."""
+
+    run: int
+    branch: int
+    first: int
+    ops: tuple[Op, ...]
+
+
+class Close(_Message, tag="close"):
+    """Ends a run: whatever still runs is cancelled, whatever is held is released. Answered by `Closed`."""
+
+    run: int
+
+
+ToFront: TypeAlias = Hello | Open | Append | Close | Ping
+
+
+# ---------------------------------------------------------------- front -> client
+
+
+class Welcome(_Message, tag="welcome"):
+    """Answers Hello."""
+
+    protocol: int
+    model: str
+    context: int
+    dtype: str
+
+
+class RunEvents(_Message, tag="run_events"):
+    """What happened to the ops of one run, in order."""
+
+    run: int
+    events: tuple[Event, ...]
+
+
+class Closed(_Message, tag="closed"):
+    """The last message about a run."""
+
+    run: int
+    usage: Usage
+
+
+class Rejected(_Message, tag="rejected"):
+    """A message could not be acted on at all."""
+
+    error: ErrorData
+    run: int | None = None
+
+
+ToClient: TypeAlias = Welcome | RunEvents | Closed | Rejected | Ping
+
+M = TypeVar("M")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: _Message) -> bytes:
+    return _encoder.encode(message)
+
+
+class Decoder:
+    """Reads one direction of one link: `Decoder(ToEngine)`."""
+
+    def __init__(self, kind: object) -> None:
+        self._decoder: msgspec.msgpack.Decoder = msgspec.msgpack.Decoder(kind)
+
+    def decode(self, frame: bytes | memoryview) -> object:
+        """Raises BadFrame, never anything else."""
+        if len(frame) > MAX_FRAME_BYTES:
+            raise BadFrame(f"{len(frame)} bytes; at most {MAX_FRAME_BYTES} are read")
+        try:
+            return self._decoder.decode(frame)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:  # ValueError: our own __post_init__
+            raise BadFrame(str(error)) from None
