@@ -5,6 +5,15 @@ from __future__ import annotations
 import msgspec
 
 
+class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
+    """Llama 3's stretching of the rotary wavelengths (rope_type "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The shape of a decoder."""
 
@@ -18,6 +27,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     max_position_embeddings: int
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = False
     attention_bias: bool = False

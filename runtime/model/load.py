@@ -1,0 +1,53 @@
+"""Weights into memory: a card in, a model that can run out.
+
+This file knows where weights come from and their number format; it knows no KV cache and no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from latticework.lang.errors import BrokenModel, InvalidArgument
+from latticework.runtime.model.llama import Llama
+from latticework.runtime.model.registry import model_class
+from latticework.runtime.model.spec import ModelCard
+from latticework.runtime.model.tiny import tiny_weights
+
+Progress = Callable[[int, int], None]
+"""Called with (weights read, weights in all)."""
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def resolve_dtype(dtype: str) -> str:
+    """ "auto" becomes bfloat16 where the CPU multiplies it in hardware, else float32. Others are returned."""
+    if dtype == "auto":
+        found = torch.cpu.get_capabilities()
+        return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
+    if dtype not in _DTYPES:
+        raise InvalidArgument(f"dtype is {dtype!r}; expected auto, {', '.join(_DTYPES)}", field="dtype")
+    return dtype
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    return _DTYPES[resolve_dtype(dtype)]
+
+
+def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Llama:
+    """Reads the card's weights as `dtype` ("auto" allowed), in eval mode and without gradients.
+
+    Raises BrokenModel naming the file when weights are missing, unknown, misshapen or cannot be read.
+    """
+    model = model_class(card.spec.architecture)(card.spec, torch_dtype(dtype), device)
+    try:
+        model.load(_weights(card, progress))
+    except BrokenModel as error:
+        raise BrokenModel(f"{card.weights}: {error.message}", hint=error.hint) from None
+    return model.eval()
+
+
+def _weights(card: ModelCard, progress: Progress | None) -> Iterator[tuple[str, Tensor]]:
+    return tiny_weights(card.spec)
