@@ -1,0 +1,256 @@
+"""The language's way to a Latticework runtime: embedded (a private subprocess) or served elsewhere.
+
+Runtime(model="smollm2")   starts a front and an engine of its own, and ends them
+connect("ipc://…")         joins one that `latticework serve` runs
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from latticework.lang.backends.base import Listener
+from latticework.lang.errors import InvalidArgument, LatticeworkError
+from latticework.lang.ir import Op, Sampling
+from latticework.runtime.config import EngineConfig, ServerConfig
+from latticework.runtime.link import child
+from latticework.runtime.link.client import Client
+from latticework.runtime.link.settings import FrontSettings
+from latticework.runtime.link.sockets import RuntimeFolder
+
+__all__ = ["Connection", "Runtime", "connect", "embedded_default"]
+
+
+class _RemoteRun:
+    """A Session: one run on one connection."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self._client = client
+        self._number = number
+        self._closed = False
+
+    def append(self, branch: int, first: int, ops: Sequence[Op]) -> None:
+        self._client.append(self._number, branch, first, ops)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._client.end(self._number)
+
+
+class Connection:
+    """A backend that speaks to a front at `address`. Each process that uses it has a connection of its own."""
+
+    def __init__(self, address: str) -> None:
+        self.name = f"runtime at {address}"
+        self.address = address
+        self._lock = threading.Lock()
+        self._client: Client | None = Client(address)
+
+    @property
+    def model(self) -> str:
+        """The name of the model served there."""
+        welcome = self._live().welcome
+        assert welcome is not None
+        return welcome.model
+
+    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
+        client = self._live()
+        return _RemoteRun(client, client.open(sampling, seed, item, listener))
+
+    def _live(self) -> Client:
+        with self._lock:
+            if self._client is None or self._client.lost:
+                self._client = Client(self.address)
+            return self._client
+
+    def shutdown(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def connect(address: str) -> Connection:
+    """Joins a runtime that is being served. Raises ConnectionLost when nobody answers within 10 seconds."""
+    return Connection(address)
+
+
+class Runtime:
+    """A private runtime: a front and an engine in subprocesses, ended by `shutdown()`, `with`, or this process.
+
+    model: "smollm2" (the bundled default), a folder, a .gguf file or a hub id. settings: fields of EngineConfig
+    (dtype, page_size, kv_tokens, …). progress: called with the share of the weights loaded, 0 to 1.
+    Raises ModelError or InvalidArgument at once. If the front dies, open programs fail and the next one starts
+    another.
+    """
+
+    def __init__(
+        self, model: str | None = None, *, progress: Callable[[float], None] | None = None, **settings: Any
+    ) -> None:
+        if model is not None:
+            settings["model"] = model
+        self.config = _engine_config(settings)
+        self.name = f"runtime with {self.config.model}"
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: RuntimeFolder | None = None
+        self._client: Client | None = None
+        self._owner = os.getpid()
+        self._shut = False
+        atexit.register(self.shutdown)
+        os.register_at_fork(after_in_child=self._forked)
+        self._start(progress)
+
+    @property
+    def address(self) -> str:
+        """The ipc address of the private front."""
+        assert self._folder is not None
+        return self._folder.address("front")
+
+    @property
+    def model(self) -> str:
+        return self.config.model
+
+    @property
+    def pid(self) -> int:
+        """Process id of the front."""
+        assert self._process is not None
+        return self._process.pid
+
+    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
+        client = self._live()
+        return _RemoteRun(client, client.open(sampling, seed, item, listener))
+
+    def shutdown(self) -> None:
+        """Ends the subprocesses. Idempotent; in a forked child it only leaves the connection."""
+        with self._lock:
+            self._shut = True
+            self._leave()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    # ------------------------------------------------------------ life
+
+    def _live(self) -> Client:
+        with self._lock:
+            if self._shut:
+                raise InvalidArgument("this runtime was shut down", field="backend", hint="make a new Runtime(...)")
+            if self._client is None or self._client.lost:
+                if self._owner != os.getpid():
+                    self._client = Client(self.address)  # a forked worker: a connection of its own
+                else:
+                    self._leave()
+                    self._start(None)
+            assert self._client is not None
+            return self._client
+
+    def _start(self, progress: Callable[[float], None] | None) -> None:
+        self._folder = RuntimeFolder()
+        log_path = self._folder.path / "log"
+        server = ServerConfig(ipc=self._folder.address("front"))
+        try:
+            with log_path.open("wb") as log:
+                self._process = child.spawn(
+                    "latticework.runtime.link.front_worker",
+                    FrontSettings(self.config, server, str(self._folder.path)),
+                    log,
+                )
+            child.await_ready(self._process, progress)
+            process = self._process
+            self._client = Client(self._folder.address("front"), alive=lambda: process.poll() is None)
+        except BaseException as error:
+            if isinstance(error, LatticeworkError) and error.hint is None:
+                error.hint = _tail(log_path)
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._owner != os.getpid():
+            return
+        if self._process is not None:
+            child.stop(self._process)
+            self._process = None
+        if self._folder is not None:
+            self._folder.remove()
+
+    def _forked(self) -> None:
+        """In a forked child: let go of the parent's lifeline, so that the runtime ends with the parent."""
+        self._lock = threading.Lock()
+        if self._process is not None and self._process.stdin is not None:
+            os.close(self._process.stdin.fileno())
+            self._process.stdin = None
+
+
+def _engine_config(settings: dict[str, Any]) -> EngineConfig:
+    known = EngineConfig.__struct_fields__
+    for name in settings:
+        if name not in known:
+            raise InvalidArgument(f"{name} is no engine setting", field=name, hint=f"known: {', '.join(known)}")
+    try:
+        return msgspec.convert(settings, EngineConfig)
+    except msgspec.ValidationError as error:
+        field = str(error).rpartition("$.")[2].rstrip("`") or None
+        raise InvalidArgument(f"bad engine setting: {error}", field=field) from None
+
+
+def _tail(path: Path, lines: int = 5) -> str | None:
+    """The last lines of a log, if there are any."""
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+    return "\n".join(text.splitlines()[-lines:]) or None
+
+
+_default: Runtime | None = None
+_default_lock = threading.Lock()
+
+
+def embedded_default() -> Runtime:
+    """The runtime that the first program starts when no backend was set: the bundled model, said in one line,
+    with a progress bar where a terminal shows it."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._shut:
+            _default = _start_visibly()
+        return _default
+
+
+def _start_visibly() -> Runtime:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    model = EngineConfig().model
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"latticework: loading {model}", total=1.0)
+        runtime = Runtime(model, progress=lambda fraction: bar.update(task, completed=fraction))
+    console.print(f"latticework: no backend was set; started {model} on this machine", style="dim", highlight=False)
+    return runtime

@@ -1,0 +1,196 @@
+"""The client's side of the link to a front: one thread, one socket, any number of runs.
+
+Other threads hand it messages; it calls their listeners. It knows no torch, no tokenizer and no program.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from latticework.lang.errors import ConnectionLost, ErrorData, LatticeworkError, from_data
+from latticework.lang.events import Event, Failed
+from latticework.lang.ir import Op, Sampling
+from latticework.runtime.link.messages import (
+    HEARTBEAT_SECONDS,
+    SILENCE_SECONDS,
+    Append,
+    BadFrame,
+    Close,
+    Closed,
+    Decoder,
+    Hello,
+    Open,
+    Ping,
+    Rejected,
+    RunEvents,
+    ToClient,
+    ToFront,
+    Welcome,
+    encode,
+)
+from latticework.runtime.link.sockets import check_address, configure
+
+Listener = Callable[[Event], None]
+CONNECT_SECONDS = 10.0
+
+
+class Client:
+    """A connection to a front. Owns the socket and its thread; `close` ends both.
+
+    alive: asked now and then whether the front's process still runs, where the caller can know. Raises
+    ConnectionLost when nobody answers within `timeout` seconds, InvalidArgument for a wrong address.
+    """
+
+    def __init__(
+        self, address: str, alive: Callable[[], bool] = lambda: True, timeout: float = CONNECT_SECONDS
+    ) -> None:
+        self.address = check_address(address)
+        self.welcome: Welcome | None = None
+        self.pid = os.getpid()
+        self._alive = alive
+        self._numbers = itertools.count(1)
+        self._listeners: dict[int, Listener] = {}
+        self._outbox: deque[bytes] = deque()
+        self._lost: ErrorData | None = None
+        self._connected = threading.Event()
+        self._stop = False
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._say(Hello())
+        self._thread = threading.Thread(target=self._serve, name="latticework-link", daemon=True)
+        self._thread.start()
+        if not self._connected.wait(timeout):
+            self.close()
+            raise ConnectionLost(f"nobody answers at {address}", hint="is `latticework serve` running there?")
+        if self._lost is not None:
+            self.close()
+            raise from_data(self._lost)
+
+    # ------------------------------------------------------------ any thread
+
+    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> int:
+        """Starts a run; returns its number. Raises ConnectionLost."""
+        number = next(self._numbers)
+        with self._lock:
+            if self._lost is not None:
+                raise from_data(self._lost)
+            self._listeners[number] = listener
+        self._say(Open(number, sampling, seed, item))
+        return number
+
+    def append(self, run: int, branch: int, first: int, ops: Sequence[Op]) -> None:
+        self._say(Append(run, branch, first, tuple(ops)))
+
+    def end(self, run: int) -> None:
+        """Asks the front to close a run; the listener hears what was left."""
+        self._say(Close(run))
+
+    def close(self) -> None:
+        """Ends the connection. Runs that are open get Failed(ConnectionLost). Idempotent."""
+        self._stop = True
+        self._wake()
+        if threading.current_thread() is not self._thread and self.pid == os.getpid():
+            self._thread.join(5.0)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended, or belongs to the process that this one was forked from."""
+        return self._lost is not None or self._stop or self.pid != os.getpid()
+
+    def _say(self, message: ToFront) -> None:
+        self._outbox.append(encode(message))
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b".")
+        except (BlockingIOError, OSError):  # full: it is awake anyway; closed: there is nobody to wake
+            return
+
+    # ------------------------------------------------------------ the thread
+
+    def _serve(self) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        configure(socket)
+        try:
+            socket.connect(self.address)
+            self._talk(socket)
+        except LatticeworkError as error:
+            self._fail(error.to_data())
+        except Exception as error:
+            self._fail(ConnectionLost(f"the link failed: {type(error).__name__}: {error}").to_data())
+        finally:
+            socket.close()
+            context.term()
+            os.close(self._wake_read)
+
+    def _talk(self, socket: zmq.Socket[bytes]) -> None:
+        decoder = Decoder(ToClient)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        last_heard = last_said = time.monotonic()
+        while not self._stop:
+            ready = dict(poller.poll(int(HEARTBEAT_SECONDS * 1000)))
+            now = time.monotonic()
+            if self._wake_read in ready:
+                os.read(self._wake_read, 65536)
+            if socket in ready:
+                last_heard = now
+                self._receive(socket, decoder)
+            if now - last_said >= HEARTBEAT_SECONDS:
+                self._outbox.append(encode(Ping()))
+            while self._outbox:
+                last_said = now
+                socket.send(self._outbox.popleft())
+            if self.welcome is not None and now - last_heard > SILENCE_SECONDS:
+                raise ConnectionLost(f"the runtime has said nothing for {SILENCE_SECONDS:.0f} seconds")
+            if not self._alive():
+                raise ConnectionLost("the runtime's process has ended", hint="the next run starts another")
+        self._fail(ConnectionLost("the connection was closed").to_data())
+
+    def _receive(self, socket: zmq.Socket[bytes], decoder: Decoder) -> None:
+        while True:
+            try:
+                message = decoder.decode(socket.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            except BadFrame as error:
+                raise ConnectionLost(f"the runtime sent something unreadable: {error}") from None
+            self._hear(message)
+
+    def _hear(self, message: object) -> None:
+        match message:
+            case RunEvents(run, events):
+                listener = self._listeners.get(run)
+                if listener is not None:
+                    for event in events:
+                        listener(event)
+            case Closed(run):
+                self._listeners.pop(run, None)
+            case Rejected(error, None):
+                raise from_data(error)
+            case Rejected(error, run) if run is not None:
+                listener = self._listeners.pop(run, None)
+                if listener is not None:
+                    listener(Failed(0, -1, error))
+            case Welcome():
+                self.welcome = message
+                self._connected.set()
+
+    def _fail(self, error: ErrorData) -> None:
+        with self._lock:
+            self._lost = error
+            listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener(Failed(0, -1, error))
+        self._connected.set()

@@ -1,0 +1,155 @@
+"""The engine process: one `Engine` behind one ROUTER socket, run as `python -m latticework.runtime.link.engine_worker`.
+
+Any number of fronts may connect; each is an owner whose requests and leases go when it goes silent.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+import zmq
+
+from latticework.runtime.engine import Engine
+from latticework.runtime.link.child import Lifeline
+from latticework.runtime.link.messages import (
+    HEARTBEAT_SECONDS,
+    SILENCE_SECONDS,
+    BadFrame,
+    Cancel,
+    Decoder,
+    Define,
+    EngineReady,
+    EngineStats,
+    FlushCache,
+    Ping,
+    Release,
+    Submit,
+    ToEngine,
+    TokenEvents,
+    UnknownKey,
+    encode,
+)
+from latticework.runtime.link.settings import EngineSettings
+from latticework.runtime.link.sockets import bind, configure
+
+FRAMES_PER_STEP = 1000  # so that a flood of messages never keeps the model waiting
+
+
+@dataclass(slots=True)
+class _Front:
+    last_seen: float
+    greeted: bool = False
+
+
+class EngineServer:
+    """Moves messages between the socket and the engine. Owns the socket."""
+
+    def __init__(self, engine: Engine, address: str) -> None:
+        self.engine = engine
+        self.fronts: dict[bytes, _Front] = {}
+        self.bad_frames = 0
+        self._decoder = Decoder(ToEngine)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure(self._socket)
+        bind(self._socket, address)
+        self._next_heartbeat = 0.0
+
+    def serve_forever(self) -> None:
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """Reads what has arrived, runs one step, sends what came of it."""
+        busy = self.engine.has_work()
+        if self._socket.poll(0 if busy else int(HEARTBEAT_SECONDS * 1000)):
+            self._receive()
+        self._keep_alive(time.monotonic())
+        if self.engine.has_work():
+            for owner, events in self.engine.step().items():
+                self._send(owner, TokenEvents(tuple(events)))
+
+    def _receive(self) -> None:
+        now = time.monotonic()
+        for _ in range(FRAMES_PER_STEP):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            owner = frames[0]
+            front = self.fronts.setdefault(owner, _Front(now))
+            front.last_seen = now
+            try:
+                if len(frames) != 2:
+                    raise BadFrame(f"{len(frames)} frames")
+                message = self._decoder.decode(frames[1])
+            except BadFrame:
+                self.bad_frames += 1
+                continue
+            self._act(owner, front, message)
+
+    def _act(self, owner: bytes, front: _Front, message: object) -> None:
+        match message:
+            case Submit(request):
+                missing = self.engine.submit(owner, request)
+                if missing is not None:
+                    self._send(owner, UnknownKey(missing, request.id))
+            case Define(key, rules):  # a graph that cannot be used fails the requests that name it, later
+                self.engine.define(owner, key, rules)
+            case Release(leases):
+                self.engine.release(owner, leases)
+            case Cancel(request_id):
+                self.engine.cancel(owner, request_id)
+            case FlushCache():
+                self.engine.flush_cache()
+            case Ping():
+                if not front.greeted:
+                    front.greeted = True
+                    self._send(owner, self._greeting())
+
+    def _greeting(self) -> EngineReady:
+        return EngineReady(self.engine.context, self.engine.kv_tokens, self.engine.dtype)
+
+    def _keep_alive(self, now: float) -> None:
+        if now < self._next_heartbeat:
+            return
+        self._next_heartbeat = now + HEARTBEAT_SECONDS
+        stats = msgspec.structs.replace(self.engine.stats(), bad_frames=self.bad_frames)
+        for owner, front in list(self.fronts.items()):
+            if now - front.last_seen > SILENCE_SECONDS:
+                self._drop(owner)
+            else:
+                self._send(owner, stats)
+
+    def _drop(self, owner: bytes) -> None:
+        self.fronts.pop(owner, None)
+        self.engine.drop(owner)
+
+    def _send(self, owner: bytes, message: TokenEvents | UnknownKey | EngineReady | EngineStats) -> None:
+        try:
+            self._socket.send_multipart([owner, encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError:  # the peer is gone, or further behind than its queue is long
+            self._drop(owner)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def main() -> None:
+    lifeline = Lifeline()
+    settings = lifeline.settings(EngineSettings)
+    try:
+        engine = Engine.load(settings.config, progress=lifeline.loading)
+        server = EngineServer(engine, settings.address)
+    except Exception as error:
+        lifeline.failed(error)
+        raise SystemExit(1) from error
+    lifeline.ready()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

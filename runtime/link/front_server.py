@@ -1,0 +1,182 @@
+"""Serves programs to clients over one ROUTER socket: the front's side of the client link."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from latticework.lang.errors import Busy, InvalidArgument
+from latticework.lang.events import Event
+from latticework.runtime.link.messages import (
+    HEARTBEAT_SECONDS,
+    PROTOCOL,
+    SILENCE_SECONDS,
+    Append,
+    BadFrame,
+    Close,
+    Closed,
+    Decoder,
+    Hello,
+    Open,
+    Ping,
+    Rejected,
+    RunEvents,
+    ToClient,
+    ToFront,
+    Welcome,
+    encode,
+)
+from latticework.runtime.link.sockets import bind, configure
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.run import Run
+
+
+class _Client:
+    """One connection: its runs, and the events that wait for the end of this turn of the loop."""
+
+    def __init__(self) -> None:
+        self.last_seen = time.monotonic()
+        self.runs: dict[int, Run] = {}
+        self.outbox: dict[int, list[Event]] = {}
+
+
+class FrontServer:
+    """Owns the socket and every client's runs. A client that falls silent loses its runs."""
+
+    def __init__(self, front: Front, address: str, max_open: int) -> None:
+        self.front = front
+        self.address = address
+        self.max_open = max_open
+        self.bad_frames = 0
+        self._clients: dict[bytes, _Client] = {}
+        self._decoder = Decoder(ToFront)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure(self._socket)
+        bind(self._socket, address)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to serve, on the running loop."""
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._keep_alive())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for identity in list(self._clients):
+            self._drop(identity)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        self._context.destroy(linger=200)
+
+    @property
+    def open_runs(self) -> int:
+        return sum(len(client.runs) for client in self._clients.values())
+
+    # ------------------------------------------------------------ in
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                if len(frames) != 2:
+                    raise BadFrame(f"{len(frames)} frames")
+                message = self._decoder.decode(frames[1])
+            except BadFrame:
+                self.bad_frames += 1
+                continue
+            identity = frames[0]
+            client = self._clients.setdefault(identity, _Client())
+            client.last_seen = time.monotonic()
+            self._act(identity, client, message)
+
+    def _act(self, identity: bytes, client: _Client, message: object) -> None:
+        match message:
+            case Hello(protocol):
+                self._greet(identity, protocol)
+            case Open():
+                self._open(identity, client, message)
+            case Append(run, branch, first, ops):
+                if run in client.runs:
+                    client.runs[run].append(branch, first, ops)
+            case Close(run):
+                if run in client.runs:
+                    self._close(identity, client, run)
+
+    def _greet(self, identity: bytes, protocol: int) -> None:
+        if protocol == PROTOCOL:
+            front = self.front
+            self._send(identity, Welcome(PROTOCOL, front.card.name, front.context, front.dtype))
+            return
+        error = InvalidArgument(
+            f"the client speaks link protocol {protocol}, this runtime {PROTOCOL}",
+            hint="install the same version of latticework on both sides",
+        )
+        self._send(identity, Rejected(error.to_data()))
+
+    def _open(self, identity: bytes, client: _Client, message: Open) -> None:
+        if self.open_runs >= self.max_open:
+            error = Busy(f"{self.max_open} programs are open already", hint="retry later, or raise --max-open")
+            self._send(identity, Rejected(error.to_data(), message.run))
+            return
+        if message.run in client.runs:
+            error = InvalidArgument(f"run {message.run} is open already", field="run")
+            self._send(identity, Rejected(error.to_data(), message.run))
+            return
+
+        def emit(event: Event) -> None:
+            if not client.outbox:
+                asyncio.get_running_loop().call_soon(self._flush, identity, client)
+            client.outbox.setdefault(message.run, []).append(event)
+
+        client.runs[message.run] = Run(self.front, message.sampling, message.seed, message.item, emit)
+
+    def _close(self, identity: bytes, client: _Client, number: int) -> None:
+        run = client.runs.pop(number)
+
+        async def close() -> None:
+            await run.close()
+            self._flush(identity, client)
+            self._send(identity, Closed(number, run.usage))
+
+        task = asyncio.create_task(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    # ------------------------------------------------------------ out
+
+    def _flush(self, identity: bytes, client: _Client) -> None:
+        """One message per run with everything that happened to it in this turn of the loop."""
+        outbox, client.outbox = client.outbox, {}
+        for run, events in outbox.items():
+            self._send(identity, RunEvents(run, tuple(events)))
+
+    def _send(self, identity: bytes, message: ToClient) -> None:
+        if identity not in self._clients:
+            return
+        sent: Any = self._socket.send_multipart([identity, encode(message)])
+        if sent.done() and sent.exception() is None:
+            return
+        sent.cancel()  # unreachable, or further behind than its queue is long
+        self._drop(identity)
+
+    def _drop(self, identity: bytes) -> None:
+        client = self._clients.pop(identity, None)
+        if client is None:
+            return
+        for number in list(client.runs):
+            self._close(identity, client, number)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            now = time.monotonic()
+            for identity, client in list(self._clients.items()):
+                if now - client.last_seen > SILENCE_SECONDS:
+                    self._drop(identity)
+                else:
+                    self._send(identity, Ping())

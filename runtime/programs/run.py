@@ -1,0 +1,315 @@
+"""A run of a program in the front: one task per branch, executing ops as they arrive.
+
+    ops       Role Text Text Gen Text Gen │ Fork
+    chain     [   run   ][gen][run ][gen]   one request; its lease is what the next chain and the children continue
+
+Text waits until an op needs it; role markers and text up to the next generating op are one run, encoded once.
+This file knows no sockets: a run is given a callback for its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from latticework.lang.errors import Cancelled, ErrorData, LatticeworkError, ProgramError, RuntimeFailure
+from latticework.lang.events import Done, Event, Failed, Rendered, Usage
+from latticework.lang.ir import Fork, Gen, Join, Op, Role, Sampling, Select, Text, derive_seed, describe, merge_sampling
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.speech import Speech
+from latticework.runtime.request import Request, Segment, SelectSegment, TokenEvent
+
+Emit = Callable[[Event], None]
+ANSWERED = (Role, Gen, Select)  # ops that get a Rendered, a Done or a Failed
+
+
+class Hold:
+    """A lease in the engine, shared by the branches that continue from it. Released when the last one lets go."""
+
+    def __init__(self, front: Front) -> None:
+        self.id = front.link.number()
+        self._front = front
+        self._holders = 1
+
+    def share(self) -> Hold:
+        self._holders += 1
+        return self
+
+    def drop(self) -> None:
+        self._holders -= 1
+        if self._holders == 0:
+            self._front.link.release((self.id,))
+
+
+class Run:
+    """One program in progress. Owns its branches; `close` ends them and releases everything."""
+
+    def __init__(self, front: Front, sampling: Sampling, seed: int, item: int, emit: Emit) -> None:
+        self.front = front
+        self.sampling = sampling
+        self.seed = seed
+        self.item = item
+        self.emit = emit
+        self.usage = Usage()
+        self.branches = {0: BranchTask(self, 0, None, ())}
+        self.branches[0].begin(None, (), None)
+
+    def append(self, branch: int, first: int, ops: tuple[Op, ...]) -> None:
+        """More ops of a branch. What cannot be is reported as a Failed of the first op."""
+        task = self.branches.get(branch)
+        if task is None or task.expected != first:
+            error = ProgramError(f"ops {first}… of branch {branch} came out of order, or the branch does not exist")
+            self.emit(Failed(branch, first, error.to_data()))
+            return
+        for op in ops:
+            task.add(op)
+            if isinstance(op, Fork):
+                for index, child in enumerate(op.children):
+                    self._add_branch(task, child, (*task.path, task.forks, index))
+                task.forks += 1
+
+    def _add_branch(self, parent: BranchTask, child: int, path: tuple[int, ...]) -> None:
+        if child in self.branches:
+            parent.fail(ProgramError(f"branch {child} exists already").to_data())
+            return
+        self.branches[child] = BranchTask(self, child, parent, path)
+
+    async def close(self) -> None:
+        """Cancels what runs. Every op without an answer gets Failed(Cancelled)."""
+        tasks = [branch.task for branch in self.branches.values() if branch.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        error = Cancelled("the run was closed before this op ended").to_data()
+        for branch in self.branches.values():
+            branch.fail(error)
+            branch.let_go()
+
+
+class BranchTask:
+    """One branch: its queue of ops, the text not yet sent, and the lease it continues from."""
+
+    def __init__(self, run: Run, index: int, parent: BranchTask | None, path: tuple[int, ...]) -> None:
+        self.run = run
+        self.front = run.front
+        self.index = index
+        self.parent = parent
+        self.path = path
+        self.forks = 0
+        self.expected = 0  # position of the next op to arrive
+        self.task: asyncio.Task[None] | None = None
+        self.idle = asyncio.Event()  # nothing is queued or running, or the branch has failed
+        self.idle.set()
+        self._queue: deque[tuple[int, Op]] = deque()
+        self._more = asyncio.Event()
+        self._unanswered: dict[int, Op] = {}
+        self._error: ErrorData | None = None
+        self._pieces: list[tuple[str, bool]] = []
+        self._roles: tuple[str, ...] = ()
+        self._role: str | None = None
+        self._hold: Hold | None = None
+        self._ordinal = 0
+        self._group: int | None = None
+        self._request: int | None = None
+
+    # ------------------------------------------------------------ from the client
+
+    def begin(self, hold: Hold | None, roles: tuple[str, ...], role: str | None, group: int | None = None) -> None:
+        """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`."""
+        self._hold = hold
+        self._roles = roles
+        self._role = role
+        self._group = group
+        if self._error is None:
+            self.task = asyncio.create_task(self._work())
+        else:
+            self.let_go()
+
+    def add(self, op: Op) -> None:
+        position, self.expected = self.expected, self.expected + 1
+        if isinstance(op, ANSWERED):
+            self._unanswered[position] = op
+        if self._error is not None:
+            self.fail(self._error)
+            return
+        self._queue.append((position, op))
+        self._more.set()
+        self.idle.clear()
+
+    def fail(self, error: ErrorData) -> None:
+        """This branch goes no further: answers every op that waits, and the children that never began."""
+        self._error = self._error or error
+        unanswered, self._unanswered = self._unanswered, {}
+        for position, op in sorted(unanswered.items()):
+            named = msgspec.structs.replace(self._error, where=self._error.where or describe(op)[:200])
+            self.run.emit(Failed(self.index, position, named))
+        queue, self._queue = self._queue, deque()
+        for _, op in queue:
+            if isinstance(op, Fork):
+                for child in op.children:
+                    self.run.branches[child].fail(self._error)
+        self.idle.set()
+
+    def let_go(self) -> None:
+        """Gives the lease back."""
+        if self._hold is not None:
+            self._hold.drop()
+            self._hold = None
+
+    # ------------------------------------------------------------ work
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                await self._more.wait()
+                await self._take()
+                if not self._queue:
+                    self.idle.set()
+        except asyncio.CancelledError:
+            if self._request is not None:
+                self.front.link.cancel(self._request)
+            raise
+        except LatticeworkError as error:
+            self.fail(error.to_data())
+            self.let_go()
+        except Exception as error:  # ours: it fails this branch, with its name, and nothing else
+            self.fail(RuntimeFailure(f"internal error: {type(error).__name__}: {error}").to_data())
+            self.let_go()
+
+    async def _take(self) -> None:
+        """Turns the ops at hand into one chain and runs it; a fork ends the chain."""
+        chain: list[Segment] = []
+        speakers: dict[int, Speech | tuple[int, Select]] = {}
+        while self._queue:
+            position, op = self._queue[0]  # taken off when done, so that `fail` still sees it
+            match op:
+                case Text(text):
+                    self._pieces.append((text, False))
+                case Role(role):
+                    self._mark(position, role)
+                case Gen():
+                    self._end_text(chain)
+                    sampling, seed = self._seeded(op)
+                    speakers[len(chain)] = Speech(self.front.tokenizer, self.index, position, seed)
+                    chain.append(await self.front.gen_segment(op, sampling))
+                case Select(_, options, method):
+                    self._end_text(chain)
+                    self._ordinal += 1
+                    speakers[len(chain)] = (position, op)
+                    encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in options)
+                    chain.append(SelectSegment(encoded, method))
+                case Fork(children):
+                    self._end_text(chain)
+                    await self._send(chain, speakers)
+                    self._start(children)
+                    chain, speakers = [], {}
+                case Join(children):
+                    await self._send(chain, speakers)
+                    chain, speakers = [], {}
+                    for child in children:
+                        await self._end_child(child)
+                case _:
+                    raise ProgramError(f"this runtime does not run the op: {describe(op)}")
+            self._queue.popleft()
+        self._more.clear()
+        await self._send(chain, speakers)
+
+    def _mark(self, position: int, role: str | None) -> None:
+        """A role op: the template's marker joins the text."""
+        if role is not None:
+            marker = self.front.chat.opening(self._roles, role)
+            self._role = role
+        else:
+            if self._role is None:
+                raise ProgramError("a role was ended that was not open")
+            marker = self.front.chat.closing(self._roles, self._role)
+            self._roles = (*self._roles, self._role)
+            self._role = None
+        self._pieces.append((marker, True))
+        del self._unanswered[position]
+        self.run.emit(Rendered(self.index, position, marker))
+
+    def _end_text(self, chain: list[Segment]) -> None:
+        """Encodes the text gathered so far as one run."""
+        if self._pieces:
+            at_start = self._hold is None and not chain
+            chain.append(self.front.text_run(self._pieces, at_start))
+            self._pieces = []
+
+    def _seeded(self, op: Gen) -> tuple[Sampling, int]:
+        sampling = merge_sampling(self.run.sampling, op.sampling, op.given)
+        seed = sampling.seed
+        if seed is None or "seed" not in op.given:
+            seed = derive_seed(self.run.seed, self.run.item, self.path, self._ordinal)
+        self._ordinal += 1
+        return msgspec.structs.replace(sampling, seed=seed), seed
+
+    def _start(self, children: tuple[int, ...]) -> None:
+        group = self.front.link.number()
+        for child in children:
+            hold = self._hold.share() if self._hold is not None else None
+            self.run.branches[child].begin(hold, self._roles, self._role, group)
+
+    async def _end_child(self, child: int) -> None:
+        branch = self.run.branches.get(child)
+        if branch is None or branch.parent is not self:
+            raise ProgramError(f"branch {child} is no fork of this branch")
+        await branch.idle.wait()
+        if branch.task is not None:
+            branch.task.cancel()
+        branch.let_go()
+
+    # ------------------------------------------------------------ the engine
+
+    async def _send(self, chain: list[Segment], speakers: dict[int, Speech | tuple[int, Select]]) -> None:
+        """Runs a chain to its end and keeps its sequence for what follows."""
+        if not chain:  # text alone starts no work; it waits in the pieces
+            return
+        hold = Hold(self.front)
+        number = self.front.link.number()
+        done: asyncio.Future[TokenEvent] = asyncio.get_running_loop().create_future()
+
+        def on_event(event: TokenEvent) -> None:
+            self._hear(event, speakers)
+            if event.final and not done.done():
+                done.set_result(event)
+
+        parent = self._hold.id if self._hold is not None else None
+        self._request = number
+        self.front.link.submit(Request(number, tuple(chain), parent, hold.id, self._group), on_event)
+        final = await done
+        self._request = None
+        self._group = None
+        self.let_go()
+        self._hold = hold
+        self.run.usage += final.usage or Usage()
+        if final.error is not None:
+            self.fail(final.error)
+            raise _Failed("the request failed")
+        if final.end == "cancelled":
+            raise Cancelled("the request was cancelled")
+
+    def _hear(self, event: TokenEvent, speakers: dict[int, Speech | tuple[int, Select]]) -> None:
+        speaker = speakers.get(event.segment)
+        if event.error is not None or speaker is None:
+            return
+        if isinstance(speaker, Speech):
+            chunk = speaker.hear(event)
+            if chunk is not None:
+                self.run.emit(chunk)
+            if speaker.done is not None:
+                self._answer(speaker.done)
+        elif event.chosen is not None:
+            position, op = speaker
+            self._answer(Done(self.index, position, op.options[event.chosen], "select", scores=event.scores))
+
+    def _answer(self, done: Done) -> None:
+        if self._unanswered.pop(done.position, None) is not None:
+            self.run.emit(done)
+
+
+class _Failed(LatticeworkError):
+    """Ends a branch whose ops have been answered already."""

@@ -1,0 +1,66 @@
+"""From the token events of one generating segment to text events of one op."""
+
+from __future__ import annotations
+
+import msgspec
+
+from latticework.lang.events import Chunk, Done, Finish, TokenLogprob, Usage
+from latticework.runtime.request import TokenEvent
+from latticework.runtime.text.detokenize import Utf8Stream
+from latticework.runtime.text.tokenizer import Tokenizer
+
+
+class Speech:
+    """Hears the TokenEvents of one segment. Says Chunks, then has a Done. Knows bytes and characters, no stops."""
+
+    def __init__(self, tokenizer: Tokenizer, branch: int, position: int, seed: int) -> None:
+        self.branch = branch
+        self.position = position
+        self.seed = seed
+        self.done: Done | None = None
+        self._tokenizer = tokenizer
+        self._stream = Utf8Stream()
+        self._parts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._output = 0
+
+    def hear(self, event: TokenEvent) -> Chunk | None:
+        """The new text, if any. After the segment's last event `done` is set."""
+        self._output += len(event.tokens)
+        text = self._stream.feed(event.data, final=event.end is not None)
+        logprobs = self._readable(event)
+        self._parts.append(text)
+        self._logprobs += logprobs
+        if event.end in ("stop", "length"):
+            finish: Finish = "stop" if event.end == "stop" else "length"
+            self.done = Done(
+                self.branch,
+                self.position,
+                "".join(self._parts),
+                finish,
+                complete=event.complete,
+                stopped_by=event.stopped_by,
+                usage=Usage(output=self._output),
+                logprobs=tuple(self._logprobs),
+                seed=self.seed,
+            )
+        return Chunk(self.branch, self.position, text, logprobs) if text or logprobs else None
+
+    def finish(self, usage: Usage) -> Done:
+        """The Done, with the whole request's usage."""
+        assert self.done is not None
+        return msgspec.structs.replace(self.done, usage=usage)
+
+    def _readable(self, event: TokenEvent) -> tuple[TokenLogprob, ...]:
+        return tuple(
+            TokenLogprob(
+                token,
+                self._text(token),
+                given.logprob,
+                tuple((other, self._text(other), logprob) for other, logprob in given.top),
+            )
+            for token, given in zip(event.tokens, event.logprobs, strict=False)
+        )
+
+    def _text(self, token: int) -> str:
+        return self._tokenizer.decode_bytes([token]).decode("utf-8", "replace")
