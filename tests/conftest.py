@@ -1,0 +1,39 @@
+"""What tests share: a cache folder of the session's own, and runtimes that are started once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from latticework.lang.backends.runtime import Runtime
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted tokenizers go to a folder of this session, never to the user's."""
+    before = os.environ.get("LATTICEWORK_CACHE")
+    os.environ["LATTICEWORK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["LATTICEWORK_CACHE"]
+    else:
+        os.environ["LATTICEWORK_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny_runtime(_own_cache: None) -> Iterator[Runtime]:
+    """A whole runtime, front and engine in subprocesses, over the tiny random model in float64."""
+    with Runtime("tiny", dtype="float64", kv_tokens=8192, threads=1) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="session")
+def smollm2_runtime(_own_cache: None) -> Iterator[Runtime]:
+    """A whole runtime over the default model in float32."""
+    with Runtime("smollm2", dtype="float32", kv_tokens=32768) as runtime:
+        yield runtime
