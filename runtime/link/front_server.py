@@ -9,7 +9,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from latticework.lang.errors import Busy, InvalidArgument
+from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError
 from latticework.lang.events import Event
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -120,7 +120,7 @@ class FrontServer:
 
     def _open(self, identity: bytes, client: _Client, message: Open) -> None:
         if self.open_runs >= self.max_open:
-            error = Busy(f"{self.max_open} programs are open already", hint="retry later, or raise --max-open")
+            error: LatticeworkError = Busy(f"{self.max_open} programs are open already", hint="retry later, or raise --max-open")
             self._send(identity, Rejected(error.to_data(), message.run))
             return
         if message.run in client.runs:

@@ -35,34 +35,34 @@ class _Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 # ---------------------------------------------------------------- front -> engine
 
 
-class Define(_Message, tag="define"):
+class Define(_Message, frozen=True, tag="define"):
     """Names a compiled constraint; sent before the first request that uses `key`. rules: an encoded RuleGraph."""
 
     key: str
     rules: bytes
 
 
-class Submit(_Message, tag="submit"):
+class Submit(_Message, frozen=True, tag="submit"):
     request: Request
 
 
-class Release(_Message, tag="release"):
+class Release(_Message, frozen=True, tag="release"):
     """Gives leases back. Ids not held are ignored."""
 
     leases: tuple[int, ...]
 
 
-class Cancel(_Message, tag="cancel"):
+class Cancel(_Message, frozen=True, tag="cancel"):
     """Ends a request with `end="cancelled"`. Ignored if it has ended."""
 
     request: int
 
 
-class Ping(_Message, tag="ping"):
+class Ping(_Message, frozen=True, tag="ping"):
     """A heartbeat, either way on any link."""
 
 
-class FlushCache(_Message, tag="flush_cache"):
+class FlushCache(_Message, frozen=True, tag="flush_cache"):
     """Evicts every prefix that no lease and no running sequence holds."""
 
 
@@ -72,7 +72,7 @@ ToEngine: TypeAlias = Define | Submit | Release | Cancel | Ping | FlushCache
 # ---------------------------------------------------------------- engine -> front
 
 
-class EngineReady(_Message, tag="engine_ready"):
+class EngineReady(_Message, frozen=True, tag="engine_ready"):
     """Sent once the model is loaded, in answer to the first Ping of a connection."""
 
     context: int
@@ -80,20 +80,20 @@ class EngineReady(_Message, tag="engine_ready"):
     dtype: str
 
 
-class TokenEvents(_Message, tag="token_events"):
+class TokenEvents(_Message, frozen=True, tag="token_events"):
     """All events of one step for one front."""
 
     events: tuple[TokenEvent, ...]
 
 
-class UnknownKey(_Message, tag="unknown_key"):
+class UnknownKey(_Message, frozen=True, tag="unknown_key"):
     """The engine no longer holds this constraint: the request was not started; define and submit it again."""
 
     key: str
     request: int
 
 
-class EngineStats(_Message, tag="engine_stats"):
+class EngineStats(_Message, frozen=True, tag="engine_stats"):
     """A heartbeat with counters."""
 
     running: int = 0
@@ -112,13 +112,13 @@ FromEngine: TypeAlias = EngineReady | TokenEvents | UnknownKey | EngineStats
 # ---------------------------------------------------------------- client -> front
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, frozen=True, tag="hello"):
     """First message of a client."""
 
     protocol: int = PROTOCOL
 
 
-class Open(_Message, tag="open"):
+class Open(_Message, frozen=True, tag="open"):
     """Starts a run; branch 0 exists from here on. run: chosen by the client, unique on its connection.
     sampling: the run's defaults. seed and item: see `derive_seed`."""
 
@@ -128,7 +128,7 @@ class Open(_Message, tag="open"):
     item: int = 0
 
 
-class Append(_Message, tag="append"):
+class Append(_Message, frozen=True, tag="append"):
     """More ops of one branch; `first` is the position of ops[0]. Children of a Fork exist once it is appended."""
 
     run: int
@@ -137,7 +137,7 @@ class Append(_Message, tag="append"):
     ops: tuple[Op, ...]
 
 
-class Close(_Message, tag="close"):
+class Close(_Message, frozen=True, tag="close"):
     """Ends a run: whatever still runs is cancelled, whatever is held is released. Answered by `Closed`."""
 
     run: int
@@ -149,7 +149,7 @@ ToFront: TypeAlias = Hello | Open | Append | Close | Ping
 # ---------------------------------------------------------------- front -> client
 
 
-class Welcome(_Message, tag="welcome"):
+class Welcome(_Message, frozen=True, tag="welcome"):
     """Answers Hello."""
 
     protocol: int
@@ -158,21 +158,21 @@ class Welcome(_Message, tag="welcome"):
     dtype: str
 
 
-class RunEvents(_Message, tag="run_events"):
+class RunEvents(_Message, frozen=True, tag="run_events"):
     """What happened to the ops of one run, in order."""
 
     run: int
     events: tuple[Event, ...]
 
 
-class Closed(_Message, tag="closed"):
+class Closed(_Message, frozen=True, tag="closed"):
     """The last message about a run."""
 
     run: int
     usage: Usage
 
 
-class Rejected(_Message, tag="rejected"):
+class Rejected(_Message, frozen=True, tag="rejected"):
     """A message could not be acted on at all."""
 
     error: ErrorData
