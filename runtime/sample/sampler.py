@@ -99,26 +99,26 @@ def _uniforms(rows: Sequence[Row]) -> Floats:
 
 
 def _draw(logits: NDArray[np.floating], row: Row, u: float) -> int:
-    """One token from logits [V]; ids None stands for all of them."""
-    ids = None if row.mask is None else allowed_ids(row.mask, len(logits))
-    x = logits if ids is None else logits[ids]
-    if len(x) == 0:
+    """One token from logits [V]."""
+    ids = None if row.mask is None else allowed_ids(row.mask, len(logits))  # None: all of them
+    remaining = logits if ids is None else logits[ids]
+    if len(remaining) == 0:
         raise _EmptyRow("the constraint allows no token")
-    sampling = row.sampling
-    if sampling.greedy:
-        place = int(x.argmax())  # the first of equals
-        if x[place] == -np.inf:
-            raise _EmptyRow("every token the constraint allows has probability zero")
-        return place if ids is None else int(ids[place])
-    x = x.astype(np.float64)
+    best = int(remaining.argmax())  # the first of equals
+    if remaining[best] == -np.inf:
+        raise _EmptyRow("every token the constraint allows has probability zero")
+    if row.sampling.greedy:
+        return best if ids is None else int(ids[best])
+    return _draw_at_random(remaining.astype(np.float64), ids, row.sampling, u)
+
+
+def _draw_at_random(x: Floats, ids: Ids | None, sampling: Sampling, u: float) -> int:
+    """One of `ids`, ascending, whose logits are x."""
     if 0 < sampling.top_k < len(x):
         kept = largest(x, sampling.top_k)
         x, ids = x[kept], _take(ids, kept)
-    peak = x.max()
-    if peak == -np.inf:
-        raise _EmptyRow("every token the constraint allows has probability zero")
     with np.errstate(over="ignore"):  # a tiny temperature: -inf is what is meant
-        p = np.exp((x - peak) / sampling.temperature)  # the highest is exactly 1
+        p = np.exp((x - x.max()) / sampling.temperature)  # the highest is exactly 1
     if sampling.top_p < 1.0:
         kept = _nucleus(x, p, sampling.top_p)
         p, ids = p[kept], _take(ids, kept)

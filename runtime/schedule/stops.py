@@ -11,7 +11,6 @@ the bytes of one generating segment. Nothing here knows a tokenizer, a model or 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from dataclasses import dataclass
 
 
@@ -33,49 +32,53 @@ class StopMatcher:
     def __init__(self, stop_strings: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()) -> None:
         self.stop_ids = stop_ids
         self._strings = stop_strings
-        self._next: list[dict[int, int]] = [{}]  # the trie: state -> byte -> state; state 0 is the empty text
+        self._next: dict[int, int] = {}  # the trie: state << 8 | byte -> state; state 0 is the empty text
         self._depth = [0]  # bytes from state 0
         self._fail = [0]  # the longest proper suffix that is a state as well
         self._found: list[int | None] = [None]  # the longest string that ends here
+        edges: list[tuple[int, int]] = []  # (state << 8 | byte, state)
         for index, text in enumerate(stop_strings):
             assert text, "an empty stop string"
-            self._add(text.encode("utf-8", "surrogatepass"), index)
-        self._link()
+            self._add(text.encode("utf-8", "surrogatepass"), index, edges)
+        self._link(edges)
 
     def cursor(self) -> StopCursor:
         return StopCursor(self)
 
-    def _add(self, data: bytes, index: int) -> None:
+    @property
+    def has_strings(self) -> bool:
+        return bool(self._strings)
+
+    def _add(self, data: bytes, index: int, edges: list[tuple[int, int]]) -> None:
         state = 0
         for byte in data:
-            if byte not in self._next[state]:
-                self._next[state][byte] = len(self._next)
-                self._next.append({})
+            edge = state << 8 | byte
+            if edge not in self._next:
+                self._next[edge] = len(self._depth)
+                edges.append((edge, len(self._depth)))
                 self._depth.append(self._depth[state] + 1)
                 self._fail.append(0)
                 self._found.append(None)
-            state = self._next[state][byte]
+            state = self._next[edge]
         if self._found[state] is None:
             self._found[state] = index
 
-    def _link(self) -> None:
-        """Breadth first, so that shorter suffixes are linked already."""
-        queue = deque(self._next[0].values())
-        while queue:
-            state = queue.popleft()
-            for byte, child in self._next[state].items():
-                self._fail[child] = self.step(self._fail[state], byte)
-                queue.append(child)
-            if self._found[state] is None:
-                self._found[state] = self._found[self._fail[state]]
+    def _link(self, edges: list[tuple[int, int]]) -> None:
+        """Shallow states first, so that shorter suffixes are linked already."""
+        for edge, child in sorted(edges, key=lambda item: self._depth[item[1]]):
+            parent, byte = edge >> 8, edge & 0xFF
+            if parent:
+                self._fail[child] = self.step(self._fail[parent], byte)
+            if self._found[child] is None:
+                self._found[child] = self._found[self._fail[child]]
 
     def step(self, state: int, byte: int) -> int:
         """The longest state that is a suffix of `state` and `byte`. Amortised O(1)."""
-        while byte not in self._next[state]:
+        while (after := self._next.get(state << 8 | byte)) is None:
             if state == 0:
                 return 0
             state = self._fail[state]
-        return self._next[state][byte]
+        return after
 
     def depth(self, state: int) -> int:
         return self._depth[state]
@@ -107,7 +110,7 @@ class StopCursor:
         matcher = self._matcher
         if token is not None and token in matcher.stop_ids:
             return StopHit(self._length, token)
-        for at, byte in enumerate(token_bytes, self._length + 1):
+        for at, byte in enumerate(token_bytes if matcher.has_strings else b"", self._length + 1):
             self._state = matcher.step(self._state, byte)
             text = matcher.found(self._state)
             if text is not None:
