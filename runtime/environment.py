@@ -1,0 +1,82 @@
+"""What this machine and this installation offer, as (name, value) pairs. Imports none of what it reports on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from latticework.lang.errors import ModelError
+from latticework.runtime.config import DEFAULT_MODEL, cache_folder
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "msgspec",
+    "pyzmq",
+    "safetensors",
+    "gguf",
+    "triton",
+    "fastapi",
+    "uvicorn",
+    "pydantic",
+    "openai",
+)
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+
+
+def describe() -> list[tuple[str, str]]:
+    """Everything a bug report needs."""
+    rows = [("latticework", version("latticework") or "a checkout that is not installed")]
+    rows.append(("python", f"{platform.python_version()} ({sys.executable})"))
+    rows.append(("system", platform.platform()))
+    rows.append(("cpu", cpu()))
+    rows.append(("cpu features", " ".join(cpu_features()) or "not known on this system"))
+    rows.append(("cores allowed", str(allowed_cores())))
+    rows.append(("cache folder", str(cache_folder())))
+    rows.append((f"model {DEFAULT_MODEL}", default_model()))
+    rows += [(name, version(name) or "not installed") for name in PACKAGES]
+    return rows
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    return [name for name in CPU_FEATURES if name in flags]
+
+
+def allowed_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_model() -> str:
+    """Where it is, or how to get it."""
+    from latticework.runtime.model.locate import find_model
+
+    try:
+        return find_model(DEFAULT_MODEL).weights
+    except ModelError as error:
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def _cpuinfo(field: str) -> str | None:
+    """The first value of a field of /proc/cpuinfo, on systems that have one."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(field)), None)

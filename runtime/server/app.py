@@ -1,0 +1,174 @@
+"""The HTTP application: routes, and every failure as OpenAI's error body.
+
+Knows a running `Front`. Does not know how it was started or which address is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError
+from latticework.lang.ir import Gen
+from latticework.runtime.config import ServerConfig
+from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.request import TextSegment
+from latticework.runtime.server import openai
+from latticework.runtime.server.body import BodyLimit
+from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
+from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
+from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
+
+log = logging.getLogger("latticework.server")
+CLIENT_GONE = 499  # nginx's number for it; nobody reads the answer
+
+
+class OpenPlaces:
+    """Counts the generations that are open."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    async def hold(self, source: AsyncGenerator[Output, None]) -> AsyncGenerator[Output, None]:
+        """`source`, in one of the places. Raises Busy when all are taken."""
+        if self.taken >= self.limit:
+            raise Busy(f"{self.limit} requests are open already", hint="retry later")
+        self.taken += 1
+        try:
+            async with aclosing(source):
+                async for output in source:
+                    yield output
+        finally:
+            self.taken -= 1
+
+
+class UnknownModel(Exception):
+    def __init__(self, model: str, known: str) -> None:
+        super().__init__(f"the model {model!r} does not exist here; this server has {known!r}")
+
+
+def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp:
+    """The whole HTTP interface of one front. max_open: generations at once; more are answered 'busy'."""
+    app = FastAPI(title="Latticework", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+    started = int(time.time())
+    card = {"id": front.card.name, "object": "model", "created": started, "owned_by": "latticework"}
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = front.link.ready.is_set()
+        return JSONResponse({"status": "ok" if alive else "engine restarting"}, 200 if alive else 503)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        check_model(model)
+        return card
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        check(body)
+        params = openai.chat_params(body)
+        try:
+            prompt = await asyncio.to_thread(openai.chat_prompt, front, body)
+            gen = openai.chat_gen(front, body, prompt)
+            answer = openai.ChatAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body), params)
+            return await generate(request, prompt, gen, answer, bool(body.stream))
+        except LatticeworkError as error:
+            return respond(error, params)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        check(body)
+        prompt = await asyncio.to_thread(openai.completion_prompt, front, body)
+        answer = openai.CompletionAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body))
+        return await generate(request, prompt, openai.completion_gen(body), answer, bool(body.stream))
+
+    def check(body: GenerationBody) -> None:
+        check_model(body.model)
+        body.check_other_fields()
+
+    def check_model(model: str) -> None:
+        if model != front.card.name:
+            raise UnknownModel(model, front.card.name)
+
+    places = OpenPlaces(max_open)
+
+    async def generate(
+        request: Request,
+        prompt: TextSegment,
+        gen: Gen,
+        answer: openai.ChatAnswer | openai.CompletionAnswer,
+        stream: bool,
+    ) -> Response:
+        """A failure before the first output is an HTTP status, even for a stream."""
+        source = places.hold(outputs(front.generate(prompt, gen)))
+        try:
+            first = await unless_gone(request, anext(source))
+            if stream:
+                return EventStream(first, source, answer)
+            rest = await unless_gone(request, collect(source))
+        except BaseException:
+            await source.aclose()
+            raise
+        return JSONResponse(answer.whole(openai.merge([first, *rest])))
+
+    _handle_errors(app)
+    return BodyLimit(app)
+
+
+def usage_asked(body: GenerationBody) -> bool:
+    if body.stream_options is None:
+        return False
+    if not body.stream:
+        raise InvalidArgument("stream_options is given without stream: true", field="stream_options")
+    return bool(body.stream_options.include_usage)
+
+
+async def collect(source: AsyncIterator[Output]) -> list[Output]:
+    return [output async for output in source]
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def known(_: Request, error: Exception) -> Response:
+        assert isinstance(error, LatticeworkError)
+        return respond(error)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return respond_to_validation(error.errors())
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            return refuse(404, f"no such route: {request.method} {request.url.path}", code="unknown_url")
+        return refuse(error.status_code, str(error.detail))
+
+    async def unknown_model(_: Request, error: Exception) -> Response:
+        return refuse(404, str(error), "model", "model_not_found")
+
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    async def unexpected(_: Request, error: Exception) -> Response:  # the server logs it with its traceback
+        return JSONResponse(error_body("internal error", "server_error", None, None), 500)
+
+    app.add_exception_handler(LatticeworkError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(UnknownModel, unknown_model)
+    app.add_exception_handler(ClientGone, gone)
+    app.add_exception_handler(Exception, unexpected)

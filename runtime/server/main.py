@@ -1,0 +1,88 @@
+"""What `latticework serve` does: a front with its engine, on HTTP and a link address, or on a link address alone.
+
+No HTTP library is imported unless HTTP is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from types import ModuleType
+from typing import Any, TypeVar
+
+from latticework.lang.errors import Unsupported
+from latticework.runtime.config import EngineConfig, ServerConfig
+from latticework.runtime.link.front_server import FrontServer
+from latticework.runtime.link.sockets import check_address
+from latticework.runtime.programs.front import Front
+
+T = TypeVar("T")
+Ready = Callable[[str, Front], None]
+"""Called once, when all addresses answer: the addresses in words, and the front behind them."""
+Progress = Callable[[float], None]
+"""Called with the share of the weights that is loaded, 0 to 1."""
+
+
+def serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Progress) -> None:
+    """Serves until SIGINT or SIGTERM, then ends every process it started.
+
+    Raises AddressInUse or Unsupported before anything is started, ModelError while it starts.
+    """
+    asyncio.run(_serve(engine, server, ready, progress))
+
+
+async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Progress) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    address = _link_address(server)
+    http = _http() if address is None else None
+    bound = http.bind(server.host, server.port) if http else None  # a taken port is known before a model loads
+    front = await _unless(stopped, Front.start(engine, server, progress))
+    if front is None:
+        return
+    link: FrontServer | None = None
+    try:
+        link = FrontServer(front, address or front.folder.address("front"), server.max_open)
+        link.start()
+        if http and bound:
+            where = f"{http.url_of(bound)} and {link.address}"
+            await http.serve_http(front, bound, server.max_open, stopped, lambda: ready(where, front))
+        else:
+            ready(link.address, front)
+            await stopped.wait()
+    finally:
+        if link is not None:
+            await link.close()
+        await front.close()
+
+
+def _link_address(server: ServerConfig) -> str | None:
+    if server.ipc is None:
+        return None
+    return check_address(server.ipc if "://" in server.ipc else f"ipc://{server.ipc}")
+
+
+def _http() -> ModuleType:
+    try:
+        from latticework.runtime.server import http
+    except ModuleNotFoundError as error:
+        raise Unsupported(
+            f"HTTP needs the package {error.name}, which is not installed",
+            hint="pip install 'latticework[server]', or serve a link alone with --ipc PATH",
+        ) from None
+    return http
+
+
+async def _unless(stopped: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `start`; None, and `start` cancelled, if we are told to stop first."""
+    starting = asyncio.ensure_future(start)
+    stopping = asyncio.ensure_future(stopped.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return starting.result() if starting.done() else None
+    finally:
+        for one in (starting, stopping):
+            one.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)

@@ -1,0 +1,261 @@
+"""What a body asks of the engine, and its answer as OpenAI's objects. Pure functions: no HTTP, no waiting."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from latticework.lang.errors import InvalidArgument
+from latticework.lang.events import Done, TokenLogprob, Usage
+from latticework.lang.ir import Choices, Constraint, Gen, JsonSchema, Regex, Sampling
+from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.request import TextSegment
+from latticework.runtime.server.errors import PARAMS
+from latticework.runtime.server.json_object import json_object
+from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
+
+COMPLETION_TOKENS = 16  # OpenAI's default for text completions; a chat may use the rest of the context
+LEAST_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
+_ALL_SAMPLING = Sampling.__struct_fields__
+
+
+# ---------------------------------------------------------------- body -> engine
+
+
+def chat_prompt(front: Front, body: ChatBody) -> TextSegment:
+    return front.chat_prompt([message.plain() for message in body.messages])
+
+
+def completion_prompt(front: Front, body: CompletionBody) -> TextSegment:
+    prompt: Any = body.prompt
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        if len(prompt) > 1:
+            raise InvalidArgument(
+                f"prompt is a list of {len(prompt)} prompts; expected one", field="prompt", hint="send one request each"
+            )
+        prompt = prompt[0]
+    if not prompt:
+        raise InvalidArgument("prompt is empty; expected text or token ids", field="prompt")
+    if isinstance(prompt, list):
+        unknown = next((token for token in prompt if not 0 <= token < front.card.spec.vocab_size), None)
+        if unknown is not None:
+            raise InvalidArgument(f"prompt holds {unknown}, which is no token id of this model", field="prompt")
+    return front.text_prompt(prompt)
+
+
+def chat_gen(front: Front, body: ChatBody, prompt: TextSegment) -> Gen:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidArgument("top_logprobs needs logprobs: true", field="top_logprobs")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise InvalidArgument("max_tokens and max_completion_tokens are both given", field="max_completion_tokens")
+    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    rest = max(1, front.context - len(prompt.tokens))
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _gen(body, rest if asked is None else asked, logprobs)
+
+
+def completion_gen(body: CompletionBody) -> Gen:
+    return _gen(body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs)
+
+
+def chat_params(body: ChatBody) -> dict[str, str]:
+    """How error fields are called in this body."""
+    names = {"logprobs": "top_logprobs"} if body.top_logprobs is not None else {}
+    if body.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    return PARAMS | names
+
+
+def _gen(body: GenerationBody, max_tokens: int, logprobs: int | None) -> Gen:
+    given = {
+        name: value for name in ("temperature", "top_p", "top_k", "min_p") if (value := getattr(body, name)) is not None
+    }
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        stop=tuple(body.stop or ()),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        seed=_seed(body.seed),
+        **given,
+    )
+    return Gen(sampling=sampling, given=_ALL_SAMPLING, constraint=_constraint(body), on_length="prefer_close")
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(64)
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise InvalidArgument(f"seed is {seed}; expected a 64-bit integer", field="seed")
+    return seed % (1 << 64)  # OpenAI's are signed
+
+
+def _constraint(body: GenerationBody) -> Constraint | None:
+    found: dict[str, Constraint] = {}
+    if body.regex is not None:
+        found["regex"] = Regex(body.regex)
+    if body.choices is not None:
+        found["choices"] = Choices(tuple(body.choices))
+    if body.response_format is not None and body.response_format.type != "text":
+        asked = body.response_format.json_schema
+        found["response_format"] = json_object() if asked is None else JsonSchema(asked.schema_)
+    if len(found) > 1:
+        names = " and ".join(found)
+        raise InvalidArgument(f"{names} are given together; expected at most one of them", field=list(found)[-1])
+    return next(iter(found.values()), None)
+
+
+# ---------------------------------------------------------------- engine -> objects
+
+
+@dataclass
+class _Answer:
+    """What all objects of one answer share."""
+
+    prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+
+    model: str
+    token_bytes: Sequence[bytes]
+    include_usage: bool = False
+    params: Mapping[str, str] = field(default_factory=lambda: PARAMS)
+
+    def __post_init__(self) -> None:
+        self._id = f"{self.prefix}-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+
+    def _whole(self, choice: dict[str, Any], done: Done) -> dict[str, Any]:
+        return self._object(self.kind, [choice]) | {"usage": usage_object(done.usage)}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """Where the last chunk will carry the usage, every other has `usage: null`."""
+        return self._object(self.chunk_kind, [choice]) | ({"usage": None} if self.include_usage else {})
+
+    def _usage_chunks(self, done: Done) -> list[dict[str, Any]]:
+        if not self.include_usage:
+            return []
+        return [self._object(self.chunk_kind, []) | {"usage": usage_object(done.usage)}]
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self.model, "choices": choices}
+
+
+@dataclass
+class ChatAnswer(_Answer):
+    """chat.completion, or its chunks."""
+
+    prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def whole(self, output: Output) -> dict[str, Any]:
+        done = _done(output)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": output.text, "refusal": None},
+            "logprobs": self._logprobs(output.logprobs) if output.logprobs else None,
+            "finish_reason": finish_reason(done),
+        }
+        return self._whole(choice, done)
+
+    def first(self) -> list[dict[str, Any]]:
+        return [self._delta({"role": "assistant", "content": ""})]
+
+    def chunk(self, output: Output) -> list[dict[str, Any]]:
+        chunks = []
+        if output.text or output.logprobs:
+            logprobs = self._logprobs(output.logprobs) if output.logprobs else None
+            chunks.append(self._delta({"content": output.text}, logprobs=logprobs))
+        if output.done is not None:
+            chunks.append(self._delta({}, finish_reason(output.done)))
+            chunks += self._usage_chunks(output.done)
+        return chunks
+
+    def _delta(
+        self, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._chunk(choice)
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        return {
+            "content": [
+                {
+                    **self._token(token.token, token.text, token.logprob),
+                    "top_logprobs": [self._token(*other) for other in token.top],
+                }
+                for token in tokens
+            ],
+            "refusal": None,
+        }
+
+    def _token(self, token: int, text: str, logprob: float) -> dict[str, Any]:
+        data = self.token_bytes[token] if token < len(self.token_bytes) else b""
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(data)}
+
+
+@dataclass
+class CompletionAnswer(_Answer):
+    """text_completion, whole or in chunks (the same object)."""
+
+    prefix = "cmpl"
+    kind = "text_completion"
+    chunk_kind = "text_completion"
+    offset: int = 0  # characters of the answer so far
+
+    def whole(self, output: Output) -> dict[str, Any]:
+        return self._whole(self._choice(output), _done(output))
+
+    def first(self) -> list[dict[str, Any]]:
+        return []
+
+    def chunk(self, output: Output) -> list[dict[str, Any]]:
+        chunks = [self._chunk(self._choice(output))]
+        return chunks + (self._usage_chunks(output.done) if output.done is not None else [])
+
+    def _choice(self, output: Output) -> dict[str, Any]:
+        return {
+            "index": 0,
+            "text": output.text,
+            "logprobs": self._logprobs(output.logprobs) if output.logprobs else None,
+            "finish_reason": finish_reason(output.done) if output.done is not None else None,
+        }
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        offsets = []
+        for token in tokens:
+            offsets.append(self.offset)
+            self.offset += len(token.text)
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [max(token.logprob, LEAST_LOGPROB) for token in tokens],
+            "top_logprobs": [{text: max(p, LEAST_LOGPROB) for _, text, p in token.top} for token in tokens],
+            "text_offset": offsets,
+        }
+
+
+def finish_reason(done: Done) -> str:
+    return "length" if done.finish == "length" else "stop"
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.prompt + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
+
+
+def merge(parts: Sequence[Output]) -> Output:
+    """All outputs of a generation as one."""
+    logprobs = tuple(token for part in parts for token in part.logprobs)
+    return Output("".join(part.text for part in parts), logprobs, parts[-1].done)
+
+
+def _done(output: Output) -> Done:
+    assert output.done is not None, "the last output of a generation carries its Done"
+    return output.done

@@ -1,0 +1,168 @@
+"""The bodies of the OpenAI-compatible routes.
+
+A field that would change the answer is either obeyed or refused; only fields that cannot change it are ignored.
+This file knows the shape of a body, not what it asks of the engine.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from latticework.lang.errors import InvalidArgument, Unsupported
+
+IGNORED = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""Fields of OpenAI's API that change billing, storage or speed, never the text."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""Fields not supported yet, and the values (besides null) that ask for nothing and are therefore accepted."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def check_other_fields(self) -> None:
+        """Raises Unsupported or InvalidArgument for a field that would be obeyed elsewhere but is not here."""
+        for name, value in (self.model_extra or {}).items():
+            if value is None or name in IGNORED:
+                continue
+            if name not in NEUTRAL:
+                near = get_close_matches(name, [*type(self).model_fields, *NEUTRAL], n=1)
+                hint = f"did you mean {near[0]}?" if near else None
+                raise InvalidArgument(f"unknown field {name}", field=name, hint=hint)
+            if not any(type(value) is type(same) and value == same for same in _numbers_alike(NEUTRAL[name])):
+                allowed = " or ".join(map(repr, NEUTRAL[name])) or "null"
+                raise Unsupported(f"{name} is not supported yet; expected {allowed}", field=name)
+
+
+def _numbers_alike(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*values, *(float(v) for v in values if type(v) is int))
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of a chat. Fields of richer messages are accepted while they are null or empty."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @model_validator(mode="after")
+    def _nothing_else(self) -> Message:
+        for name, value in (self.model_extra or {}).items():
+            if value not in (None, [], {}):
+                raise ValueError(f"{name} of a message is not supported yet")
+        return self
+
+    def plain(self) -> dict[str, str]:
+        """The message as role and text, the form a chat template takes."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # padding against traffic analysis; a loopback server adds none
+
+
+class JsonSchemaFormat(BaseModel):
+    """`strict` is accepted and always on: a schema is enforced or refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is given exactly when type is 'json_schema'")
+        return self
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class GenerationBody(_Body):
+    """What chat and text completions have in common. null means: not given."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    stop_token_ids: list[int] | None = None
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    choices: list[str] | None = None
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions. prompt: a string, or its token ids, or a list of one of these."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    logprobs: int | None = None
