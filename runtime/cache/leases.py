@@ -49,15 +49,21 @@ class LeaseTable:
         return sum(map(len, self._leases.values()))
 
     def hold(
-        self, owner: Owner, lease_id: int, tokens: list[int], carry: bytes, namespace: str, node: Node | None
+        self,
+        owner: Owner,
+        lease_id: int,
+        tokens: list[int],
+        carry: bytes,
+        namespace: str,
+        node: Node | None,
+        covered: int | None = None,
     ) -> Lease:
-        """Locks `node`, which covers the beginning of `tokens`, under this id; None: nothing of them has KV, and
-        the lease is as good as broken. An id that is in use is released first."""
+        """Locks `node`, which covers the first `covered` tokens (None: all), under this id. Without a node nothing
+        has KV, and the lease is as good as broken. An id that is in use is released first."""
         if node is not None:
             self._tree.lock(node)  # before the release: both may name the same pages
         self.release(owner, (lease_id,))
-        covered = self._tree.peek(tokens, namespace) if node is not None else 0
-        lease = Lease(list(tokens), carry, namespace, node, covered)
+        lease = Lease(list(tokens), carry, namespace, node, len(tokens) if covered is None else covered)
         self._leases.setdefault(owner, {})[lease_id] = lease
         if node is not None:
             self._recency[owner, lease_id] = lease
@@ -121,4 +127,4 @@ class LeaseTable:
         for lease in self._recency.values():
             assert lease.node is not None
             assert lease.node.locks > 0
-            assert self._tree.peek(lease.tokens, lease.namespace) >= lease.covered
+            assert self._tree.peek(lease.tokens[: lease.covered], lease.namespace) == lease.covered
