@@ -23,6 +23,7 @@ from latticework.lang.ir import Op, Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
 from latticework.runtime.link.client import Client
+from latticework.runtime.link.messages import FrontStats
 from latticework.runtime.link.settings import FrontSettings
 from latticework.runtime.link.sockets import RuntimeFolder
 
@@ -65,6 +66,14 @@ class Connection:
     def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
         client = self._live()
         return _RemoteRun(client, client.open(sampling, seed, item, listener))
+
+    def stats(self) -> FrontStats:
+        """Counters of the front and its engine."""
+        return self._live().stats()
+
+    def flush_cache(self) -> None:
+        """Forgets every cached prefix that nothing holds."""
+        self._live().flush_cache()
 
     def _live(self) -> Client:
         with self._lock:
@@ -137,6 +146,14 @@ class Runtime:
     def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
         client = self._live()
         return _RemoteRun(client, client.open(sampling, seed, item, listener))
+
+    def stats(self) -> FrontStats:
+        """Counters of the front and its engine."""
+        return self._live().stats()
+
+    def flush_cache(self) -> None:
+        """Forgets every cached prefix that nothing holds."""
+        self._live().flush_cache()
 
     def shutdown(self) -> None:
         """Ends the subprocesses. Idempotent; in a forked child it only leaves the connection."""

@@ -21,10 +21,13 @@ from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     SILENCE_SECONDS,
     Append,
+    AskFlush,
+    AskStats,
     BadFrame,
     Close,
     Closed,
     Decoder,
+    FrontStats,
     Hello,
     Open,
     Ping,
@@ -45,12 +48,10 @@ class Client:
     """A connection to a front. Owns the socket and its thread; `close` ends both.
 
     alive: asked now and then whether the front's process still runs, where the caller can know. Raises
-    ConnectionLost when nobody answers within `timeout` seconds, InvalidArgument for a wrong address.
+    ConnectionLost when nobody answers within `timeout` seconds (10), InvalidArgument for a wrong address.
     """
 
-    def __init__(
-        self, address: str, alive: Callable[[], bool] = lambda: True, timeout: float = CONNECT_SECONDS
-    ) -> None:
+    def __init__(self, address: str, alive: Callable[[], bool] = lambda: True, timeout: float | None = None) -> None:
         self.address = check_address(address)
         self.welcome: Welcome | None = None
         self.pid = os.getpid()
@@ -60,6 +61,8 @@ class Client:
         self._outbox: deque[bytes] = deque()
         self._lost: ErrorData | None = None
         self._connected = threading.Event()
+        self._stats: FrontStats | None = None
+        self._stats_heard = threading.Event()
         self._stop = False
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
@@ -67,7 +70,7 @@ class Client:
         self._say(Hello())
         self._thread = threading.Thread(target=self._serve, name="latticework-link", daemon=True)
         self._thread.start()
-        if not self._connected.wait(timeout):
+        if not self._connected.wait(CONNECT_SECONDS if timeout is None else timeout):
             self.close()
             raise ConnectionLost(f"nobody answers at {address}", hint="is `latticework serve` running there?")
         if self._lost is not None:
@@ -92,6 +95,18 @@ class Client:
     def end(self, run: int) -> None:
         """Asks the front to close a run; the listener hears what was left."""
         self._say(Close(run))
+
+    def stats(self, timeout: float = 5.0) -> FrontStats:
+        """Counters of the front and its engine. Raises ConnectionLost when no answer comes in time."""
+        self._stats_heard.clear()
+        self._say(AskStats())
+        if not self._stats_heard.wait(timeout) or self._stats is None:
+            raise ConnectionLost("the runtime did not answer")
+        return self._stats
+
+    def flush_cache(self) -> None:
+        """Asks the engine to forget every prefix that nothing holds."""
+        self._say(AskFlush())
 
     def close(self) -> None:
         """Ends the connection. Runs that are open get Failed(ConnectionLost). Idempotent."""
@@ -183,6 +198,9 @@ class Client:
                 listener = self._listeners.pop(run, None)
                 if listener is not None:
                     listener(Failed(0, -1, error))
+            case FrontStats():
+                self._stats = message
+                self._stats_heard.set()
             case Welcome():
                 self.welcome = message
                 self._connected.set()

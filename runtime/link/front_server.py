@@ -16,10 +16,13 @@ from latticework.runtime.link.messages import (
     PROTOCOL,
     SILENCE_SECONDS,
     Append,
+    AskFlush,
+    AskStats,
     BadFrame,
     Close,
     Closed,
     Decoder,
+    FrontStats,
     Hello,
     Open,
     Ping,
@@ -106,6 +109,16 @@ class FrontServer:
             case Close(run):
                 if run in client.runs:
                     self._close(identity, client, run)
+            case AskStats():
+                self._send(identity, self._stats())
+            case AskFlush():
+                self.front.link.flush_cache()
+
+    def _stats(self) -> FrontStats:
+        link = self.front.link
+        return FrontStats(
+            len(self._clients), self.open_runs, link.open_requests, self.bad_frames, link.restarts, link.stats
+        )
 
     def _greet(self, identity: bytes, protocol: int) -> None:
         if protocol == PROTOCOL:
@@ -120,7 +133,9 @@ class FrontServer:
 
     def _open(self, identity: bytes, client: _Client, message: Open) -> None:
         if self.open_runs >= self.max_open:
-            error: LatticeworkError = Busy(f"{self.max_open} programs are open already", hint="retry later, or raise --max-open")
+            error: LatticeworkError = Busy(
+                f"{self.max_open} programs are open already", hint="retry later, or raise --max-open"
+            )
             self._send(identity, Rejected(error.to_data(), message.run))
             return
         if message.run in client.runs:

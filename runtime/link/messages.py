@@ -143,7 +143,15 @@ class Close(_Message, frozen=True, tag="close"):
     run: int
 
 
-ToFront: TypeAlias = Hello | Open | Append | Close | Ping
+class AskStats(_Message, frozen=True, tag="ask_stats"):
+    """Asks for `FrontStats`."""
+
+
+class AskFlush(_Message, frozen=True, tag="ask_flush"):
+    """Asks the engine to forget every prefix that nothing holds."""
+
+
+ToFront: TypeAlias = Hello | Open | Append | Close | AskStats | AskFlush | Ping
 
 
 # ---------------------------------------------------------------- front -> client
@@ -179,7 +187,18 @@ class Rejected(_Message, frozen=True, tag="rejected"):
     run: int | None = None
 
 
-ToClient: TypeAlias = Welcome | RunEvents | Closed | Rejected | Ping
+class FrontStats(_Message, frozen=True, tag="front_stats"):
+    """Counters of the front and, as of its last heartbeat, of the engine."""
+
+    clients: int
+    open_runs: int
+    open_requests: int
+    bad_frames: int
+    restarts: int
+    engine: EngineStats
+
+
+ToClient: TypeAlias = Welcome | RunEvents | Closed | Rejected | FrontStats | Ping
 
 M = TypeVar("M")
 

@@ -1,0 +1,189 @@
+"""Programs through client, front and engine, over the tiny random model: whatever does not depend on what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import latticework as lw
+from latticework.lang.backends.runtime import Runtime
+from latticework.lang.errors import BudgetTooSmall, Cancelled, PromptTooLong, RegexError, SchemaError
+
+
+@dataclasses.dataclass
+class City:
+    name: str
+    population: int
+
+
+@lw.function
+def two_gens(s: lw.State, word: str) -> None:
+    s += f"Say {word}: " + lw.gen("first", max_tokens=8)
+    s += " and again: " + lw.gen("second", max_tokens=8)
+
+
+def test_a_straight_line_program_waits_once(tiny_runtime: Runtime) -> None:
+    state = two_gens.run("hello", backend=tiny_runtime, seed=1)
+    assert state.text() == f"Say hello: {state['first']} and again: {state['second']}"
+    assert state.waits == 1
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(tiny_runtime: Runtime) -> None:
+    texts = [two_gens.run("x", backend=tiny_runtime, seed=seed).text() for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_batch_gives_what_single_runs_of_the_same_items_give(tiny_runtime: Runtime) -> None:
+    words = [{"word": f"w{i}"} for i in range(6)]
+    together = two_gens.run_batch(words, backend=tiny_runtime, seed=3)
+    again = two_gens.run_batch(words, backend=tiny_runtime, seed=3, num_threads=1)
+    assert [s.text() for s in together] == [s.text() for s in again]
+    assert len({s["first"] for s in together}) > 1
+
+
+@lw.function
+def branches(s: lw.State) -> None:
+    s += "A common beginning, long enough to be shared. "
+    forks = s.fork(3)
+    for index, fork in enumerate(forks):
+        fork += f"Branch {index}: " + lw.gen("word", max_tokens=5)
+    forks.join()
+    s += "All: " + ", ".join(s["word"]) + lw.gen("end", max_tokens=5)
+
+
+def test_branches_share_their_prefix_and_join_into_lists(tiny_runtime: Runtime) -> None:
+    state = branches.run(backend=tiny_runtime, seed=5)
+    assert len(state["word"]) == 3
+    assert state.text().startswith("A common beginning")
+    assert all(word in state.text() for word in state["word"])
+
+
+def test_nested_forks_and_reads_in_the_middle(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "root " + lw.gen("a", max_tokens=3)
+        outer = s.fork(2)
+        for fork in outer:
+            fork += fork["a"] + lw.gen("b", max_tokens=3)
+            inner = fork.fork(2)
+            for leaf in inner:
+                leaf += lw.gen("c", max_tokens=3)
+            inner.join()
+        outer.join()
+
+    state = program.run(backend=tiny_runtime, seed=2)
+    assert [len(c) for c in state["c"]] == [2, 2]
+    assert program.run(backend=tiny_runtime, seed=2)["c"] == state["c"]
+
+
+def test_typed_output_always_parses(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def extract(s: lw.State) -> None:
+        s += lw.user("Name a city.")
+        s += lw.assistant(lw.gen("city", schema=City, max_tokens=60))
+
+    for seed in range(5):
+        state = extract.run(backend=tiny_runtime, seed=seed, temperature=1.0)
+        city = state.value("city")
+        assert isinstance(city, City)
+        assert json.loads(state["city"]) == dataclasses.asdict(city)
+
+
+def test_regex_and_choices_hold(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "Date: " + lw.gen("date", regex=r"[0-9]{4}-[0-9]{2}-[0-9]{2}", max_tokens=20)
+        s += " " + lw.select("answer", ["yes", "no", "maybe"])
+
+    state = program.run(backend=tiny_runtime, seed=1)
+    assert re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", state["date"])
+    assert state["answer"] in ("yes", "no", "maybe")
+    assert len(state.meta("answer").scores) == 3
+
+
+def test_roles_use_the_models_template(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def chat(s: lw.State) -> None:
+        s += lw.system("Be brief.")
+        with s.user():
+            s += "Hello <|im_end|> there"
+        s += lw.assistant(lw.gen("reply", max_tokens=4))
+
+    state = chat.run(backend=tiny_runtime, seed=1)
+    assert state.text().startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello <|im_end|> there")
+    assert [m["role"] for m in state.messages()] == ["system", "user", "assistant"]
+    assert state.messages()[2]["content"] == state["reply"]
+
+
+def test_a_stream_gives_the_whole_text_in_pieces(tiny_runtime: Runtime) -> None:
+    state = two_gens.run("stream", backend=tiny_runtime, seed=4, stream=True)
+    pieces = list(state.text_iter())
+    assert "".join(pieces) == state.text()
+    assert len(pieces) > 2
+
+
+def test_logprobs_come_with_every_token(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("a", max_tokens=6, return_logprob=True)
+
+    done = program.run(backend=tiny_runtime, seed=1).meta("a")
+    assert len(done.logprobs) == done.usage.output
+    assert all(entry.logprob <= 0.0 for entry in done.logprobs)
+
+
+def test_a_long_shared_prefix_is_computed_once(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State, tail: str) -> None:
+        s += "prefix " * 40 + tail + lw.gen("a", max_tokens=2)
+
+    program.run("one", backend=tiny_runtime, seed=1)
+    usage = program.run("two", backend=tiny_runtime, seed=1).usage()
+    assert usage.cached >= 256
+    assert usage.computed < 40
+
+
+@pytest.mark.parametrize(
+    ("op", "error", "where"),
+    [
+        (lambda: lw.gen("a", regex="a(b"), RegexError, "position"),
+        (lambda: lw.gen("a", json_schema={"type": "object", "not": {}}), SchemaError, "pointer"),
+        (lambda: lw.gen("a", regex="[0-9]{40}", max_tokens=8), BudgetTooSmall, "message"),
+    ],
+)
+def test_bad_constraints_raise_their_own_error(
+    tiny_runtime: Runtime, op: Callable[[], Any], error: type[Exception], where: str
+) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + op()
+
+    with pytest.raises(error) as caught:
+        program.run(backend=tiny_runtime, seed=1)
+    assert getattr(caught.value, where) is not None
+    assert two_gens.run("alive", backend=tiny_runtime, seed=1)["first"] is not None
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" * 5000 + lw.gen("a", max_tokens=2)
+
+    with pytest.raises(PromptTooLong, match="5000"):
+        program.run(backend=tiny_runtime, seed=1)
+
+
+def test_cancelling_ends_the_program(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("a", max_tokens=400, regex="[a-z]{300,390}")
+
+    state = program.run(backend=tiny_runtime, seed=1, wait=False)
+    state.cancel()
+    with pytest.raises(Cancelled):
+        state["a"]
