@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latticework.lang.errors import BrokenModel
-from latticework.runtime.model.layers import GatedMLP, RMSNorm, Rotary, rotate
+from latticework.runtime.model.layers import GatedMLP, Linear, RMSNorm, Rotary, rotate, uninitialised
 from latticework.runtime.model.spec import ModelSpec
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -24,17 +24,17 @@ Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Layer(nn.Module):
     """norm, attention, norm, MLP, each half added to the stream. q, k and v are one matrix."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads = spec.num_attention_heads
         self.kv_heads = spec.num_key_value_heads
         self.head_dim = spec.head_dim
         heads = self.heads + 2 * self.kv_heads
-        self.input_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.qkv = nn.Linear(spec.hidden_size, heads * self.head_dim, bias=spec.attention_bias)
-        self.output = nn.Linear(self.heads * self.head_dim, spec.hidden_size, bias=spec.attention_bias)
-        self.mlp_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.mlp = GatedMLP(spec)
+        self.input_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype)
+        self.qkv = Linear(spec.hidden_size, heads * self.head_dim, spec.attention_bias, dtype)
+        self.output = Linear(self.heads * self.head_dim, spec.hidden_size, spec.attention_bias, dtype)
+        self.mlp_norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype)
+        self.mlp = GatedMLP(spec, dtype)
 
     def forward(self, index: int, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         qkv = self.qkv(self.input_norm(x)).view(len(x), -1, self.head_dim)
@@ -52,19 +52,20 @@ class Llama(nn.Module):
         """Weights are uninitialised: fill them with `load`."""
         super().__init__()
         self.spec = spec
-        with torch.device("meta"):  # no memory and no random numbers for what is overwritten anyway
-            self.embed = nn.Embedding(spec.vocab_size, spec.hidden_size)
-            self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.num_hidden_layers))
-            self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-            if not spec.tie_word_embeddings:
-                self.head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
-        self.to(dtype).to_empty(device=device)
-        self.rotary = Rotary(spec, dtype).to(device)
-        self.requires_grad_(False)
+        with torch.device(device):
+            self.embed = uninitialised(spec.vocab_size, spec.hidden_size, dtype=dtype)
+            self.layers = nn.ModuleList(Layer(spec, dtype) for _ in range(spec.num_hidden_layers))
+            self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps, dtype)
+            self.head = (
+                self.embed
+                if spec.tie_word_embeddings
+                else uninitialised(spec.vocab_size, spec.hidden_size, dtype=dtype)
+            )
+            self.rotary = Rotary(spec, dtype)
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens, positions: [T] int64 -> [T, hidden], normed."""
-        x = self.embed(tokens)
+        x = functional.embedding(tokens, self.embed)
         cos, sin = self.rotary(positions)
         for index, layer in enumerate(self.layers):
             x = layer(index, x, cos, sin, attend)
@@ -72,8 +73,7 @@ class Llama(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [R, hidden] -> [R, V]."""
-        head = self.embed if self.spec.tie_word_embeddings else self.head
-        return functional.linear(hidden, head.weight)
+        return functional.linear(hidden, self.head)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copies every weight into its place, converting its dtype.
@@ -96,9 +96,9 @@ class Llama(nn.Module):
 
     def _places(self) -> dict[str, Tensor]:
         """transformers' weight names to our tensors, or to the rows of a fused one."""
-        places = {"model.embed_tokens.weight": self.embed.weight.data, "model.norm.weight": self.norm.weight.data}
+        places = {"model.embed_tokens.weight": self.embed.data, "model.norm.weight": self.norm.weight.data}
         if not self.spec.tie_word_embeddings:
-            places["lm_head.weight"] = self.head.weight.data
+            places["lm_head.weight"] = self.head.data
         heads, kv_heads = self.spec.num_attention_heads, self.spec.num_key_value_heads
         qkv = [count * self.spec.head_dim for count in (heads, kv_heads, kv_heads)]
         halves = [self.spec.intermediate_size] * 2

@@ -5,7 +5,8 @@ This file knows where weights come from and their number format; it knows no KV 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,9 +16,7 @@ from latticework.runtime.model.llama import Llama
 from latticework.runtime.model.registry import model_class
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.tiny import tiny_weights
-
-Progress = Callable[[int, int], None]
-"""Called with (weights read, weights in all)."""
+from latticework.runtime.model.weights import Progress, folder_weights, gguf_weights
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -50,4 +49,7 @@ def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progr
 
 
 def _weights(card: ModelCard, progress: Progress | None) -> Iterator[tuple[str, Tensor]]:
-    return tiny_weights(card.spec)
+    if card.weights == "tiny":
+        return tiny_weights(card.spec)
+    path = Path(card.weights)
+    return folder_weights(path, progress) if path.is_dir() else gguf_weights(path, card.spec, progress)

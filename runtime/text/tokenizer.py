@@ -34,16 +34,22 @@ class Tokenizer:
     """token_bytes[id]: the bytes of a token, b"" for special tokens. special: text to id of special tokens.
     bos_ids: what the tokenizer's own post-processor would put before a text.
 
-    Raises UnsupportedModel for a tokenizer whose tokens are not bytes (WordPiece and the like).
+    A character that the vocabulary cannot write at all (SmolLM2's lacks some control characters) is left out of
+    a prompt, as transformers does.
     """
 
-    def __init__(self, tokenizer: HfTokenizer) -> None:
-        state = json.loads(tokenizer.to_str())
-        self.bos_ids = _bos_ids(tokenizer)
-        self._inner = _without_prefix(state)
+    def __init__(self, source: str) -> None:
+        """source: the text of a tokenizer.json. Raises BrokenModel, UnsupportedModel."""
+        try:
+            state = json.loads(source)
+            _drop_prefix(state)
+            self._inner = HfTokenizer.from_str(json.dumps(state))
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise BrokenModel(f"not a tokenizer.json: {error}") from None
         self._inner.no_truncation()
         self._inner.no_padding()
         self._inner.encode_special_tokens = True  # special tokens in plain text are spelled out
+        self.bos_ids = _bos_ids(self._inner)
         added: dict[str, dict[str, Any]] = {token["content"]: token for token in state["added_tokens"]}
         self.special: dict[str, int] = {text: token["id"] for text, token in added.items() if token["special"]}
         self._special_text = {token: text for text, token in self.special.items()}
@@ -56,10 +62,11 @@ class Tokenizer:
     def from_file(path: str | Path) -> Tokenizer:
         """Reads a tokenizer.json. Raises BrokenModel naming the file, or UnsupportedModel."""
         try:
-            inner = HfTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise BrokenModel(f"{path} is not a tokenizer.json: {error}") from None
-        return Tokenizer(inner)
+            return Tokenizer(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BrokenModel(f"{path} cannot be read: {error}") from None
+        except (BrokenModel, UnsupportedModel) as error:
+            raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
 
     @staticmethod
     def bytes_only(extra_special: Sequence[str] = ()) -> Tokenizer:
@@ -70,7 +77,7 @@ class Tokenizer:
         inner.add_special_tokens(
             [AddedToken(text, special=True, normalized=False) for text in (*BYTES_ONLY_SPECIAL, *extra_special)]
         )
-        return Tokenizer(inner)
+        return Tokenizer(inner.to_str())
 
     def __len__(self) -> int:
         """Ids known to the tokenizer; a model's vocabulary may be padded beyond."""
@@ -101,21 +108,20 @@ class Tokenizer:
         """
         tokens: list[int] = []
         stretch: list[str] = []
-        head: bytes | None = None
-        head_tokens = 0
+        head_tokens: int | None = None
         for part in self._parts(pieces):
             if isinstance(part, str):
                 stretch.append(part)
                 continue
             tokens += self._plain("".join(stretch))
-            if head is None:
-                head, head_tokens = "".join(stretch).encode(), len(tokens)
+            if head_tokens is None:
+                head_tokens = len(tokens)
             tokens.append(part)
             stretch = []
         tokens += self._plain("".join(stretch))
-        if head is None:
-            head, head_tokens = "".join(stretch).encode(), len(tokens)
-        return tokens, head, head_tokens
+        if head_tokens is None:
+            head_tokens = len(tokens)
+        return tokens, self.decode_bytes(tokens[:head_tokens]), head_tokens
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Tokens that spell `data` exactly, whether it is UTF-8 or not. Raises InvalidArgument when no token
@@ -208,9 +214,8 @@ def _bos_ids(tokenizer: HfTokenizer) -> tuple[int, ...]:
     return ()
 
 
-def _without_prefix(state: dict[str, Any]) -> HfTokenizer:
-    """The tokenizer with everything gone that puts a blank before a text."""
-    state = json.loads(json.dumps(state))
+def _drop_prefix(state: dict[str, Any]) -> None:
+    """Takes out of a tokenizer.json everything that puts a blank before a text."""
     for part in _flat(state.get("pre_tokenizer"), "pretokenizers"):
         if part["type"] == "Metaspace":
             part["prepend_scheme"] = "never"
@@ -221,7 +226,6 @@ def _without_prefix(state: dict[str, Any]) -> HfTokenizer:
         state["normalizer"] = None
     elif normalizer and normalizer["type"] == "Sequence":
         normalizer["normalizers"] = [part for part in normalizer["normalizers"] if part["type"] != "Prepend"]
-    return HfTokenizer.from_str(json.dumps(state))
 
 
 def _flat(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""A Hugging Face folder: config.json, tokenizer.json, chat template, safetensors. No torch.
+
+Pickled weights (.bin, .pt, .pth) are refused: reading them can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+
+from latticework.lang.errors import BrokenModel, UnsupportedModel
+from latticework.runtime.model.registry import check_architecture
+from latticework.runtime.model.spec import ModelCard, ModelSpec, RopeScaling
+
+INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth")
+
+
+def folder_card(folder: Path, name: str) -> ModelCard:
+    """Raises UnsupportedModel, or BrokenModel naming the file and what is wrong with it."""
+    config = _json(folder / "config.json")
+    spec = folder_spec(config, str(folder / "config.json"))
+    weight_files(folder)
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer.json",
+            hint="AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes one",
+        )
+    settings = _json(folder / "tokenizer_config.json", optional=True)
+    return ModelCard(
+        name=name,
+        weights=str(folder),
+        tokenizer=str(tokenizer),
+        spec=spec,
+        end_ids=_end_ids(folder, config, settings),
+        chat_template=_chat_template(folder, settings),
+        bos_token=_token_text(settings.get("bos_token")),
+        eos_token=_token_text(settings.get("eos_token")),
+    )
+
+
+def folder_spec(config: Mapping[str, Any], source: str) -> ModelSpec:
+    """The shape in a config.json. Raises UnsupportedModel for what would be computed wrongly."""
+    architecture = (config.get("architectures") or ["nothing that it names"])[0]
+    check_architecture(architecture, source)
+    if config.get("quantization_config"):
+        raise UnsupportedModel(f"{source} has quantised weights; supported: float16, bfloat16 and float32")
+    if config.get("hidden_act", "silu") != "silu":
+        raise UnsupportedModel(f"{source} has hidden_act {config['hidden_act']!r}; supported: 'silu'")
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModel(f"{source} rotates only part of each head; supported: all of it")
+    theta, scaling = _rope(config, source)
+    fields = {name: config[name] for name in ModelSpec.__struct_fields__ if config.get(name) is not None}
+    fields |= {"architecture": architecture, "rope_theta": theta, "rope_scaling": scaling}
+    heads = config.get("num_attention_heads")
+    if isinstance(heads, int) and heads > 0:
+        fields.setdefault("num_key_value_heads", heads)
+        fields.setdefault("head_dim", config.get("hidden_size", 0) // heads)
+    fields.setdefault("rms_norm_eps", 1e-6)  # transformers' default
+    try:
+        return msgspec.convert(fields, ModelSpec)
+    except msgspec.ValidationError as error:
+        raise BrokenModel(f"{source} is no model config: {error}") from None
+
+
+def _rope(config: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling, from `rope_parameters` (transformers 5) or the older pair of fields."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = parameters.get("rope_theta") or config.get("rope_theta") or 10000.0
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind == "default":
+        return float(theta), None
+    if kind != "llama3":
+        raise UnsupportedModel(f"{source} has rope_type {kind!r}; supported: 'default' and 'llama3'")
+    fields = {name: parameters.get(name) for name in RopeScaling.__struct_fields__}
+    try:
+        return float(theta), msgspec.convert(fields, RopeScaling)
+    except msgspec.ValidationError as error:
+        raise BrokenModel(f"{source}: the rope parameters are incomplete: {error}") from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files, their headers checked against their sizes."""
+    index = folder / INDEX
+    if index.is_file():
+        weight_map = _json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
+            raise BrokenModel(f"{index} has no weight_map of file names")
+        names = sorted(set(weight_map.values()))
+        if any(Path(name).name != name for name in names):
+            raise BrokenModel(f"{index} names files outside its folder")
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+        if pickled:
+            raise UnsupportedModel(
+                f"{folder} has only pickled weights ({pickled[0]}), which are never read: they can run code",
+                hint="convert them to safetensors",
+            )
+        raise BrokenModel(f"{folder} has a config.json but no safetensors")
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BrokenModel(f"{path} cannot be read: {error}") from None
+    return files
+
+
+def _json(path: Path, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BrokenModel(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise BrokenModel(f"{path} is a JSON {type(found).__name__}; expected an object")
+    return found
+
+
+def _token_text(value: object) -> str:
+    """A token in tokenizer_config.json is a string, or an object with `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _end_ids(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    generation = _json(folder / "generation_config.json", optional=True)
+    found: set[int] = set()
+    for source in (generation, config):
+        ids = source.get("eos_token_id")
+        found |= {token for token in (ids if isinstance(ids, list) else [ids]) if isinstance(token, int)}
+    eos = _token_text(settings.get("eos_token"))
+    added = _json(folder / "tokenizer.json").get("added_tokens") or []
+    found |= {token["id"] for token in added if eos and token.get("content") == eos}
+    return tuple(sorted(found))

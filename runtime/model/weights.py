@@ -1,0 +1,93 @@
+"""Weights by transformers' names, one after the other, from GGUF files and safetensors folders.
+
+This file knows how llama.cpp renames and reorders a Llama's weights. It knows no model class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from latticework.lang.errors import BrokenModel
+from latticework.runtime.model.folder import weight_files
+from latticework.runtime.model.gguf import GgufFile, dequantise
+from latticework.runtime.model.spec import ModelSpec
+
+Progress = Callable[[int, int], None]
+"""Called with (weights read, weights in all)."""
+
+_OUTSIDE_LAYERS = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_IN_LAYERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def gguf_weights(path: Path, spec: ModelSpec, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Dequantised to float32."""
+    tensors = GgufFile(path).tensors
+    for done, tensor in enumerate(tensors.values(), start=1):
+        name = transformers_name(tensor.name)
+        weight = torch.from_numpy(dequantise(tensor))
+        if "self_attn.q_proj." in name:
+            weight = unpermute(weight, spec.num_attention_heads)
+        elif "self_attn.k_proj." in name:
+            weight = unpermute(weight, spec.num_key_value_heads)
+        yield name, weight
+        if progress:
+            progress(done, len(tensors))
+
+
+def transformers_name(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight. Raises BrokenModel for other names."""
+    match name.split("."):
+        case ["blk", layer, part, kind] if part in _IN_LAYERS:
+            return f"model.layers.{layer}.{_IN_LAYERS[part]}.{kind}"
+        case [part, kind] if part in _OUTSIDE_LAYERS:
+            return f"{_OUTSIDE_LAYERS[part]}.{kind}"
+    raise BrokenModel(f"tensor {name!r} has no place in a Llama")
+
+
+def unpermute(weight: Tensor, heads: int) -> Tensor:
+    """llama.cpp stores q and k with the two halves of each head interleaved; puts them back one after the other.
+
+    weight: [heads * head_dim, ...].
+    """
+    if weight.shape[0] % (2 * heads):
+        raise BrokenModel(f"{weight.shape[0]} rows cannot be {heads} heads of an even size")
+    return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+
+
+def folder_weights(folder: Path, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+    """In the type they are stored in."""
+    files = weight_files(folder)
+    total = 0
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            total += len(file.keys())
+    done = 0
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+                    done += 1
+                    if progress:
+                        progress(done, total)
+        except SafetensorError as error:
+            raise BrokenModel(f"{path} cannot be read: {error}") from None
