@@ -31,6 +31,7 @@ from latticework.runtime.sample.philox import uniform
 
 _FIRST_NUCLEUS = 256  # tokens sorted at first for top_p; eight times as many whenever they do not suffice
 
+Logits = NDArray[np.floating]  # float32 or float64, as the model gave them
 Floats = NDArray[np.float64]
 Ids = NDArray[np.intp]
 
@@ -82,7 +83,7 @@ class _EmptyRow(Exception):
     pass
 
 
-def _to_numpy(logits: Tensor) -> NDArray[np.floating]:
+def _to_numpy(logits: Tensor) -> Logits:
     kept = logits.dtype if logits.dtype in (torch.float32, torch.float64) else torch.float32
     return logits.detach().to(device="cpu", dtype=kept).contiguous().numpy()
 
@@ -98,7 +99,7 @@ def _uniforms(rows: Sequence[Row]) -> Floats:
     return result
 
 
-def _draw(logits: NDArray[np.floating], row: Row, u: float) -> int:
+def _draw(logits: Logits, row: Row, u: float) -> int:
     """One token from logits [V]."""
     ids = None if row.mask is None else allowed_ids(row.mask, len(logits))  # None: all of them
     remaining = logits if ids is None else logits[ids]
@@ -109,16 +110,16 @@ def _draw(logits: NDArray[np.floating], row: Row, u: float) -> int:
         raise _EmptyRow("every token the constraint allows has probability zero")
     if row.sampling.greedy:
         return best if ids is None else int(ids[best])
-    return _draw_at_random(remaining.astype(np.float64), ids, row.sampling, u)
+    return _draw_at_random(remaining, ids, row.sampling, u)
 
 
-def _draw_at_random(x: Floats, ids: Ids | None, sampling: Sampling, u: float) -> int:
+def _draw_at_random(x: Logits, ids: Ids | None, sampling: Sampling, u: float) -> int:
     """One of `ids`, ascending, whose logits are x."""
     if 0 < sampling.top_k < len(x):
         kept = largest(x, sampling.top_k)
         x, ids = x[kept], _take(ids, kept)
     with np.errstate(over="ignore"):  # a tiny temperature: -inf is what is meant
-        p = np.exp((x - x.max()) / sampling.temperature)  # the highest is exactly 1
+        p = np.exp((x.astype(np.float64) - float(x.max())) / sampling.temperature)  # the highest is exactly 1
     if sampling.top_p < 1.0:
         kept = _nucleus(x, p, sampling.top_p)
         p, ids = p[kept], _take(ids, kept)
@@ -132,10 +133,10 @@ def _draw_at_random(x: Floats, ids: Ids | None, sampling: Sampling, u: float) ->
 def allowed_ids(mask: NDArray[np.int32], vocabulary: int) -> Ids:
     """The token ids whose bits are set in a packed row [W], ascending."""
     bits = np.unpackbits(mask.astype("<i4", copy=False).view(np.uint8), count=vocabulary, bitorder="little")
-    return np.flatnonzero(bits)
+    return np.flatnonzero(bits.view(np.bool_))
 
 
-def largest(x: NDArray[np.floating], count: int) -> Ids:
+def largest(x: Logits, count: int) -> Ids:
     """Where the `count` highest numbers of x [n] are, ascending; of equals the first."""
     if count >= len(x):
         return np.arange(len(x))
@@ -145,12 +146,12 @@ def largest(x: NDArray[np.floating], count: int) -> Ids:
     return np.sort(np.concatenate((above, equal)))
 
 
-def log_probabilities(logits: NDArray[np.floating], token: int, count: int) -> TokenInfo:
+def log_probabilities(logits: Logits, token: int, count: int) -> TokenInfo:
     """Raw model log-probabilities over logits [V]: the token's, and the `count` highest, best first."""
     x = logits.astype(np.float64)
     peak = x.max()
     normaliser = peak + np.log(np.exp(x - peak).sum())
-    best = largest(x, count) if count else np.arange(0)
+    best = largest(logits, count) if count else np.arange(0)
     best = best[np.argsort(-x[best], kind="stable")]
     return TokenInfo(float(x[token] - normaliser), tuple((int(other), float(x[other] - normaliser)) for other in best))
 
@@ -159,7 +160,7 @@ def _take(ids: Ids | None, kept: Ids) -> Ids:
     return kept if ids is None else ids[kept]
 
 
-def _nucleus(x: Floats, p: Floats, top_p: float) -> Ids:
+def _nucleus(x: Logits, p: Floats, top_p: float) -> Ids:
     """Where the fewest highest numbers are whose p sum to top_p of all p, ascending.
 
     Sorts only as many of the highest as turn out to be needed; sums run from the highest down either way."""
