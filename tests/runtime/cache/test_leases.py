@@ -96,3 +96,17 @@ def test_losing_an_owner_releases_all_of_its_leases_and_no_other() -> None:
     assert len(bench.leases) == 1
     assert bench.tree.flush() == 2
     bench.leases.check()
+
+
+def test_a_lease_may_hold_more_tokens_than_have_kv() -> None:
+    bench = Bench()
+    bench.leases.hold("a", 1, [1, 2, 3, 4, 5, 6], b"", "", bench.cached([1, 2, 3, 4, 5]), covered=5)
+    bench.leases.check()
+    bench.leases.hold("a", 2, [7, 8], b"", "", None, covered=0)
+    bench.leases.check()
+    assert bench.leases.get("a", 2).is_broken
+    assert bench.tree.flush() == 0
+    assert bench.leases.break_idlest()
+    assert not bench.leases.break_idlest()
+    assert bench.leases.get("a", 1).tokens == [1, 2, 3, 4, 5, 6]
+    assert bench.leases.broken == 1
