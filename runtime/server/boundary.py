@@ -1,17 +1,21 @@
-"""A bound on request bodies, before anything parses them."""
+"""The outermost layer of the application: bounds what comes in, and logs what nobody foresaw."""
 
 from __future__ import annotations
+
+import logging
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latticework.runtime.server.errors import refuse
 
+log = logging.getLogger("latticework.server")
 MAX_BODY_BYTES = 16 << 20
 
 
-class BodyLimit:
-    """ASGI middleware: 413 for a body of more than `limit` bytes, declared or sent."""
+class Boundary:
+    """ASGI middleware: 413 for a body of more than `limit` bytes, declared or sent. An exception that the
+    application has answered with 500 ends here, in the log, so that the connection lives on."""
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
         self.app = app
@@ -35,7 +39,10 @@ class BodyLimit:
                 raise HTTPException(413, self._message())
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
 
     def _message(self) -> str:
         return f"the body is larger than {self.limit} bytes"

@@ -1,0 +1,136 @@
+"""A front without an engine, and a way to talk to any front over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace, TracebackType
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from latticework.lang.errors import LatticeworkError
+from latticework.lang.events import Done, TokenLogprob, Usage
+from latticework.lang.ir import Gen
+from latticework.runtime.model.tiny import tiny_card
+from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.request import TextSegment
+from latticework.runtime.server import http
+from latticework.runtime.text.tokenizer import Tokenizer
+
+
+class ScriptedFront:
+    """Answers every generation with `pieces`, one every `pause` seconds; then `failure`, if there is one.
+
+    asked: what was asked, in order. left: how many generations were entered and then left.
+    """
+
+    def __init__(self) -> None:
+        self.card = tiny_card()
+        self.tokenizer = Tokenizer.from_file(self.card.tokenizer)
+        self.context = 4096
+        self.dtype = "float64"
+        self.link = SimpleNamespace(ready=asyncio.Event())
+        self.link.ready.set()
+        self.pieces = ["Hel", "lo", "!"]
+        self.finish: Any = "stop"
+        self.pause = 0.0
+        self.failure: LatticeworkError | Exception | None = None
+        self.asked: list[tuple[TextSegment, Gen]] = []
+        self.entered = 0
+        self.left = 0
+
+    def chat_prompt(self, messages: list[dict[str, str]]) -> TextSegment:
+        return self.text_prompt("".join(f"{message['role']}: {message['content']}\n" for message in messages))
+
+    def text_prompt(self, prompt: str | list[int]) -> TextSegment:
+        return TextSegment(tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt))
+
+    def generate(self, prompt: TextSegment, gen: Gen) -> ScriptedGeneration:
+        self.asked.append((prompt, gen))
+        return ScriptedGeneration(self, prompt, gen)
+
+
+class ScriptedGeneration:
+    def __init__(self, front: ScriptedFront, prompt: TextSegment, gen: Gen) -> None:
+        self.front = front
+        self.prompt = prompt
+        self.gen = gen
+
+    async def __aenter__(self) -> ScriptedGeneration:
+        self.front.entered += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.front.left += 1
+
+    async def __aiter__(self) -> AsyncIterator[Output]:
+        front, sampling = self.front, self.gen.sampling
+        for piece in front.pieces:
+            await asyncio.sleep(front.pause)
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if sampling.logprobs is not None:
+                top = ((97, "a", -0.5), (98, "b", float("-inf")))[: sampling.logprobs]
+                logprobs = tuple(TokenLogprob(ord(letter), letter, -0.5, top) for letter in piece)
+            yield Output(piece, logprobs)
+        if front.failure is not None:
+            raise front.failure
+        usage = Usage(len(self.prompt.tokens), 4, len(self.prompt.tokens) - 4, len("".join(front.pieces)))
+        yield Output("", (), Done(0, 0, "".join(front.pieces), front.finish, usage=usage, seed=sampling.seed or 0))
+
+
+class ServedFront:
+    """A front behind real HTTP, in a thread with its own event loop."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.stopped: asyncio.Event | None = None
+        self.front: Any = None
+        self._ready = threading.Event()
+        self._bound = http.bind("127.0.0.1", 0)
+        self.url = http.url_of(self._bound)
+        self._make = make
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(120), "the server did not start"
+
+    async def _serve(self) -> None:
+        self.stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        made = self._make()
+        self.front = await made if asyncio.iscoroutine(made) else made
+        try:
+            await http.serve_http(cast(Front, self.front), self._bound, 8, self.stopped, self._ready.set)
+        finally:
+            if isinstance(self.front, Front):
+                await self.front.close()
+
+    def close(self) -> None:
+        assert self.stopped is not None
+        self._loop.call_soon_threadsafe(self.stopped.set)
+        self._thread.join(30)
+        self._bound.close()
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def scripted_server() -> Iterator[ServedFront]:
+    served = ServedFront(ScriptedFront)
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def scripted(scripted_server: ServedFront) -> ScriptedFront:
+    """The module's scripted front, as new."""
+    scripted_server.front.__init__()
+    return cast(ScriptedFront, scripted_server.front)
+
+
+@pytest.fixture
+def client(scripted_server: ServedFront, scripted: ScriptedFront) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=scripted_server.url, timeout=30) as http_client:
+        yield http_client
