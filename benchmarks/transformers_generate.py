@@ -1,0 +1,81 @@
+"""`transformers.generate` on the default model: the same prompts, weights, threads and number format as our engine.
+
+Static batches of the workload's concurrency, greedy. Only workloads of independent requests have a counterpart.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workloads import WORKLOADS, Call, Sizes
+from latticework.runtime.config import DEFAULT_MODEL
+from latticework.runtime.environment import allowed_cores, cpu_features
+from latticework.runtime.model.locate import find_model
+from latticework.runtime.text.chat import ChatTemplate
+from latticework.runtime.text.tokenizer import Tokenizer
+
+COMPARABLE = ("one_stream", "batch")
+
+
+def measure(names: list[str], repeats: int, seed: int, sizes: Sizes) -> dict[str, list[float]]:
+    """Output tokens a second, per workload and repeat."""
+    generator = Generator()
+    rates: dict[str, list[float]] = {name: [] for name in names if name in COMPARABLE}
+    for repeat in range(repeats):
+        for name, found in rates.items():
+            workload = WORKLOADS[name](random.Random(f"{seed} {name} {repeat}"), sizes)
+            calls = [task.calls[0] for task in workload.tasks]
+            started, output = time.perf_counter(), 0
+            for first in range(0, len(calls), workload.concurrency):
+                output += generator.run(calls[first : first + workload.concurrency])
+            found.append(output / (time.perf_counter() - started))
+    return rates
+
+
+class Generator:
+    """The default model in transformers."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, GgufConfig
+
+        self.torch = torch
+        torch.set_num_threads(allowed_cores())
+        card = find_model(DEFAULT_MODEL)
+        weights = Path(card.weights)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            str(weights.parent),
+            gguf_file=weights.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16 if "avx512_bf16" in cpu_features() else torch.float32,
+            local_files_only=True,
+        ).eval()
+        self.tokenizer = Tokenizer.from_file(card.tokenizer)
+        self.template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token, name=card.name)
+        self.end_ids = list(card.end_ids)
+
+    def run(self, calls: list[Call]) -> int:
+        """Answers the calls as one batch; the number of tokens they got, end tokens included."""
+        prompts = [self.tokenizer.encode_pieces(self.template.pieces(call.messages))[0] for call in calls]
+        width = max(map(len, prompts))
+        pad = self.end_ids[0]
+        inputs: dict[str, Any] = {
+            "input_ids": self.torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
+            "attention_mask": self.torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+        }
+        with self.torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=calls[0].max_tokens,
+                do_sample=False,
+                eos_token_id=self.end_ids,
+                pad_token_id=pad,
+            )
+        return sum(self._length(row[width:].tolist()) for row in output)
+
+    def _length(self, tokens: list[int]) -> int:
+        ends = [index for index, token in enumerate(tokens) if token in self.end_ids]
+        return ends[0] + 1 if ends else len(tokens)
