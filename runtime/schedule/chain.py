@@ -1,0 +1,230 @@
+"""From segment to segment: what a sequence's tokens become, and when a segment ends.
+
+    text ──▶ appended at once      gen ──▶ one token a call, until a stop, the budget      select ──▶ once every
+             with any carry                or a finished constraint ends it                option has its scores
+
+Everything here happens between two model steps, in the same sequence. It knows tokens and bytes; it knows no
+batch, no other sequence and no owner of pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from typing import NoReturn
+
+from latticework.lang.choices import decide
+from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
+from latticework.runtime.constrain.base import Matcher
+from latticework.runtime.request import GenSegment, SelectSegment, TextSegment, TokenEvent, TokenInfo
+from latticework.runtime.schedule.automata import Automata
+from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.sequence import Output, Scoring, Selection, Sequence
+from latticework.runtime.schedule.stops import StopHit, StopMatcher
+
+
+class Chain:
+    """The rules by which sequences move on.
+
+    encode: tokens that spell bytes. token_bytes: what each token spells. capacity: the longest sequence, tokens.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[bytes], list[int]],
+        token_bytes: Many[bytes],
+        end_ids: frozenset[int],
+        automata: Automata,
+        memory: Memory,
+        capacity: int,
+    ) -> None:
+        self.capacity = capacity
+        self._encode = encode
+        self._token_bytes = token_bytes
+        self._end_ids = end_ids
+        self._automata = automata
+        self._memory = memory
+
+    # ------------------------------------------------------------ entering segments
+
+    def enter(self, sequence: Sequence) -> None:
+        """Appends constant text up to the next gen or select and begins that; at the chain's end stops.
+
+        Raises PromptTooLong, BudgetTooSmall, and whatever is wrong with a constraint or a carry."""
+        while not sequence.at_end:
+            segment = sequence.request.chain[sequence.segment]
+            if not isinstance(segment, TextSegment):
+                self._append(sequence, self._take_carry(sequence))
+                self._begin(sequence, segment)
+                return
+            kept = segment.tokens
+            if sequence.carry:
+                kept = (*self._take_carry(sequence, segment.head), *segment.tokens[segment.head_tokens :])
+            self._append(sequence, kept)
+            sequence.segment += 1
+
+    def _take_carry(self, sequence: Sequence, following: bytes = b"") -> Many[int]:
+        carry, sequence.carry = sequence.carry, b""
+        return self._encode(carry + following) if carry else ()
+
+    def _append(self, sequence: Sequence, tokens: Many[int]) -> None:
+        sequence.tokens += tokens
+        sequence.given += len(tokens)
+        if len(sequence.tokens) > self.capacity:
+            self._refuse(sequence, 0)
+
+    def _refuse(self, sequence: Sequence, more: int) -> NoReturn:
+        wanted = f"the text is {len(sequence.tokens)} tokens" + (f" and needs {more} more" if more else "")
+        raise PromptTooLong(
+            f"{wanted}; this engine holds sequences of at most {self.capacity}",
+            hint="shorten the text, or start the engine with a larger context or kv_tokens",
+            field="prompt",
+        )
+
+    def _begin(self, sequence: Sequence, segment: GenSegment | SelectSegment) -> None:
+        if not sequence.tokens:
+            raise InvalidArgument("there is no text before the first gen", field="prompt", hint="append some text")
+        if isinstance(segment, GenSegment):
+            sequence.output = self._output(sequence, segment)
+        else:
+            more = max(map(len, segment.options))
+            if len(sequence.tokens) + more > self.capacity:
+                self._refuse(sequence, more)
+            sequence.selection = Selection(len(sequence.tokens), segment.method, [Scoring(o) for o in segment.options])
+        if sequence.uncomputed == 0:  # its logits are gone, if there were any
+            self._memory.truncate(sequence, len(sequence.tokens) - 1)
+
+    def _output(self, sequence: Sequence, segment: GenSegment) -> Output:
+        room = self.capacity - len(sequence.tokens)
+        if room < 1:
+            self._refuse(sequence, 1)
+        sampling = segment.sampling
+        budget = min(sampling.max_tokens, room)
+        matcher = self._automata.matcher(segment.constraint) if segment.constraint is not None else None
+        closing = matcher is not None and segment.on_length != "cut" and _fits(matcher, budget, segment)
+        stops = StopMatcher(sampling.stop, frozenset(sampling.stop_token_ids))
+        return Output(sampling, len(sequence.tokens), budget, stops.cursor(), matcher, closing)
+
+    # ------------------------------------------------------------ a gen
+
+    def accept(self, sequence: Sequence, token: int, info: TokenInfo | None) -> TokenEvent:
+        """Takes one drawn token. The event's `end` is set when the segment has ended with it."""
+        output = sequence.output
+        assert output is not None
+        event = TokenEvent(sequence.request.id, sequence.segment)
+        output.drawn += 1
+        sequence.generated += 1
+        data = self._token_bytes[token]
+        hit = output.stops.feed(data, token)
+        if hit is not None:
+            self._stop(sequence, output, event, token, data, info, hit)
+        elif token in self._end_ids:
+            event.end = "stop"
+            event.complete = output.matcher is None or output.matcher.is_complete()
+        else:
+            self._keep(sequence, output, event, token, data, info)
+        if event.end is not None:
+            event.data = output.text.release()
+            sequence.output = None
+            sequence.segment += 1
+        else:
+            event.data = output.text.release(output.stops.held)
+        return event
+
+    def _keep(
+        self, sequence: Sequence, output: Output, event: TokenEvent, token: int, data: bytes, info: TokenInfo | None
+    ) -> None:
+        matcher = output.matcher
+        if matcher is not None and not matcher.accept(token):
+            raise RuntimeFailure(f"token {token} was drawn against its constraint")
+        sequence.tokens.append(token)
+        output.text.append(token, data)
+        _report(event, token, info)
+        if matcher is not None and matcher.is_finished():
+            event.end = "stop"
+        elif output.remaining == 0:
+            event.end = "length"
+        if event.end is not None:
+            event.complete = matcher is None or matcher.is_complete()
+
+    def _stop(
+        self,
+        sequence: Sequence,
+        output: Output,
+        event: TokenEvent,
+        token: int,
+        data: bytes,
+        info: TokenInfo | None,
+        hit: StopHit,
+    ) -> None:
+        """Cuts the output where the stop begins: whole tokens stay, bytes past them become the carry."""
+        event.end = "stop"
+        event.stopped_by = hit.stopped_by
+        before = len(output.text.tokens)
+        if isinstance(hit.stopped_by, str):
+            output.text.append(token, data)
+            cut = output.text.cut(hit.cut)
+            sequence.carry = cut.carry
+            del sequence.tokens[output.start + cut.tokens :]
+            self._memory.truncate(sequence, len(sequence.tokens))
+            if cut.tokens == before and cut.carry:
+                _report(event, token, info)
+        if output.matcher is not None:
+            output.matcher.rollback(before - len(output.text.tokens))
+            event.complete = (
+                all(map(output.matcher.accept, self._encode(sequence.carry))) and output.matcher.is_complete()
+            )
+
+    # ------------------------------------------------------------ a select
+
+    def keep_best(self, sequence: Sequence) -> None:
+        """Lets go of the KV of options that have lost already."""
+        selection = sequence.selection
+        assert selection is not None
+        scored = [scoring for scoring in selection.options if not scoring.unscored]
+        if scored:
+            best = decide(selection.method, [scoring.logprobs for scoring in scored]).chosen
+            for index, scoring in enumerate(scored):
+                if index != best:
+                    self._memory.drop_option(scoring)
+
+    def choose(self, sequence: Sequence) -> TokenEvent:
+        """Decides a select whose options are all scored, and appends the chosen one."""
+        selection = sequence.selection
+        assert selection is not None
+        assert not selection.pending
+        decision = decide(selection.method, [scoring.logprobs for scoring in selection.options])
+        chosen = selection.options[decision.chosen]
+        self._memory.adopt_option(sequence, chosen)
+        self._memory.drop_options(selection)
+        sequence.tokens += chosen.tokens
+        sequence.generated += len(chosen.tokens)
+        sequence.selection = None
+        sequence.segment += 1
+        return TokenEvent(
+            sequence.request.id,
+            sequence.segment - 1,
+            tokens=chosen.tokens,
+            data=b"".join(self._token_bytes[token] for token in chosen.tokens),
+            end="select",
+            chosen=decision.chosen,
+            scores=decision.scores,
+        )
+
+
+def _fits(matcher: Matcher, budget: int, segment: GenSegment) -> bool:
+    """Whether the gen can be held to finish within its budget. Raises BudgetTooSmall if it must."""
+    shortest = matcher.shortest()
+    if shortest > budget and segment.on_length == "close":
+        raise BudgetTooSmall(
+            f"max_tokens leaves {budget} tokens, but the shortest text the constraint allows may need {shortest}",
+            field="max_tokens",
+            hint=f"use max_tokens={shortest} or more, or on_length='cut'",
+        )
+    return shortest <= budget
+
+
+def _report(event: TokenEvent, token: int, info: TokenInfo | None) -> None:
+    event.tokens = (token,)
+    if info is not None:
+        event.logprobs = (info,)

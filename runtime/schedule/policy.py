@@ -1,0 +1,48 @@
+"""In which order waiting sequences are admitted: pure functions.
+
+The longest cached prefix goes first: it costs the least and its pages are in use while they are there (Zheng et
+al. 2024, RadixAttention). A step of waiting counts as much as `age_tokens` cached tokens, so a request is
+overtaken for a bounded number of steps only. Siblings of a fork stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from latticework.runtime.schedule.sequence import Sequence
+
+WINDOW = 64  # only the oldest so many are looked at in one step
+WORTH_SHARING = 32  # tokens; fewer are computed twice rather than waited for
+
+
+def admission_order(
+    waiting: Iterable[Sequence], cached: Callable[[Sequence], int], now: int, age_tokens: int
+) -> list[Sequence]:
+    """The oldest WINDOW sequences, best first. cached: tokens of a sequence that need not be computed.
+    now: number of this step."""
+    window = sorted(waiting, key=lambda sequence: sequence.order)[:WINDOW]
+    rank = {s: cached(s) + (now - s.waiting_since) * age_tokens for s in window}
+    ordered = sorted(window, key=lambda sequence: (-rank[sequence], sequence.order))
+    families: dict[object, list[Sequence]] = {}  # in the order of their first members
+    for sequence in ordered:
+        families.setdefault(_family(sequence), []).append(sequence)
+    return [sequence for family in families.values() for sequence in family]
+
+
+def _family(sequence: Sequence) -> object:
+    group = sequence.request.group
+    return sequence.order if group is None else (sequence.owner, group)
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Number of leading tokens that are equal."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:  # the first `low` are equal, the first `high` are not
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,263 @@
+"""What the next step computes: who runs, who waits, who has to give way.
+
+    a step:   one token of every sequence that decodes
+              + prompt chunks and options of selects, `chunk_tokens` in all, the oldest sequence first
+              + whoever waits, while there are tokens, places and pages left
+
+When pages run out the youngest sequence gives way: its KV goes to the tree, where it may be evicted, and it
+waits to be resumed exactly where it was. The oldest always goes on, so everything ends. This file knows no model,
+no bytes and no events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from latticework.lang.errors import PromptTooLong
+from latticework.runtime.cache.pages import OutOfPages
+from latticework.runtime.schedule.batch import Entry
+from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.policy import WORTH_SHARING, admission_order
+from latticework.runtime.schedule.sequence import Scoring, Sequence
+
+HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
+MASK_PATIENCE = 8  # steps after which a cold mask is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One sequence's part of a step: more of its own tokens, or of one option of its select."""
+
+    sequence: Sequence
+    entry: Entry
+    scoring: Scoring | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. failures: sequences that can go no further, and why."""
+
+    budget: int  # prompt tokens that may still be added
+    works: list[Work] = field(default_factory=list)
+    failures: list[tuple[Sequence, Exception]] = field(default_factory=list)
+    has_retracted: bool = False
+
+    def includes(self, sequence: Sequence) -> bool:
+        return any(work.sequence is sequence for work in self.works)
+
+
+class Scheduler:
+    """Owner of which sequences wait and which run.
+
+    is_ready(sequence, patient): its next token can be masked now; patient: however long that takes.
+    """
+
+    def __init__(
+        self, memory: Memory, max_running: int, chunk_tokens: int, is_ready: Callable[[Sequence, bool], bool]
+    ) -> None:
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.step = 0
+        self.retractions = 0
+        self._memory = memory
+        self._max_running = max_running
+        self._chunk_tokens = chunk_tokens
+        self._age_tokens = max(1, chunk_tokens // 4)
+        self._is_ready = is_ready
+
+    def add(self, sequence: Sequence) -> None:
+        sequence.waiting_since = self.step
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a sequence; its pages are the caller's to take."""
+        (self.running if sequence.running else self.waiting).remove(sequence)
+
+    def schedule(self) -> Plan:
+        self.step += 1
+        plan = Plan(self._chunk_tokens)
+        oldest_first = sorted(self.running, key=lambda sequence: sequence.order)
+        postponed: list[Sequence] = []
+        for sequence in oldest_first:
+            if sequence.running and sequence.uncomputed == 1:
+                self._plan_decode(plan, sequence, postponed)
+        for sequence in oldest_first:
+            if sequence.running and plan.budget > 0 and sequence.uncomputed != 1:
+                self._plan_prompt(plan, sequence, postponed)
+        self._admit(plan, postponed)
+        if not plan.works:
+            self._wait_for_a_mask(plan, postponed)
+        return plan
+
+    # ------------------------------------------------------------ parts of a step
+
+    def _plan_decode(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
+        if self._may_sample(plan, sequence, postponed):
+            self._extend(plan, sequence, 1, True)
+
+    def _plan_prompt(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
+        """A chunk of what a sequence has not computed, or options of its select."""
+        count = min(sequence.uncomputed, plan.budget)
+        if count == 0:
+            if sequence.selection is not None:
+                self._score(plan, sequence)
+            return
+        is_last = count == sequence.uncomputed
+        if is_last and not self._may_sample(plan, sequence, postponed):
+            count, is_last = count - 1, False
+        if count and self._extend(plan, sequence, count, is_last):
+            plan.budget -= count
+
+    def _may_sample(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> bool:
+        output = sequence.output
+        if output is None or output.matcher is None:
+            return True
+        try:
+            if self._is_ready(sequence, output.postponed >= MASK_PATIENCE):
+                output.postponed = 0
+                return True
+        except Exception as error:
+            plan.failures.append((sequence, error))
+            return False
+        output.postponed += 1
+        postponed.append(sequence)
+        return False
+
+    def _wait_for_a_mask(self, plan: Plan, postponed: list[Sequence]) -> None:
+        """With nothing else to do, the oldest cold mask is computed to its end."""
+        for sequence in postponed:
+            if sequence.running and sequence.output is not None:
+                sequence.output.postponed = MASK_PATIENCE
+                self._plan_prompt(plan, sequence, [])
+                return
+
+    def _extend(self, plan: Plan, sequence: Sequence, count: int, is_last: bool) -> bool:
+        """Plans the next `count` tokens of a sequence; False if there are no pages for them."""
+        start = sequence.computed
+        if not self._reserve(plan, sequence, lambda: self._memory.reserve(sequence, start + count)):
+            return False
+        tokens = sequence.tokens[start : start + count]
+        logits = 1 if is_last and sequence.needs_logits else 0
+        plan.works.append(Work(sequence, Entry(tokens, start, sequence.pages, logits)))
+        return True
+
+    def _score(self, plan: Plan, sequence: Sequence) -> None:
+        """Plans options of a select, as many as budget and pages allow."""
+        selection = sequence.selection
+        assert selection is not None
+        for scoring in selection.pending:
+            count = min(scoring.unscored, plan.budget)
+            if count == 0 or not self._reserve_option(plan, sequence, scoring, count):
+                return
+            start = scoring.computed
+            entry = Entry(
+                list(scoring.tokens[start : start + count]),
+                selection.base + start,
+                self._memory.option_pages(sequence, scoring),
+                count,
+            )
+            plan.works.append(Work(sequence, entry, scoring))
+            plan.budget -= count
+
+    # ------------------------------------------------------------ pages
+
+    def _reserve_option(self, plan: Plan, sequence: Sequence, scoring: Scoring, count: int) -> bool:
+        """Pages for one more option; options that are scored already give theirs before a sequence gives way."""
+        assert sequence.selection is not None
+        try:
+            self._memory.reserve_option(sequence, scoring, count)
+            return True
+        except OutOfPages:
+            if plan.includes(sequence):
+                return False  # the options planned so far come first
+        for done in sequence.selection.options:
+            if not done.unscored:
+                self._memory.drop_option(done)
+        return self._reserve(plan, sequence, lambda: self._memory.reserve_option(sequence, scoring, count))
+
+    def _reserve(self, plan: Plan, sequence: Sequence, take: Callable[[], None]) -> bool:
+        """Tries to take pages, making the youngest sequences give way until there are enough."""
+        while True:
+            try:
+                take()
+                return True
+            except OutOfPages:
+                youngest = max(self.running, key=lambda other: other.order)
+                if len(self.running) == 1:
+                    plan.failures.append((sequence, self._too_long(sequence)))
+                    return False
+                self._retract(plan, youngest)
+                if youngest is sequence:
+                    return False
+
+    def _too_long(self, sequence: Sequence) -> PromptTooLong:
+        pool = self._memory.pool
+        return PromptTooLong(
+            f"a sequence of {len(sequence.tokens)} tokens and its options do not fit the KV pool of "
+            f"{pool.total * pool.page_size} tokens",
+            hint="shorten the text, or start the engine with larger kv_tokens",
+            field="prompt",
+        )
+
+    def _retract(self, plan: Plan, sequence: Sequence) -> None:
+        plan.works = [work for work in plan.works if work.sequence is not sequence]
+        plan.has_retracted = True
+        self.retractions += 1
+        self._memory.detach(sequence, keep=True)
+        self.running.remove(sequence)
+        sequence.running = False
+        self.waiting.append(sequence)
+
+    # ------------------------------------------------------------ admission
+
+    def _admit(self, plan: Plan, postponed: list[Sequence]) -> None:
+        if plan.has_retracted or not self.waiting or not self._has_place(plan):
+            return
+        prefilling = [sequence for sequence in self.running if sequence.uncomputed > 1]
+        cached: dict[Sequence, int] = {}
+
+        def look_up(sequence: Sequence) -> int:
+            cached[sequence] = self._memory.cached(sequence)
+            return cached[sequence]
+
+        for sequence in admission_order(self.waiting, look_up, self.step, self._age_tokens):
+            if not self._has_place(plan):
+                return
+            waited = (self.step - sequence.waiting_since) * self._age_tokens
+            if self._memory.about_to_cache(sequence, prefilling) - cached[sequence] - waited >= WORTH_SHARING:
+                continue  # a running prefill will have done this work soon; the gain shrinks with every step
+            self._memory.attach(sequence)
+            if self.running and not self._leaves_headroom(sequence):
+                self._memory.detach(sequence, keep=False)
+                return  # nobody overtakes it: running sequences will end
+            self._start(sequence)
+            if sequence.uncomputed > 1:
+                prefilling.append(sequence)
+            self._plan_prompt(plan, sequence, postponed)
+
+    def _start(self, sequence: Sequence) -> None:
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.running = True
+
+    def _has_place(self, plan: Plan) -> bool:
+        return len(self.running) < self._max_running and plan.budget > 0 and not plan.has_retracted
+
+    def _leaves_headroom(self, sequence: Sequence) -> bool:
+        """There are pages for the whole of a sequence, and some growth of everyone."""
+        wanted = sum(self._missing_pages(other) for other in (*self.running, sequence))
+        return wanted <= self._memory.available
+
+    def _missing_pages(self, sequence: Sequence) -> int:
+        growth = min(HEADROOM_TOKENS, sequence.output.remaining) if sequence.output is not None else 0
+        return max(0, self._memory.pages_for(len(sequence.tokens) + growth) - len(sequence.pages))
+
+    def check(self, sequences: Iterable[Sequence]) -> None:
+        """Proves that every open sequence either waits or runs."""
+        assert set(self.waiting) | set(self.running) == set(sequences)
+        assert len(self.waiting) + len(self.running) == len(set(sequences))
+        assert all(sequence.running for sequence in self.running)
+        assert not any(sequence.running for sequence in self.waiting)

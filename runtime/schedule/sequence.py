@@ -1,0 +1,126 @@
+"""How far a request has got: its tokens, its KV pages, and the segment it is in.
+
+    tokens  [ prompt ............ | output of this gen ....... ]
+    KV      [ computed ...................... ] uncomputed
+    pages   [ shared: the tree's ] [ own: this sequence's      ]
+
+A Sequence is mutable and the engine's alone: `memory` owns the KV fields, `chain` the rest. This file knows how
+the fields relate, not who changes them when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from latticework.lang.events import Usage
+from latticework.lang.ir import Sampling, SelectMethod
+from latticework.runtime.cache.radix import Node
+from latticework.runtime.constrain.base import Matcher
+from latticework.runtime.request import Request
+from latticework.runtime.schedule.stops import OutputText, StopCursor
+
+Owner: TypeAlias = bytes | str
+"""Whose request it is: a connection of the engine process."""
+
+
+@dataclass(slots=True, eq=False)
+class Output:
+    """A gen under way. `start`: where its tokens begin in the sequence; `budget`: how many tokens it may draw."""
+
+    sampling: Sampling
+    start: int
+    budget: int
+    stops: StopCursor
+    matcher: Matcher | None = None
+    closing: bool = False  # only tokens that leave room to finish are allowed
+    text: OutputText = field(default_factory=OutputText)
+    drawn: int = 0
+    postponed: int = 0  # steps in a row in which its cold mask was not ready
+
+    @property
+    def remaining(self) -> int:
+        return self.budget - self.drawn
+
+
+@dataclass(slots=True, eq=False)
+class Scoring:
+    """One option of a select being scored: logprobs[i] is that of tokens[i]. `pages` hold the sequence's partial
+    last page and the option's first tokens, and belong to this option; it can be scored again without them."""
+
+    tokens: tuple[int, ...]
+    logprobs: list[float] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose KV is in `pages`: each has predicted the one after it."""
+        return len(self.logprobs) - 1 if self.pages else 0
+
+    @property
+    def unscored(self) -> int:
+        return len(self.tokens) - len(self.logprobs)
+
+
+@dataclass(slots=True, eq=False)
+class Selection:
+    """A select under way, over the first `base` tokens of its sequence.
+
+    The sequence's last token predicts the first token of every option; then each option runs on its own."""
+
+    base: int
+    method: SelectMethod
+    options: list[Scoring]
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.options[0].logprobs)
+
+    @property
+    def pending(self) -> list[Scoring]:
+        return [scoring for scoring in self.options if scoring.unscored]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The progress of one request. Owned by the engine; a sequence that waits holds no pages and no lock."""
+
+    owner: Owner
+    request: Request
+    order: int  # of arrival
+    tokens: list[int]
+    carry: bytes = b""  # bytes past the last whole token, encoded with what comes next
+
+    segment: int = 0
+    output: Output | None = None
+    selection: Selection | None = None
+    given: int = 0  # tokens that were not generated
+    generated: int = 0
+    cached: int | None = None  # tokens found in the cache when first admitted
+
+    running: bool = False
+    waiting_since: int = 0  # the step it was submitted in
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    shared: int = 0  # pages[:shared] belong to the tree
+    node: Node | None = None  # locked while the sequence runs
+
+    @property
+    def uncomputed(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def needs_logits(self) -> bool:
+        """Its last token is to predict something."""
+        return self.output is not None or (self.selection is not None and not self.selection.begun)
+
+    @property
+    def at_end(self) -> bool:
+        """Every segment is behind it; what may be left is KV of closing text."""
+        return self.segment >= len(self.request.chain)
+
+    @property
+    def usage(self) -> Usage:
+        """prompt: every token that was given, in whatever segment; output: every token drawn or chosen."""
+        cached = min(self.cached or 0, self.given)
+        return Usage(self.given, cached, self.given - cached, self.generated)
