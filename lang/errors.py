@@ -13,6 +13,7 @@
     │   └── BrokenModel                   weights or tokenizer that cannot be read
     ├── ProgramError
     │   ├── UnknownVariable (KeyError)
+    │   ├── InvalidValue (ValueError)     generated text that is not of the type asked for
     │   ├── Cancelled
     │   └── DeadlineExceeded (TimeoutError)
     ├── RuntimeFailure
@@ -41,6 +42,7 @@ __all__ = [
     "EngineDied",
     "ErrorData",
     "InvalidArgument",
+    "InvalidValue",
     "LatticeworkError",
     "ModelError",
     "ModelNotFound",
@@ -159,6 +161,10 @@ class UnknownVariable(ProgramError, KeyError):
     """A variable that no op of this branch produces."""
 
     __str__ = LatticeworkError.__str__
+
+
+class InvalidValue(ProgramError, ValueError):
+    """Generated text that does not decode as the type its gen asked for; the message quotes it."""
 
 
 class Cancelled(ProgramError):

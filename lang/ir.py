@@ -53,30 +53,52 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
-        _check_range("temperature", self.temperature, 0.0, 100.0)
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidArgument(f"top_p is {self.top_p}; expected 0 < top_p <= 1", field="top_p")
+        _check_range("temperature", self.temperature, 0.0, 100.0, kind=float)
+        _check_range("top_p", self.top_p, 0.0, 1.0, kind=float)
+        if self.top_p == 0.0:
+            raise InvalidArgument(
+                "top_p is 0; expected 0 < top_p <= 1", field="top_p", hint="temperature=0 takes the likeliest token"
+            )
         if self.top_k != -1:
             _check_range("top_k", self.top_k, 1, 1 << 30, hint="-1 turns top_k off")
-        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("min_p", self.min_p, 0.0, 1.0, kind=float)
         if self.logprobs is not None:
             _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, (1 << 64) - 1)
-        if len(self.stop) > MAX_STOPS or len(self.stop_token_ids) > MAX_STOPS:
-            raise InvalidArgument(f"more than {MAX_STOPS} stops were given", field="stop")
+        self._check_stops()
+
+    def _check_stops(self) -> None:
+        # Callers write a list, or one string; equality and hashing need the tuple.
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        for field, given in (("stop", stop), ("stop_token_ids", self.stop_token_ids)):
+            if not isinstance(given, tuple | list):
+                raise InvalidArgument(f"{field} is a {type(given).__name__}; expected a list", field=field)
+            if len(given) > MAX_STOPS:
+                raise InvalidArgument(f"{field} has {len(given)} entries; at most {MAX_STOPS} are taken", field=field)
+            msgspec.structs.force_setattr(self, field, tuple(given))
         for text in self.stop:
+            if not isinstance(text, str):
+                raise InvalidArgument(f"stop holds a {type(text).__name__}; expected strings", field="stop")
             if not 0 < len(text) <= MAX_STOP_CHARS:
                 raise InvalidArgument(
                     f"a stop string has {len(text)} characters; expected 1 to {MAX_STOP_CHARS}", field="stop"
                 )
+        for token in self.stop_token_ids:
+            _check_range("stop_token_ids", token, 0, (1 << 31) - 1)
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
 
-def _check_range(field: str, value: float, low: float, high: float, hint: str | None = None) -> None:
+def _check_range(
+    field: str, value: float, low: float, high: float, *, kind: type = int, hint: str | None = None
+) -> None:
+    allowed: tuple[type, ...] = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        wanted = "an integer" if kind is int else "a number"
+        raise InvalidArgument(f"{field} is {value!r}; expected {wanted}", field=field, hint=hint)
     if not low <= value <= high:
         raise InvalidArgument(f"{field} is {value}; expected {low} <= {field} <= {high}", field=field, hint=hint)
 

@@ -1,8 +1,113 @@
-"""Latticework: structured generation, from a Python function down to the kernels."""
+"""Latticework: structured generation, from a Python function down to the kernels.
+
+    import latticework as lw
+
+Importing this loads the language only: no torch, no model, no sockets. `Runtime` and `connect` are loaded when
+they are first used.
+"""
 
 import os
+from typing import TYPE_CHECKING, Any
 
 # lang/, runtime/ and kernels/ are linked into this folder. A checkout that lost its links (some archives, Windows)
 # finds them one level up.
 if not os.path.isdir(os.path.join(__path__[0], "lang")):
     __path__.append(os.path.dirname(__path__[0]))
+
+from latticework.lang.api import Function, assistant, function, gen, select, system, user
+from latticework.lang.backends.default import set_default_backend
+from latticework.lang.errors import (
+    AddressInUse,
+    BrokenModel,
+    BudgetTooSmall,
+    Busy,
+    Cancelled,
+    ConnectionLost,
+    ConstraintError,
+    DeadlineExceeded,
+    EngineDied,
+    InvalidArgument,
+    InvalidValue,
+    LatticeworkError,
+    ModelError,
+    ModelNotFound,
+    ProgramError,
+    PromptTooLong,
+    RegexError,
+    RuntimeFailure,
+    SchemaError,
+    UnknownVariable,
+    Unsupported,
+    UnsupportedModel,
+)
+from latticework.lang.ir import Program, Sampling
+from latticework.lang.state import Branches, State
+
+if TYPE_CHECKING:
+    from latticework.lang.backends.runtime import Runtime, connect
+    from latticework.lang.backends.scripted import Scripted
+    from latticework.lang.show import show_program, show_run
+
+__all__ = [
+    "AddressInUse",
+    "Branches",
+    "BrokenModel",
+    "BudgetTooSmall",
+    "Busy",
+    "Cancelled",
+    "ConnectionLost",
+    "ConstraintError",
+    "DeadlineExceeded",
+    "EngineDied",
+    "Function",
+    "InvalidArgument",
+    "InvalidValue",
+    "LatticeworkError",
+    "ModelError",
+    "ModelNotFound",
+    "Program",
+    "ProgramError",
+    "PromptTooLong",
+    "RegexError",
+    "Runtime",
+    "RuntimeFailure",
+    "Sampling",
+    "SchemaError",
+    "Scripted",
+    "State",
+    "UnknownVariable",
+    "Unsupported",
+    "UnsupportedModel",
+    "assistant",
+    "connect",
+    "function",
+    "gen",
+    "select",
+    "set_default_backend",
+    "show_program",
+    "show_run",
+    "system",
+    "user",
+]
+
+_LAZY = {
+    "Runtime": "latticework.lang.backends.runtime",
+    "connect": "latticework.lang.backends.runtime",
+    "Scripted": "latticework.lang.backends.scripted",
+    "show_program": "latticework.lang.show",
+    "show_run": "latticework.lang.show",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'latticework' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

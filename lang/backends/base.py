@@ -21,7 +21,10 @@ class Session(Protocol):
 
     def append(self, branch: int, first: int, ops: Sequence[Op]) -> None:
         """Queues ops of a branch; `first` is the position of ops[0]. Branch 0 exists from the start, others once
-        a Fork naming them was appended. Every Role gets a Rendered, every Gen and Select a Done or a Failed."""
+        a Fork naming them was appended. Every Role gets a Rendered, every Gen and Select a Done or a Failed.
+
+        One Failed stands for everything later in its branch and in the branches forked after it; it does not
+        fail a parent that joins it. May be called from inside the listener; ignored once closed."""
         ...
 
     def close(self) -> None:

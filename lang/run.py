@@ -1,0 +1,375 @@
+"""One run of a program, as the client sees it: what was appended, what was answered, who waits.
+
+    body's thread ── append ──▶ branch queue ── flush ──▶ outbox ──▶ session.append
+    backend's thread ── event ──▶ slot ──▶ wakes whoever waits
+
+A `Run` owns every branch and slot; `State` objects are views of it. One lock guards all of it, and it is never
+held while the backend is called. This file knows no user syntax.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from latticework.lang.backends.base import Backend, Session
+from latticework.lang.branch import Branch, Failure, Line, Slot, Variable, place, user_line
+from latticework.lang.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    ErrorData,
+    LatticeworkError,
+    ProgramError,
+    RuntimeFailure,
+    from_data,
+)
+from latticework.lang.events import Chunk, Done, Event, Failed, Rendered, Usage
+from latticework.lang.expr import Piece, label
+from latticework.lang.ir import (
+    MAX_BRANCHES,
+    MAX_OPS,
+    MAX_TEXT_BYTES,
+    Fork,
+    Gen,
+    Op,
+    Program,
+    Role,
+    Sampling,
+    Select,
+    Text,
+)
+from latticework.lang.ir import Branch as BranchOps
+
+
+class Run:
+    """A run in progress or finished. `waits` counts how often a thread had to block for an answer."""
+
+    def __init__(self, backend: Backend, sampling: Sampling, seed: int, item: int, timeout: float | None) -> None:
+        self.sampling = sampling
+        self.seed = seed
+        self.item = item
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.condition = threading.Condition()
+        self.root = Branch(0)
+        self.branches = [self.root]
+        self.failure: Failure | None = None  # of the whole run
+        self.failures: list[Failure] = []  # of single ops, in the order they came
+        self.over = False  # the body is done and everything is answered
+        self.result: Any = None
+        self.waits = 0
+        self._ops = 0
+        self._text = 0
+        self._unanswered = 0
+        self._followers = 0
+        self._outbox: deque[tuple[int, int, tuple[Op, ...]]] = deque()
+        self._sending = False
+        self._closed = False
+        self.session: Session = backend.open(sampling, seed, item, self._on_event)
+
+    # ------------------------------------------------------------ appending
+
+    def append(self, branch: Branch, pieces: tuple[Piece, ...], line: Line | None = None) -> list[Slot]:
+        """Queues ops, and sends them if the branch has work to do and none under way. Never blocks."""
+        line = line or user_line()
+        with self.condition:
+            slots = [self._append(branch, piece, line) for piece in pieces]
+            if branch.asked and not branch.in_flight:
+                self._queue(branch)
+        self._send()
+        return slots
+
+    def _append(self, branch: Branch, piece: Piece, line: Line) -> Slot:
+        self._check_open(branch)
+        op = piece.op
+        self._ops += 1
+        self._text += len(op.text) if isinstance(op, Text) else 0
+        if self._ops > MAX_OPS or self._text > MAX_TEXT_BYTES:
+            raise ProgramError(
+                f"the program has grown beyond {MAX_OPS} ops or {MAX_TEXT_BYTES} characters",
+                where=f"{label(op)} ({place(line)})",
+            )
+        if isinstance(op, Role):
+            if op.role and branch.role:
+                raise ProgramError(
+                    f"a {op.role} message cannot stand inside a {branch.role} message", where=place(line)
+                )
+            branch.role = op.role
+        slot = Slot(branch, piece, line)
+        branch.slots.append(slot)
+        if isinstance(op, Gen | Select) and op.name:
+            self.bind(branch, op.name, slot)
+        if branch.failure:
+            slot.failure = branch.failure
+            slot.answered = True
+        elif not slot.answered:
+            self._unanswered += 1
+            branch.asked += not isinstance(op, Role)
+        return slot
+
+    def _check_open(self, branch: Branch) -> None:
+        if self.failure:
+            raise self.failure.exception()
+        if self.over:
+            raise ProgramError("the run has ended; nothing can be appended to its result")
+        if branch.joined:
+            raise ProgramError("this branch has been joined; append to the state that forked it")
+
+    def bind(self, branch: Branch, name: str, variable: Variable) -> None:
+        """Gives a variable of a branch its meaning from here on."""
+        with self.condition:
+            branch.variables[name] = variable
+            branch.own[name] = None
+            self.condition.notify_all()
+
+    def fork(self, branch: Branch, count: int) -> list[Branch]:
+        """Starts `count` branches that continue from here."""
+        with self.condition:
+            first = len(self.branches)
+            if first + count > MAX_BRANCHES:
+                raise ProgramError(f"a run has at most {MAX_BRANCHES} branches; {first} exist and {count} were asked")
+            self._append(branch, Piece(Fork(tuple(range(first, first + count)))), user_line())
+            children = [Branch(first + index, branch) for index in range(count)]
+            branch.children += children
+            self.branches += children
+            self._queue(branch)
+        self._send()
+        return children
+
+    # ------------------------------------------------------------ sending
+
+    def flush(self, *branches: Branch) -> None:
+        """Sends all that is queued in these branches, and in any branch that has work to do."""
+        with self.condition:
+            for branch in branches:
+                self._queue(branch)
+            for branch in self.branches:
+                if branch.asked:
+                    self._queue(branch)
+        self._send()
+
+    def _queue(self, branch: Branch) -> None:
+        """Moves a branch's queue to the outbox, as one message."""
+        ops = tuple(slot.op for slot in branch.slots[branch.sent :])
+        if not ops or branch.failure or self._closed:
+            return
+        self._outbox.append((branch.number, branch.sent, ops))
+        branch.sent = len(branch.slots)
+        branch.in_flight += branch.asked
+        branch.asked = 0
+
+    def _send(self) -> None:
+        """Empties the outbox. One thread at a time does, so messages leave in order; no lock is held meanwhile,
+        so a backend may answer from inside its `append`."""
+        while True:
+            with self.condition:
+                if self._sending or not self._outbox:
+                    return
+                self._sending = True
+                number, first, ops = self._outbox.popleft()
+            try:
+                self.session.append(number, first, ops)
+            except LatticeworkError as error:
+                self.fail(Failure(error.to_data()))
+            except Exception as error:
+                self.fail(Failure(RuntimeFailure(str(error)).to_data(), cause=error))
+            finally:
+                with self.condition:
+                    self._sending = False
+
+    # ------------------------------------------------------------ events, from the backend's thread
+
+    def _on_event(self, event: Event) -> None:
+        with self.condition:
+            if isinstance(event, Failed) and event.position < 0:
+                self._fail(Failure(event.error))
+            elif not (
+                0 <= event.branch < len(self.branches) and 0 <= event.position < len(self.branches[event.branch].slots)
+            ):
+                self._fail(Failure(RuntimeFailure("the backend answered an op that does not exist").to_data()))
+            else:
+                branch = self.branches[event.branch]
+                slot = branch.slots[event.position]
+                self._on_slot_event(branch, slot, event)
+                if branch.asked and not branch.in_flight:
+                    self._queue(branch)
+        self._send()
+
+    def _on_slot_event(self, branch: Branch, slot: Slot, event: Event) -> None:
+        match event:
+            case _ if slot.answered:
+                return  # cancelled or failed before the answer came
+            case Chunk():
+                slot.text += event.text
+                if self._followers:
+                    self.condition.notify_all()
+            case Rendered():
+                slot.text = event.text
+                self._answer(slot, None)
+            case Done():
+                slot.text = event.text
+                slot.done = event
+                branch.in_flight -= 1
+                self._answer(slot, None)
+            case Failed():
+                failure = Failure(msgspec.structs.replace(event.error, where=slot.where))
+                self.failures.append(failure)
+                self._fail_branch(branch, event.position, failure)
+
+    def _answer(self, slot: Slot, failure: Failure | None) -> None:
+        slot.answered = True
+        slot.failure = failure
+        self._unanswered -= 1
+        self.condition.notify_all()
+
+    def _fail_branch(self, branch: Branch, position: int, failure: Failure) -> None:
+        """Fails everything from `position` on, in the branches forked after it too."""
+        failing = [(branch, position)]
+        while failing:
+            branch, position = failing.pop()
+            branch.failure = branch.failure or failure
+            branch.asked = branch.in_flight = 0
+            for slot in branch.slots[position:]:
+                if not slot.answered:
+                    self._answer(slot, failure)
+            failing += [(child, 0) for child in branch.children if child.start > position]
+
+    def fail(self, failure: Failure) -> None:
+        """Ends the whole run with an error; the first one counts."""
+        with self.condition:
+            self._fail(failure)
+
+    def _fail(self, failure: Failure) -> None:
+        if self.over:
+            return
+        self.failure = self.failure or failure
+        for branch in self.branches:
+            self._fail_branch(branch, 0, self.failure)
+        self.condition.notify_all()
+
+    # ------------------------------------------------------------ waiting
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None, what: str) -> None:
+        """Blocks until `ready()`, which is called under the lock. Raises DeadlineExceeded."""
+        with self.condition:
+            if ready():
+                return
+            self.waits += 1
+            limit = None if timeout is None else time.monotonic() + timeout
+            if self.deadline is not None:
+                limit = self.deadline if limit is None else min(limit, self.deadline)
+            if not self.condition.wait_for(ready, None if limit is None else limit - time.monotonic()):
+                raise DeadlineExceeded(f"{what} took longer than it was given", where=place(user_line()))
+
+    def wait_for_slots(self, slots: list[Slot], timeout: float | None, what: str) -> None:
+        """Sends what is needed and waits until all are answered, then raises the first failure, if any."""
+        pending = [slot for slot in slots if not slot.answered]
+        if pending:
+            self.flush(*{slot.branch.number: slot.branch for slot in pending}.values())
+
+            def ready() -> bool:
+                while pending and pending[-1].answered:
+                    pending.pop()
+                return not pending
+
+            pending.reverse()
+            self.wait(ready, timeout, what)
+        failures = [slot.failure for slot in slots if slot.failure]
+        for failure in failures:
+            failure.raised = True
+        if failures:
+            raise failures[0].exception()
+
+    def wait_for_all(self, timeout: float | None = None) -> None:
+        """Sends everything and waits until every op of every branch is answered."""
+        self.flush(*self.branches)
+        self.wait(lambda: not self._unanswered, timeout, "the run")
+
+    def wait_until_over(self, timeout: float | None) -> None:
+        self.wait(lambda: self.over, timeout, "the run")
+
+    def follow(self, slot: Slot, timeout: float | None) -> Iterator[str]:
+        """The text of one op as it grows. Raises its failure."""
+        seen = 0
+        if not slot.answered:
+            self.flush(slot.branch)
+        answered = False
+        while not answered:
+            part, answered = self._more(slot, seen, timeout)
+            seen += len(part)
+            if part:
+                yield part
+
+    def _more(self, slot: Slot, seen: int, timeout: float | None) -> tuple[str, bool]:
+        """Waits for text after the first `seen` characters; the text, and whether it is the last."""
+        with self.condition:
+            self._followers += 1
+            try:
+                self.wait(lambda: len(slot.text) > seen or slot.answered, timeout, label(slot.op))
+            finally:
+                self._followers -= 1
+            if slot.failure:
+                raise slot.failure.exception()
+            return slot.text[seen:], slot.answered
+
+    # ------------------------------------------------------------ ending
+
+    def finish(self) -> None:
+        """The body has returned: waits for everything and raises the first failure it was not told of."""
+        self.wait_for_all()
+        if self.failure:
+            raise self.failure.exception()
+        for failure in self.failures:
+            if not failure.raised:
+                raise failure.exception()
+
+    def cancel(self) -> None:
+        """Ends the run: whatever is unanswered fails with Cancelled. Does nothing once it is over."""
+        self.fail(Failure(Cancelled("the run was cancelled").to_data()))
+        self.close()
+
+    def abort(self, error: BaseException) -> None:
+        """The body or a wait has raised: everything else ends, and readers get the same error."""
+        self.fail(Failure(ErrorData(type(error).__name__, str(error)), cause=error))
+        self.close()
+
+    def close(self) -> None:
+        """Gives back what the backend holds. Idempotent."""
+        with self.condition:
+            if self._closed:
+                return
+            self._closed = True
+            self._outbox.clear()
+        self.session.close()
+
+    def end(self) -> None:
+        """Nothing more will happen."""
+        self.close()
+        with self.condition:
+            self.over = True
+            self.condition.notify_all()
+
+    # ------------------------------------------------------------ looking back
+
+    def error(self) -> BaseException | None:
+        """What made the run fail, so far as is known."""
+        with self.condition:
+            failure = self.failure or (self.failures[0] if self.failures else None)
+        if failure is None:
+            return None
+        return failure.cause or from_data(failure.data)
+
+    def usage(self) -> Usage:
+        """Tokens of all that is answered."""
+        with self.condition:
+            done = [slot.done for branch in self.branches for slot in branch.slots if slot.done]
+        return sum((event.usage for event in done), Usage())
+
+    def program(self) -> Program:
+        """The ops appended so far; branches are numbered in the order they were forked."""
+        with self.condition:
+            return Program(tuple(BranchOps(tuple(slot.op for slot in branch.slots)) for branch in self.branches))
