@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
@@ -91,27 +91,41 @@ class ChatTemplate:
         """`render(messages, add_generation_prompt=True)` cut into (text, is_template): what the messages say is
         no template text, so that it never becomes special tokens.
 
-        Every string is rendered between two marks. Blanks at its ends stay outside them, so that a template that
-        trims does what it would do without marks.
+        Every string is rendered between two marks, then once more with other words between the same marks: if
+        that changes the template's text, some of it came from a message. Blanks at a string's ends stay outside
+        the marks, so that a template that trims does what it would do without them.
         """
         text = self.render(messages, add_generation_prompt=True)
         start, end = _unused_characters(json.dumps([list(messages), text], ensure_ascii=False, default=str))
-        marked = self.render([_mark(message, start, end) for message in messages], add_generation_prompt=True)
-        found: list[tuple[str, bool]] = []
-        inside = False
-        for part in re.split(f"([{start}{end}])", marked):
-            if part in (start, end):
-                if inside == (part == start):
-                    break  # two starts or two ends: the template has cut a content in two
-                inside = not inside
-            elif part:
-                found.append((part, not inside))
-        if inside or "".join(part for part, _ in found) != text:
+        found = self._marked(messages, lambda core: start + core + end, start, end)
+        other = self._marked(messages, lambda core: start + _content(0) + end, start, end)
+        if (
+            found is None
+            or other is None
+            or [part for part in found if part[1]] != [part for part in other if part[1]]
+            or "".join(part for part, _ in found) != text
+        ):
             raise Unsupported(
                 f"the chat template of {self.model} rewrites what messages say, so their text cannot be kept apart "
                 "from the template's"
             )
         return found
+
+    def _marked(
+        self, messages: Sequence[Message], dress: Callable[[str], str], start: str, end: str
+    ) -> list[tuple[str, bool]] | None:
+        """The rendering cut at the marks that `dress` puts around strings; None if the template broke a pair."""
+        rendered = self.render([_dressed(message, dress) for message in messages], add_generation_prompt=True)
+        found: list[tuple[str, bool]] = []
+        inside = False
+        for part in re.split(f"([{start}{end}])", rendered):
+            if part in (start, end):
+                if inside == (part == start):
+                    return None
+                inside = not inside
+            elif part:
+                found.append((part, not inside))
+        return None if inside else found
 
     def opening(self, roles_before: tuple[str, ...], role: str) -> str:
         """What the template puts between the end of the messages before and the content of `role`.
@@ -167,18 +181,18 @@ def _unused_characters(text: str) -> tuple[str, str]:
         raise InvalidArgument("the messages use every private-use character of Unicode", field="messages") from None
 
 
-def _mark(value: Any, start: str, end: str, key: str = "") -> Any:
-    """`value` with every string in it between marks, except names that templates compare."""
+def _dressed(value: Any, dress: Callable[[str], str], key: str = "") -> Any:
+    """`value` with every string in it dressed, except blanks and names that templates compare."""
     if isinstance(value, str):
         core = value.strip()
         if key in ("role", "type") or not core:
             return value
         at = value.index(core)
-        return value[:at] + start + core + end + value[at + len(core) :]
+        return value[:at] + dress(core) + value[at + len(core) :]
     if isinstance(value, Mapping):
-        return {name: _mark(item, start, end, name) for name, item in value.items()}
+        return {name: _dressed(item, dress, name) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_mark(item, start, end) for item in value]
+        return [_dressed(item, dress) for item in value]
     return value
 
 
@@ -203,7 +217,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """{% generation %}…{% endgeneration %}, which marks what the assistant wrote, is just its body here."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (Jinja declares it as an instance variable)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
