@@ -5,12 +5,14 @@ Heavy imports are inside the commands: `latticework --help` needs neither torch 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from latticework.lang.errors import LatticeworkError
+from latticework.lang.ir import Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.options import settings
 
@@ -46,13 +48,13 @@ def main() -> None:
 def serve(engine: EngineConfig, server: ServerConfig) -> None:
     """Serve a model: the OpenAI API over HTTP, and programs over a link address."""
     from latticework.runtime.server.main import serve as serve_until_stopped
-    from latticework.runtime.terminal import loading_bar
+    from latticework.runtime.terminal import LoadingBar
 
     def ready(where: str, front: Front) -> None:
         bar.stop()
         print(f"ready: {where} ({front.card.name}, {front.dtype}, context {front.context})", flush=True)
 
-    with loading_bar(engine.model) as bar:
+    with LoadingBar(engine.model) as bar:
         serve_until_stopped(engine, server, ready, bar.advance)
 
 
@@ -82,8 +84,10 @@ def run(
     function = load_function(target)
     given = parse_arguments(arguments or [])
     with started(engine) as backend:
-        state = function.run(**given, temperature=temperature, seed=seed, max_tokens=max_tokens, backend=backend)
-        print_state(state)
+        start = time.perf_counter()
+        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+        state = function.run(**given, sampling=sampling, backend=backend)
+        print_state(state, time.perf_counter() - start)
 
 
 @app.command()
@@ -97,10 +101,11 @@ def chat(
     engine: EngineConfig,
 ) -> None:
     """Talk with the model in the terminal. An empty line or Ctrl-D ends it."""
-    from latticework.runtime.terminal import chat_loop, started
+    from latticework.runtime.terminal import conversation, started
 
     with started(engine) as backend:
-        chat_loop(backend, system, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+        conversation.run(system, Console(highlight=False), sampling=sampling, backend=backend)
 
 
 @app.command()
@@ -121,6 +126,8 @@ def env() -> None:
     from latticework.runtime.environment import describe
 
     table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in describe():
         table.add_row(name, value)
     Console(highlight=False).print(table)

@@ -1,0 +1,254 @@
+"""The command line: its options come from the settings, its errors are one message."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from latticework.lang.errors import InvalidArgument
+from latticework.runtime.config import EngineConfig, ServerConfig
+from latticework.runtime.options import settings_of
+from latticework.runtime.server.http import bind, check_host, url_of
+from latticework.runtime.terminal import load_function, parse_arguments, printable
+
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+def latticework(*arguments: str, seconds: float = 60, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "latticework", *arguments],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        input=text,
+        check=False,
+    )
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_every_setting_is_an_option_of_serve() -> None:
+    shown = latticework("serve", "--help").stdout
+    for setting in settings_of(EngineConfig) + settings_of(ServerConfig):
+        assert setting.flag in shown
+        assert setting.description.split()[0] in shown
+
+
+def test_settings_carry_type_bounds_default_and_description() -> None:
+    page_size = next(setting for setting in settings_of(EngineConfig) if setting.name == "page_size")
+    assert (page_size.type, page_size.default, page_size.minimum, page_size.maximum) == (int, 16, 1, 256)
+    assert page_size.description == "tokens in a KV page"
+    dtype = next(setting for setting in settings_of(EngineConfig) if setting.name == "dtype")
+    assert dtype.type_name == "auto | bfloat16 | float32 | float64"
+
+
+def test_a_value_out_of_bounds_is_refused_by_its_option() -> None:
+    shown = latticework("serve", "--page-size", "0")
+    assert shown.returncode == 2
+    assert "--page-size" in shown.stderr
+    shown = latticework("serve", "--mask-budget-ms", "0")  # an open bound, which only the struct knows
+    assert shown.returncode == 1
+    assert "--mask-budget-ms" in shown.stderr
+
+
+def test_help_loads_no_model_library() -> None:
+    code = (
+        "import sys; from latticework.runtime.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["serve", "--model", "no-such-model"], ["ModelNotFound", "no-such-model"]),
+        (["serve", "--host", "0.0.0.0"], ["Unsupported", "0.0.0.0", "loopback"]),
+        (["serve", "--host", "example.org"], ["InvalidArgument", "example.org"]),
+        (["serve", "--ipc", "/" + "x" * 200], ["InvalidArgument", "socket path"]),
+        (["serve", "--ipc", "tcp://127.0.0.1:1"], ["Unsupported", "tcp://"]),
+        (["run", "nothing.py:f"], ["InvalidArgument", "no file nothing.py"]),
+        (["run", "no-colon"], ["InvalidArgument", "file.py:function"]),
+        (["fetch", "no-such-model"], ["ModelNotFound", "smollm2"]),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_1(arguments: list[str], parts: list[str]) -> None:
+    shown = latticework(*arguments)
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
+    for part in parts:
+        assert part in shown.stderr
+
+
+def test_a_port_in_use_is_refused_before_a_model_loads() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        shown = latticework("serve", "--model", "no-such-model", "--port", str(port))
+    assert shown.returncode == 1
+    assert "AddressInUse" in shown.stderr
+    assert str(port) in shown.stderr
+
+
+def test_only_loopback_addresses_are_served() -> None:
+    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        check_host(host)
+    with bind("127.0.0.1", 0) as bound:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url_of(bound))
+
+
+# ---------------------------------------------------------------- run
+
+
+def test_arguments_are_json_or_else_text() -> None:
+    assert parse_arguments(["a=1", "b=[true]", "c=x=y", "d="]) == {"a": 1, "b": [True], "c": "x=y", "d": ""}
+    for bad in ("a", "=1", "1a=2"):
+        with pytest.raises(InvalidArgument, match="no argument"):
+            parse_arguments([bad])
+
+
+def test_a_target_must_be_a_program(tmp_path: Path) -> None:
+    file = tmp_path / "cli_programs.py"
+    file.write_text("import latticework as lw\n@lw.function\ndef f(s, x):\n    s += x\ndef g(): pass\n")
+    assert load_function(f"{file}:f").parameters == {"x"}
+    for name in ("g", "h"):
+        with pytest.raises(InvalidArgument, match="expected a @function"):
+            load_function(f"{file}:{name}")
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    assert printable("a\x1b[31mb\x07\tc\nd\r") == "a[31mb\tc\nd"
+
+
+def test_run_prints_text_values_and_usage(tmp_path: Path) -> None:
+    file = tmp_path / "cli_hello.py"
+    file.write_text(
+        "import latticework as lw\n"
+        "@lw.function\n"
+        "def hello(s, name, count):\n"
+        "    s += f'{name} {count + 1} ' + lw.gen('word', max_tokens=4) + lw.select('end', ['!', '?'])\n"
+    )
+    shown = latticework("run", f"{file}:hello", "name=Ada", "count=41", "--model", "tiny", "--seed", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("Ada 42 ")
+    assert "word" in shown.stdout
+    assert "seed 1" in shown.stdout
+
+
+def test_chat_answers_until_the_input_ends() -> None:
+    shown = latticework("chat", "--model", "tiny", "--max-tokens", "6", "--seed", "1", text="Hi\nMore\n")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("tokens a second") == 2
+
+
+def test_env_says_what_a_bug_report_needs() -> None:
+    shown = latticework("env").stdout
+    for name in ("python", "cpu features", "cores allowed", "cache folder", "model smollm2", "torch"):
+        assert name in shown
+
+
+# ---------------------------------------------------------------- serve
+
+
+class Served:
+    """`latticework serve` as a process."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "latticework", "serve", "--model", "tiny", *arguments]
+        self.process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.ready = self.process.stdout.readline()
+
+    def children(self) -> list[int]:
+        task = Path(f"/proc/{self.process.pid}/task")
+        return [int(pid) for one in task.iterdir() for pid in (one / "children").read_text().split()]
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def all_gone(pids: list[int], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_says_one_ready_line_and_a_signal_ends_every_process(number: int) -> None:
+    served = Served("--port", "0")
+    found = re.fullmatch(r"ready: (http://127\.0\.0\.1:\d+) and (ipc://\S+) \(tiny, .*\)\n", served.ready)
+    assert found is not None, served.ready
+    assert httpx.get(f"{found[1]}/health").status_code == 200
+    children = served.children()
+    assert children
+    assert served.end(number) == 0
+    assert all_gone(children)
+    assert not Path(found[2].removeprefix("ipc://")).exists()
+
+
+def test_serve_ipc_serves_the_link_and_no_http(tmp_path: Path) -> None:
+    served = Served("--ipc", str(tmp_path / "link"))
+    try:
+        assert f"ipc://{tmp_path}/link" in served.ready
+        assert "http" not in served.ready
+        maps = Path(f"/proc/{served.process.pid}/maps").read_text()
+        assert "pydantic_core" not in maps  # FastAPI was not imported
+        shown = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys, latticework as lw; c = lw.connect(sys.argv[1]); print(c.model); c.shutdown()",
+                f"ipc://{tmp_path}/link",
+            ],
+            env=ENV,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert shown.stdout == "tiny\n"
+    finally:
+        assert served.end(signal.SIGTERM) == 0
+
+
+def test_a_signal_while_the_model_loads_ends_every_process() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "latticework", "serve", "--model", "tiny", "--port", "0"], env=ENV, text=True
+    )
+    time.sleep(1.0)
+    process.terminate()
+    assert process.wait(15) in (0, -signal.SIGTERM)  # -SIGTERM: it came before the handler
+
+
+def test_settings_structs_reject_what_the_command_line_rejects() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"page_size": 0}, EngineConfig)
