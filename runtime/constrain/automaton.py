@@ -1,0 +1,265 @@
+"""Masks: which tokens a state allows, computed once per state and kept as packed rows.
+
+`Automaton` is shared by every sequence under one constraint; it owns the lazily built DFA and the row cache. A
+`ConstraintMatcher` is one sequence's state in it. Both live in one thread. What the contract promises is written in
+`base.py`; how states come about, in `places.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.places import State, States
+from latticework.runtime.constrain.rules import RuleGraph
+from latticework.runtime.constrain.vocabulary import Vocabulary, spread
+
+ROW_CACHE_BYTES = 64 << 20
+STATE_BYTES = 64 << 20  # all states are forgotten, and made again as needed, beyond this
+FORCED_BYTES = 4096  # `forced` looks no further
+
+_ENTRY_BYTES = 200  # what a cached row costs beside its words
+
+
+@dataclass(slots=True)
+class CachedRow:
+    """What a state allows. need: with at least this many tokens left, every allowed token leaves room to finish."""
+
+    words: Row
+    need: int
+
+
+class Automaton:
+    """A constraint over one vocabulary.
+
+    row_cache_bytes: memory for cached rows; the least recently used go first.
+    Raises ConstraintError when the vocabulary cannot write any text of the language.
+    """
+
+    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, row_cache_bytes: int = ROW_CACHE_BYTES) -> None:
+        self.vocabulary = vocabulary
+        self.states = States(rules, vocabulary)
+        self._row_cache_bytes = row_cache_bytes
+        self._rows: OrderedDict[State, CachedRow] = OrderedDict()
+        self._words: dict[bytes, tuple[Row, int]] = {}  # digest -> equal rows share one array; how many use it
+        self._row_bytes = 0
+        self._symbols = self.states.classes[vocabulary.trie.byte]  # uint8[N]
+
+    def matcher(self) -> ConstraintMatcher:
+        """A fresh matcher at the start of the text."""
+        return ConstraintMatcher(self)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory held by cached rows and states."""
+        return self._row_bytes + self.states.nbytes
+
+    # ------------------------------------------------------------ rows
+
+    def has_row(self, state: State) -> bool:
+        return state.relaxed in self._rows
+
+    def row(self, state: State) -> CachedRow:
+        """The state's row, computed if it is not cached."""
+        found = self._rows.get(state.relaxed) if state.relaxed is not None else None
+        if found is not None:
+            assert state.relaxed is not None
+            self._rows.move_to_end(state.relaxed)
+            return found
+        relaxed = self.states.relax(state)
+        found = self._rows.get(relaxed)
+        if found is None:
+            tokens, costs = self.allowed(relaxed)
+            words = self._pack(tokens, state.is_complete)
+            found = self._keep(relaxed, words, int(costs.max(initial=-1)) + 1)
+        return found
+
+    def filtered_row(self, state: State, remaining: int) -> Row:
+        """The tokens after which the text can still be finished with `remaining` tokens, that token included."""
+        tokens, costs = self.allowed(self.states.relax(state))
+        return self._pack(tokens[costs < remaining], state.is_complete)
+
+    def adopt(self, state: State) -> State:
+        """`state`, usable now; forgets the others first if they have grown too many."""
+        if self.states.nbytes > STATE_BYTES:
+            self.states.reset()
+            self._rows.clear()
+            self._words.clear()
+            self._row_bytes = 0
+        return self.states.adopt(state)
+
+    def _pack(self, tokens: NDArray[np.int32], is_complete: bool) -> Row:
+        allowed = np.zeros(self.vocabulary.words * 32, bool)
+        allowed[tokens] = True
+        if is_complete:
+            allowed[list(self.vocabulary.end_ids)] = True
+        return np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32, copy=False)
+
+    def _keep(self, state: State, words: Row, need: int) -> CachedRow:
+        digest = hashlib.blake2b(words.tobytes(), digest_size=16).digest()
+        shared, users = self._words.get(digest, (words, 0))
+        self._words[digest] = (shared, users + 1)
+        self._row_bytes += _ENTRY_BYTES + (0 if users else shared.nbytes)
+        kept = self._rows[state] = CachedRow(shared, need)
+        while self._row_bytes > self._row_cache_bytes and len(self._rows) > 1:
+            _, old = self._rows.popitem(last=False)
+            self._release(old)
+        return kept
+
+    def _release(self, old: CachedRow) -> None:
+        digest = hashlib.blake2b(old.words.tobytes(), digest_size=16).digest()
+        shared, users = self._words.pop(digest)
+        self._row_bytes -= _ENTRY_BYTES
+        if users > 1:
+            self._words[digest] = (shared, users - 1)
+        else:
+            self._row_bytes -= shared.nbytes
+
+    # ------------------------------------------------------------ the walk
+
+    def allowed(self, state: State) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Every token that can come next, and `shortest()` after it: int32[n] each.
+
+        Walks the vocabulary's trie level by level, all live nodes at once. Where most of a level can be reached, the
+        whole level is computed; elsewhere only the children of live nodes are.
+        """
+        trie = self.vocabulary.trie
+        nodes, at = np.zeros(1, np.int64), np.full(1, state.index, np.int32)
+        tokens, costs = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+        for level in range(1, len(trie.levels) - 1):
+            inner = np.flatnonzero(trie.children[nodes])
+            if not len(inner):
+                break
+            nodes, at = nodes[inner], at[inner]
+            self._fill(at)
+            first, last = trie.levels[level], trie.levels[level + 1]
+            counts = trie.children[nodes]
+            total = int(counts.sum())
+            if 2 * total > last - first:
+                above = np.zeros(first - trie.levels[level - 1], np.int32)
+                above[nodes - trie.levels[level - 1]] = at
+                before = above[trie.parent[first:last] - trie.levels[level - 1]]
+                following = self.states.table[before, self._symbols[first:last]]
+                live = np.flatnonzero(following)
+                nodes, at = live + first, following[live]
+            else:
+                children = spread(trie.first_child[nodes], counts, total)
+                following = self.states.table[np.repeat(at, counts), self._symbols[children]]
+                live = np.flatnonzero(following)
+                nodes, at = children[live], following[live]
+            found, which = trie.tokens_at(nodes)
+            tokens.append(found)
+            costs.append(self.states.costs[at[which]])
+        return np.concatenate(tokens), np.concatenate(costs)
+
+    def _fill(self, at: NDArray[np.int32]) -> None:
+        """Computes the transitions of the states in `at`."""
+        if len(at) == 1:
+            if not self.states.is_filled[at[0]]:
+                self.states.fill(int(at[0]))
+            return
+        is_used = np.zeros(self.states.size, bool)
+        is_used[at] = True
+        is_used &= ~self.states.is_filled[: self.states.size]
+        for index in np.flatnonzero(is_used):
+            self.states.fill(int(index))
+
+
+class ConstraintMatcher:
+    """One sequence's place in its constraint: see `base.Matcher`."""
+
+    __slots__ = ("_automaton", "_history", "_state")
+
+    def __init__(self, automaton: Automaton) -> None:
+        self._automaton = automaton
+        self._history: list[State | None] = []  # states before each accepted token
+        self._state: State | None = automaton.states.start  # None: an end token was accepted
+
+    def _current(self) -> State | None:
+        if self._state is not None:
+            self._automaton.adopt(self._state)
+        return self._state
+
+    def fill_mask(self, row: Row, remaining: int | None = None) -> None:
+        state = self._current()
+        if state is None:
+            row[:] = 0
+            return
+        cached = self._automaton.row(state)
+        if remaining is None or remaining >= cached.need:
+            row[:] = cached.words
+        else:
+            row[:] = self._automaton.filtered_row(state, remaining)
+
+    def prepare(self, deadline: float) -> bool:
+        state = self._current()
+        if state is None or self._automaton.has_row(state):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        self._automaton.row(state)
+        return True
+
+    def accept(self, token: int) -> bool:
+        state = self._current()
+        vocabulary = self._automaton.vocabulary
+        if state is None or not 0 <= token < vocabulary.size:
+            return False
+        if token in vocabulary.end_ids:
+            if not state.is_complete:
+                return False
+            self._history.append(state)
+            self._state = None
+            return True
+        text = vocabulary.tokens[token]
+        if not text:
+            return False
+        here = state
+        for byte in text:
+            following = self._automaton.states.step(here, byte)
+            if following is None:
+                return False
+            here = following
+        self._history.append(state)
+        self._state = here
+        return True
+
+    def rollback(self, count: int) -> None:
+        assert 0 <= count <= len(self._history)
+        if count:
+            self._state = self._history[-count]
+            del self._history[-count:]
+
+    def forced(self) -> bytes:
+        """The longest byte string that every completion begins with, up to FORCED_BYTES."""
+        text = bytearray()
+        state = self._current()
+        while state is not None and len(text) < FORCED_BYTES:
+            byte = self._automaton.states.only_byte(state)
+            if byte is None:
+                break
+            text.append(byte)
+            state = self._automaton.states.step(state, byte)
+        return bytes(text)
+
+    def is_complete(self) -> bool:
+        return self._state is None or self._state.is_complete
+
+    def is_finished(self) -> bool:
+        return self._state is None or (self._state.is_complete and len(self._state.places) == 1)
+
+    def shortest(self) -> int:
+        return 0 if self._state is None else self._state.cost
+
+    def copy(self) -> ConstraintMatcher:
+        twin = ConstraintMatcher.__new__(ConstraintMatcher)
+        twin._automaton = self._automaton
+        twin._history = self._history.copy()
+        twin._state = self._state
+        return twin

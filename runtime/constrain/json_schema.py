@@ -1,0 +1,432 @@
+"""`JsonSchema` -> byte expressions.
+
+Enforce or refuse: every text of the language is accepted by a validator, and an assertion that is not enforced here
+raises SchemaError with its JSON pointer. The language may be smaller than what the schema allows:
+
+- an object with `properties` (or `required`) holds exactly the listed properties, in the schema's order; one that
+  lists none, and whose `additionalProperties` is not false, holds any keys (a key may come twice);
+- a schema without assertions is any JSON value that nests at most FREE_DEPTH deep;
+- assertions without a `type` also choose the type (`{"minLength": 1}` is a string);
+- enum and const values are written one way; numbers are bounded in length (`json_numbers.py`).
+
+Keywords unknown to every draft, and unknown formats, are annotations, as the standard says. No recursion yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+from latticework.lang.errors import SchemaError
+from latticework.lang.ir import JsonSchema
+from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
+from latticework.runtime.constrain.json_numbers import Bounds, build_integer, build_number, exact
+from latticework.runtime.constrain.json_text import build_string
+from latticework.runtime.constrain.rules import MAX_COUNT
+
+FREE_DEPTH = 8  # how deep a value nests where the schema says nothing
+_LARGEST_BOUND = 10**300
+
+_TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+_ENFORCED = {  # assertion -> the types it speaks about
+    "minimum": ("integer", "number"),
+    "maximum": ("integer", "number"),
+    "exclusiveMinimum": ("integer", "number"),
+    "exclusiveMaximum": ("integer", "number"),
+    "minLength": ("string",),
+    "maxLength": ("string",),
+    "items": ("array",),
+    "minItems": ("array",),
+    "maxItems": ("array",),
+    "properties": ("object",),
+    "required": ("object",),
+    "additionalProperties": ("object",),
+}
+_REFUSED = {  # assertion -> the types it speaks about; () for all
+    "multipleOf": ("integer", "number"),
+    "pattern": ("string",),
+    "prefixItems": ("array",),
+    "additionalItems": ("array",),
+    "uniqueItems": ("array",),
+    "contains": ("array",),
+    "minContains": ("array",),
+    "maxContains": ("array",),
+    "unevaluatedItems": ("array",),
+    "patternProperties": ("object",),
+    "propertyNames": ("object",),
+    "minProperties": ("object",),
+    "maxProperties": ("object",),
+    "dependencies": ("object",),
+    "dependentRequired": ("object",),
+    "dependentSchemas": ("object",),
+    "unevaluatedProperties": ("object",),
+    "not": (),
+    "if": (),
+    "then": (),
+    "else": (),
+    "$dynamicRef": (),
+    "$recursiveRef": (),
+}
+_COMBINERS = ("$ref", "anyOf", "oneOf", "allOf", "const", "enum")
+_FORMATS = {
+    *("date", "date-time", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6"),
+    *("uri", "uri-reference", "iri", "iri-reference", "uri-template", "uuid", "regex"),
+    *("json-pointer", "relative-json-pointer"),
+}
+
+
+def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) -> int:
+    """The node of JSON texts that the schema accepts; NEVER when there is none. Raises SchemaError."""
+    text = constraint.text
+    if len(text) > limits.schema_bytes or len(text.encode("utf-8", "surrogatepass")) > limits.schema_bytes:
+        raise SchemaError(
+            f"the schema is larger than the limit `schema_bytes`, {limits.schema_bytes}",
+            field="json_schema",
+            pointer="",
+        )
+    try:
+        schema = json.loads(text)
+        return _SchemaBuilder(builder, schema, constraint.whitespace, limits).schema(schema, "", 0)
+    except RecursionError:
+        raise SchemaError("the schema nests too deep", field="json_schema", pointer="") from None
+
+
+class _SchemaBuilder:
+    """One schema on its way into a builder. Pointers are those of the text; depth counts nested schemas."""
+
+    def __init__(self, builder: Builder, root: Any, whitespace: str, limits: Limits) -> None:
+        self.builder = builder
+        self.root = root
+        self.limits = limits
+        self.comma, self.colon = (", ", ": ") if whitespace == "spaced" else (",", ":")
+        self._by_reference: dict[str, int] = {}
+        self._open_references: list[str] = []
+        self._free: dict[int, int] = {}
+
+    # ------------------------------------------------------------ any schema
+
+    def schema(self, schema: Any, pointer: str, depth: int) -> int:
+        self.builder.tick()
+        if depth > self.limits.depth:
+            _fail(f"schemas nest too deep; the limit `depth` is {self.limits.depth}", pointer)
+        if schema is True:
+            return self.free_value(FREE_DEPTH)
+        if schema is False:
+            return NEVER
+        if not isinstance(schema, dict):
+            _fail(f"a schema is an object or a boolean; got {_shown(schema)}", pointer)
+        if pointer and "$id" in schema:
+            _fail("$id inside a schema is not supported", f"{pointer}/$id", "references start at the root")
+        types = self._types(schema, pointer)
+        self._refuse(schema, types, pointer)
+        combiners = [key for key in _COMBINERS if key in schema]
+        if combiners:
+            return self._combined(schema, combiners, types, pointer, depth)
+        if types is None:
+            types = self._implied_types(schema)
+            if types is None:
+                return self.free_value(FREE_DEPTH)
+        return self.builder.either([self._typed(kind, schema, pointer, depth) for kind in types])
+
+    def _types(self, schema: dict[str, Any], pointer: str) -> tuple[str, ...] | None:
+        if "type" not in schema:
+            return None
+        given = schema["type"]
+        names = given if isinstance(given, list) else [given]
+        if not names or any(name not in _TYPES for name in names if isinstance(name, str)):
+            _fail(f"unknown type {_shown(given)}", f"{pointer}/type", f"the types are {', '.join(_TYPES)}")
+        if any(not isinstance(name, str) for name in names):
+            _fail(f"a type is a string; got {_shown(given)}", f"{pointer}/type")
+        types = tuple(dict.fromkeys(names))
+        return tuple(name for name in types if name != "integer") if "number" in types else types
+
+    def _implied_types(self, schema: dict[str, Any]) -> tuple[str, ...] | None:
+        """The types that the schema's assertions speak about; None when it has none."""
+        spoken = {kind for key in schema for kind in _ENFORCED.get(key, ())}
+        if "number" in spoken:
+            spoken.discard("integer")
+        return tuple(kind for kind in _TYPES if kind in spoken) or None
+
+    def _refuse(self, schema: dict[str, Any], types: tuple[str, ...] | None, pointer: str) -> None:
+        """Raises for the first assertion that is not enforced and could matter."""
+        for key, value in schema.items():
+            about = _REFUSED.get(key)
+            if about is not None:
+                is_idle = key in ("then", "else") and "if" not in schema
+                is_idle = is_idle or (key == "uniqueItems" and value is False)
+                is_idle = is_idle or (bool(about) and types is not None and not set(about) & set(types))
+                if not is_idle:
+                    _fail(f"the keyword {key!r} is not supported yet", _at(pointer, key), "remove it or simplify it")
+            elif (
+                key == "format"
+                and isinstance(value, str)
+                and value in _FORMATS
+                and (types is None or "string" in types)
+            ):
+                _fail(f"the format {value!r} is not supported yet", _at(pointer, key), "remove it, or describe it")
+
+    # ------------------------------------------------------------ references, combiners, values
+
+    def _combined(
+        self, schema: dict[str, Any], combiners: list[str], types: tuple[str, ...] | None, pointer: str, depth: int
+    ) -> int:
+        keyword = combiners[0]
+        at = f"{pointer}/{keyword}"
+        if len(combiners) > 1:
+            _fail(f"{keyword!r} beside {combiners[1]!r} is not supported yet", f"{pointer}/{combiners[1]}")
+        for key in schema:
+            if key in _ENFORCED:
+                _fail(f"{key!r} beside {keyword!r} is not supported yet", _at(pointer, key))
+        if keyword in ("const", "enum"):
+            return self._values([schema["const"]] if keyword == "const" else schema["enum"], types, at)
+        if types is not None:
+            _fail(f"'type' beside {keyword!r} is not supported yet", f"{pointer}/type")
+        if keyword == "$ref":
+            return self._reference(schema["$ref"], at, depth)
+        branches = schema[keyword]
+        if not isinstance(branches, list) or not branches:
+            _fail(f"{keyword!r} is a list of schemas; got {_shown(branches)}", at)
+        if keyword == "allOf" and len(branches) > 1:
+            _fail("'allOf' of several schemas is not supported yet", at, "merge them into one")
+        if keyword == "oneOf" and len(branches) > 1:
+            self._check_disjoint(branches, at)
+        if len(branches) > self.limits.alternatives:
+            _fail(f"{len(branches)} schemas; the limit `alternatives` is {self.limits.alternatives}", at)
+        return self.builder.either([self.schema(b, f"{at}/{i}", depth + 1) for i, b in enumerate(branches)])
+
+    def _check_disjoint(self, branches: list[Any], at: str) -> None:
+        """Raises unless no value satisfies two branches, judged by their types alone."""
+        seen: set[str] = set()
+        for branch in branches:
+            types = self._types(branch, at) if isinstance(branch, dict) else None
+            if types is None:
+                _fail("'oneOf' is supported only where each schema has a `type` of its own", at, "use anyOf")
+            wide = {"number" if kind == "integer" else kind for kind in types}
+            if wide & seen:
+                _fail("'oneOf' is supported only where the types differ", at, "use anyOf")
+            seen |= wide
+
+    def _reference(self, reference: Any, at: str, depth: int) -> int:
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+            _fail(f"only references into this schema are supported (#/…); got {_shown(reference)}", at)
+        if reference in self._open_references:
+            _fail(f"recursive references are not supported yet: {reference} leads back to itself", at)
+        if reference not in self._by_reference:
+            target = self._resolve(reference, at)
+            self._open_references.append(reference)
+            self._by_reference[reference] = self.schema(target, unquote(reference[1:]), depth + 1)
+            self._open_references.pop()
+        return self._by_reference[reference]
+
+    def _resolve(self, reference: str, at: str) -> Any:
+        target = self.root
+        for part in reference.split("/")[1:]:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict) and name in target:
+                target = target[name]
+            elif isinstance(target, list) and name.isascii() and name.isdigit() and int(name) < len(target):
+                target = target[int(name)]
+            else:
+                _fail(f"nothing is at {reference}", at)
+        return target
+
+    def _values(self, values: Any, types: tuple[str, ...] | None, at: str) -> int:
+        if not isinstance(values, list):
+            _fail(f"'enum' is a list of values; got {_shown(values)}", at)
+        if len(values) > self.limits.alternatives:
+            _fail(f"{len(values)} values; the limit `alternatives` is {self.limits.alternatives}", at)
+        kept = [value for value in values if types is None or any(_has_type(value, kind) for kind in types)]
+        return self.builder.either([self._literal(value, at) for value in kept])
+
+    def _literal(self, value: Any, at: str) -> int:
+        separators = (self.comma, self.colon)
+        try:
+            text = json.dumps(value, ensure_ascii=False, separators=separators, allow_nan=False)
+            return self.builder.literal(text.encode())
+        except UnicodeEncodeError:
+            _fail("a string holds a lone surrogate, which is no text", at)
+        except ValueError:
+            _fail("a number is too large for JSON", at)
+
+    # ------------------------------------------------------------ types
+
+    def _typed(self, kind: str, schema: dict[str, Any], pointer: str, depth: int) -> int:
+        match kind:
+            case "null":
+                return self.builder.literal(b"null")
+            case "boolean":
+                return self.builder.either([self.builder.literal(b"true"), self.builder.literal(b"false")])
+            case "integer":
+                return build_integer(self.builder, _bounds(schema, pointer))
+            case "number":
+                return build_number(self.builder, _bounds(schema, pointer))
+            case "string":
+                low, high = _counts(schema, "minLength", "maxLength", pointer)
+                return build_string(self.builder, low, high)
+            case "array":
+                return self._array(schema, pointer, depth)
+            case _:
+                return self._object(schema, pointer, depth)
+
+    def _array(self, schema: dict[str, Any], pointer: str, depth: int) -> int:
+        low, high = _counts(schema, "minItems", "maxItems", pointer)
+        items = schema.get("items", True)
+        if isinstance(items, list):
+            _fail("a list of schemas in 'items' is not supported yet", f"{pointer}/items")
+        if items is True:
+            item = self.free_value(FREE_DEPTH - 1)
+        else:
+            item = self.schema(items, f"{pointer}/items", depth + 1)
+        return self._list("[", item, "]", low, high)
+
+    def _list(self, opening: str, item: int, closing: str, low: int, high: int | None) -> int:
+        """`low` to `high` items with commas between, in brackets."""
+        more = self.builder.sequence([self.builder.literal(self.comma.encode()), item])
+        if high == 0:
+            items = EMPTY if low == 0 else NEVER
+        else:
+            following = self.builder.repeat(more, max(low - 1, 0), None if high is None else high - 1)
+            items = self.builder.sequence([item, following])
+            items = self.builder.optional(items) if low == 0 else items
+        return self.builder.sequence(
+            [self.builder.literal(opening.encode()), items, self.builder.literal(closing.encode())]
+        )
+
+    def _object(self, schema: dict[str, Any], pointer: str, depth: int) -> int:
+        properties = schema.get("properties", {})
+        if not isinstance(properties, dict):
+            _fail(f"'properties' is an object; got {_shown(properties)}", f"{pointer}/properties")
+        required = schema.get("required", [])
+        if not isinstance(required, list) or any(not isinstance(name, str) for name in required):
+            _fail(f"'required' is a list of names; got {_shown(required)}", f"{pointer}/required")
+        extra = schema.get("additionalProperties", True)
+        if not properties and not required:
+            return self._free_object(extra, pointer, depth)
+        members: list[tuple[bool, int]] = []
+        for name, value in properties.items():
+            at = _at(f"{pointer}/properties", name)
+            members.append((name in required, self._member(name, self.schema(value, at, depth + 1), at)))
+        for name in dict.fromkeys(required):
+            if name not in properties:
+                at = f"{pointer}/additionalProperties"
+                members.append((True, self._member(name, self.schema(extra, at, depth + 1), f"{pointer}/required")))
+        return self._members(members)
+
+    def _member(self, name: str, value: int, at: str) -> int:
+        key = self.builder.sequence([self._literal(name, at), self.builder.literal(self.colon.encode())])
+        return self.builder.sequence([key, value])
+
+    def _members(self, members: Iterable[tuple[bool, int]]) -> int:
+        """Members in order, commas between those that are there. first: what can follow when none is written yet;
+        later: when one is."""
+        build = self.builder
+        first = later = build.literal(b"}")
+        comma = build.literal(self.comma.encode())
+        for is_required, member in reversed(list(members)):
+            with_this, after_this = build.sequence([member, later]), build.sequence([comma, member, later])
+            first = with_this if is_required else build.either([with_this, first])
+            later = after_this if is_required else build.either([after_this, later])
+        return build.sequence([build.literal(b"{"), first])
+
+    def _free_object(self, extra: Any, pointer: str, depth: int) -> int:
+        if extra is True:
+            value = self.free_value(FREE_DEPTH - 1)
+        else:
+            value = self.schema(extra, f"{pointer}/additionalProperties", depth + 1)
+        return self._free_members(value)
+
+    def _free_members(self, value: int) -> int:
+        key = build_string(self.builder, 0, None)
+        member = self.builder.sequence([key, self.builder.literal(self.colon.encode()), value])
+        return self._list("{", member, "}", 0, None)
+
+    def free_value(self, nesting: int) -> int:
+        """Any JSON value with at most `nesting` arrays and objects around each other."""
+        for level in range(nesting + 1):
+            if level not in self._free:
+                kinds: list[Callable[[], int]] = [self._scalar]
+                if level:
+                    inner = self._free[level - 1]
+                    kinds.append(lambda inner=inner: self._list("[", inner, "]", 0, None))  # type: ignore[misc]
+                    kinds.append(lambda inner=inner: self._free_members(inner))  # type: ignore[misc]
+                self._free[level] = self.builder.either([kind() for kind in kinds])
+        return self._free[nesting]
+
+    def _scalar(self) -> int:
+        kinds = ("null", "boolean", "number", "string")
+        return self.builder.either([self._typed(kind, {}, "", 0) for kind in kinds])
+
+
+# ---------------------------------------------------------------- keywords' values
+
+
+def _bounds(schema: dict[str, Any], pointer: str) -> Bounds:
+    """The tightest of the four bound keywords on each side."""
+    bounds = {}
+    for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if keyword not in schema:
+            continue
+        value = schema[keyword]
+        at = f"{pointer}/{keyword}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            hint = "draft 4's boolean form is not supported" if isinstance(value, bool) else None
+            _fail(f"{keyword!r} is a number; got {_shown(value)}", at, hint)
+        if not -_LARGEST_BOUND < value < _LARGEST_BOUND:  # also false for NaN
+            _fail(f"{keyword!r} is out of range: {_shown(value)}", at)
+        bounds[keyword] = exact(value)
+    low, low_exclusive = bounds.get("minimum"), False
+    above = bounds.get("exclusiveMinimum")
+    if above is not None and (low is None or above >= low):
+        low, low_exclusive = above, True
+    high, high_exclusive = bounds.get("maximum"), False
+    below = bounds.get("exclusiveMaximum")
+    if below is not None and (high is None or below <= high):
+        high, high_exclusive = below, True
+    return Bounds(low, high, low_exclusive, high_exclusive)
+
+
+def _counts(schema: dict[str, Any], low_keyword: str, high_keyword: str, pointer: str) -> tuple[int, int | None]:
+    counts: list[int | None] = []
+    for keyword in (low_keyword, high_keyword):
+        value = schema.get(keyword)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+        if keyword in schema and not is_count:
+            _fail(f"{keyword!r} is a whole number from 0; got {_shown(value)}", f"{pointer}/{keyword}")
+        counts.append(value)
+    return counts[0] or 0, counts[1]
+
+
+def _has_type(value: Any, kind: str) -> bool:
+    match value:
+        case None:
+            return kind == "null"
+        case bool():
+            return kind == "boolean"
+        case int():
+            return kind in ("integer", "number")
+        case float():
+            return kind == "number" or (kind == "integer" and value.is_integer())
+        case str():
+            return kind == "string"
+        case list():
+            return kind == "array"
+        case _:
+            return kind == "object"
+
+
+def _at(pointer: str, name: str) -> str:
+    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _fail(message: str, pointer: str, hint: str | None = None) -> NoReturn:
+    raise SchemaError(f"{message} (at {pointer or 'the root'})", hint=hint, field="json_schema", pointer=pointer)

@@ -1,0 +1,448 @@
+r"""Regular expressions in Python's syntax -> a syntax tree.
+
+What is accepted means what `re.fullmatch` means on str: literals, escapes, `.`, classes, groups, alternation,
+greedy and lazy repeats (the same language), `^` and `\A` where the text begins, `$` and `\Z` where it ends, and the
+flags i, s, u. Lookaround, backreferences, `\b`, possessive repeats, atomic groups and the flags a, L, m, x are
+refused with their position. The parser does not recurse; it knows nothing of bytes or of automata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
+
+from latticework.lang.errors import RegexError, point_at
+from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.ranges import (
+    ANY,
+    NOT_NEWLINE,
+    character_class,
+    complement,
+    fold_case,
+    union,
+)
+from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """These characters, in this order."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Characters:
+    """One character out of `ranges`."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenation:
+    items: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternation:
+    branches: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """`item`, `low` to `high` times; high None is no bound."""
+
+    item: Tree
+    low: int
+    high: int | None
+
+
+Tree: TypeAlias = Text | Characters | Concatenation | Alternation | Repetition
+
+
+@dataclass(slots=True)
+class _Group:
+    """An open group: what it holds so far."""
+
+    position: int
+    flags: frozenset[str]
+    branches: list[Tree] = field(default_factory=list)
+    items: list[Tree] = field(default_factory=list)
+    letters: list[str] = field(default_factory=list)  # literal characters not yet in `items`
+    repeatable: bool = False  # the last item may take a quantifier
+
+    def flush(self) -> None:
+        if self.letters:
+            self.items.append(Text("".join(self.letters)))
+            self.letters.clear()
+
+    def add(self, item: Tree) -> None:
+        if isinstance(item, Text) and len(item.text) == 1:
+            self.letters.append(item.text)
+        else:
+            self.flush()
+            self.items.append(item)
+        self.repeatable = True
+
+    def take_last(self) -> Tree:
+        if self.letters:
+            last: Tree = Text(self.letters.pop())
+            self.flush()
+            return last
+        return self.items.pop()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.items and not self.letters
+
+    def end_branch(self) -> None:
+        self.flush()
+        items = self.items
+        self.branches.append(items[0] if len(items) == 1 else Concatenation(tuple(items)))
+        self.items = []
+        self.repeatable = False
+
+    def close(self) -> Tree:
+        self.end_branch()
+        return self.branches[0] if len(self.branches) == 1 else Alternation(tuple(self.branches))
+
+
+_SIMPLE_ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+_REFUSED_ESCAPES = {"b": "word boundaries", "B": "word boundaries", "N": "character names"}
+_REFUSED_GROUPS = {
+    "=": "lookahead",
+    "!": "lookahead",
+    "<=": "lookbehind",
+    "<!": "lookbehind",
+    ">": "atomic groups",
+    "(": "conditional groups",
+    "P=": "backreferences",
+}
+_OCTAL = "01234567"
+
+
+def parse_pattern(pattern: str, limits: Limits) -> Tree:
+    """The syntax tree of `pattern`. Raises RegexError with position and caret."""
+    return _Parser(pattern, limits).parse()
+
+
+class _Parser:
+    def __init__(self, pattern: str, limits: Limits) -> None:
+        self.pattern = pattern
+        self.limits = limits
+        self.position = 0
+        self.groups = [_Group(0, frozenset())]
+
+    def parse(self) -> Tree:
+        size = len(self.pattern.encode("utf-8", "surrogatepass"))
+        if size > self.limits.pattern_bytes:
+            raise RegexError(
+                f"the pattern has {size} bytes; the limit `pattern_bytes` is {self.limits.pattern_bytes}",
+                field="regex",
+            )
+        self._leading_flags()
+        while self.position < len(self.pattern):
+            self._step()
+        if len(self.groups) > 1:
+            self._fail("missing ), unterminated group", self.groups[-1].position)
+        return self.groups[0].close()
+
+    # ------------------------------------------------------------ one construct
+
+    def _step(self) -> None:
+        start = self.position
+        group = self.groups[-1]
+        character = self.pattern[start]
+        self.position += 1
+        match character:
+            case "(":
+                self._open(start)
+            case ")":
+                self._close(start)
+            case "|":
+                group.end_branch()
+            case "[":
+                group.add(self._characters(self._class(start)))
+            case ".":
+                group.add(Characters(ANY if "s" in group.flags else NOT_NEWLINE))
+            case "*" | "+" | "?":
+                self._repeat(start, {"*": (0, None), "+": (1, None), "?": (0, 1)}[character])
+            case "{":
+                bounds = self._bounds(start)
+                if bounds is None:
+                    group.add(self._letter("{"))
+                else:
+                    self._repeat(start, bounds)
+            case "^":
+                self._begin_anchor(start)
+            case "$":
+                self._end_anchor(start)
+            case "\\":
+                self._escape(start)
+            case _:
+                group.add(self._letter(character))
+
+    def _letter(self, character: str) -> Tree:
+        if "i" in self.groups[-1].flags:
+            point = ord(character)
+            ranges = fold_case(((point, point),))
+            if len(ranges) > 1 or ranges[0][0] != ranges[0][1]:
+                return Characters(ranges)
+        return Text(character)
+
+    def _characters(self, ranges: Ranges) -> Tree:
+        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+            return Text(chr(ranges[0][0]))
+        return Characters(ranges)
+
+    # ------------------------------------------------------------ groups and flags
+
+    def _leading_flags(self) -> None:
+        while self.pattern.startswith("(?", self.position):
+            end = self.position + 2
+            while end < len(self.pattern) and self.pattern[end].isalpha():
+                end += 1
+            if end == self.position + 2 or end >= len(self.pattern) or self.pattern[end] != ")":
+                return
+            if self.pattern[self.position + 2] == "P":
+                return
+            flags = self._flags(self.position + 2, end)
+            self.groups[0].flags |= flags
+            self.position = end + 1
+
+    def _flags(self, start: int, end: int) -> frozenset[str]:
+        for offset in range(start, end):
+            flag = self.pattern[offset]
+            if flag in "aLmx":
+                self._refuse(f"the flag {flag}", offset)
+            if flag not in "isu":
+                self._fail(f"unknown flag {flag!r}", offset, "the supported flags are i, s and u")
+        return frozenset(self.pattern[start:end])
+
+    def _open(self, start: int) -> None:
+        if len(self.groups) > self.limits.depth:
+            self._fail(f"groups nest too deep; the limit `depth` is {self.limits.depth}", start)
+        flags = self.groups[-1].flags
+        if self.pattern.startswith("?", self.position):
+            self.position += 1
+            flags = self._group_kind(start, flags)
+        self.groups.append(_Group(start, flags))
+
+    def _group_kind(self, start: int, flags: frozenset[str]) -> frozenset[str]:
+        rest = self.pattern[self.position : self.position + 2]
+        for opening, what in _REFUSED_GROUPS.items():
+            if rest.startswith(opening):
+                self._refuse(what, start)
+        if rest.startswith(":"):
+            self.position += 1
+            return flags
+        if rest == "P<":
+            self._group_name(start)
+            return flags
+        if rest.startswith("#"):
+            self._refuse("comments", start)
+        end = self.position
+        while end < len(self.pattern) and (self.pattern[end].isalpha() or self.pattern[end] == "-"):
+            end += 1
+        if end == self.position or end >= len(self.pattern) or self.pattern[end] not in ":)":
+            self._fail("unknown group extension", start)
+        if self.pattern[end] == ")":
+            self._fail("flags for the whole pattern stand at its start", start)
+        on, minus, off = self.pattern[self.position : end].partition("-")
+        if minus and not off:
+            self._fail("missing flag", end)
+        added = self._flags(self.position, self.position + len(on))
+        removed = self._flags(end - len(off), end)
+        self.position = end + 1
+        return (flags | added) - removed
+
+    def _group_name(self, start: int) -> None:
+        end = self.pattern.find(">", self.position)
+        name = self.pattern[self.position + 2 : end]
+        if end < 0 or not name.isidentifier():
+            self._fail("bad group name", start, "a name is written (?P<name>…)")
+        self.position = end + 1
+
+    def _close(self, start: int) -> None:
+        if len(self.groups) == 1:
+            self._fail("unbalanced parenthesis", start)
+        item = self.groups.pop().close()
+        group = self.groups[-1]
+        group.flush()
+        group.items.append(item)
+        group.repeatable = True
+
+    # ------------------------------------------------------------ repeats
+
+    def _bounds(self, start: int) -> tuple[int, int | None] | None:
+        """The bounds after a `{`, or None when it is a literal brace."""
+        end = self.pattern.find("}", self.position, self.position + 32)
+        low, comma, high = self.pattern[self.position : end].partition(",") if end >= 0 else ("", "", "")
+        for part in (low, high):
+            if part and not (part.isascii() and part.isdigit()):
+                return None
+        if end < 0 or not (low or comma):
+            return None
+        if not low and not high:
+            return None if not comma else self._take_bounds(start, end, 0, None)
+        least = int(low or 0)
+        most = int(high) if high else (None if comma else least)
+        return self._take_bounds(start, end, least, most)
+
+    def _take_bounds(self, start: int, end: int, low: int, high: int | None) -> tuple[int, int | None]:
+        if max(low, high or 0) > MAX_COUNT:
+            self._fail("the repetition number is too large", start)
+        if high is not None and high < low:
+            self._fail("min repeat greater than max repeat", start)
+        self.position = end + 1
+        return low, high
+
+    def _repeat(self, start: int, bounds: tuple[int, int | None]) -> None:
+        group = self.groups[-1]
+        if group.is_empty:
+            self._fail("nothing to repeat", start)
+        if not group.repeatable:
+            self._fail("multiple repeat, or a repeated anchor", start)
+        if self.pattern.startswith("+", self.position):
+            self._refuse("possessive repeats", start)
+        if self.pattern.startswith("?", self.position):  # lazy: the same language
+            self.position += 1
+        low, high = bounds
+        item = group.take_last()
+        group.items.append(Repetition(item, low, high))
+        group.repeatable = False
+
+    # ------------------------------------------------------------ anchors
+
+    def _begin_anchor(self, start: int) -> None:
+        group = self.groups[-1]
+        if len(self.groups) > 1 or not group.is_empty:
+            self._refuse("a start anchor after the start of the pattern", start)
+        group.repeatable = False
+
+    def _end_anchor(self, start: int) -> None:
+        follows = self.pattern[self.position : self.position + 1]
+        more = follows == "$" or self.pattern.startswith("\\Z", self.position)
+        if len(self.groups) > 1 or not (follows in ("", "|") or more):
+            self._refuse("an end anchor before the end of the pattern", start)
+        self.groups[-1].repeatable = False
+
+    # ------------------------------------------------------------ escapes and classes
+
+    def _escape(self, start: int) -> None:
+        if self.position >= len(self.pattern):
+            self._fail("bad escape (end of pattern)", start)
+        character = self.pattern[self.position]
+        group = self.groups[-1]
+        if character == "A":
+            self.position += 1
+            self._begin_anchor(start)
+        elif character == "Z":
+            self.position += 1
+            self._end_anchor(start)
+        elif character in _REFUSED_ESCAPES:
+            self._refuse(_REFUSED_ESCAPES[character], start)
+        else:
+            found = self._escaped(start, in_class=False)
+            group.add(self._letter(found) if isinstance(found, str) else Characters(found))
+
+    def _escaped(self, start: int, *, in_class: bool) -> str | Ranges:
+        """The character or class after a backslash; `position` is just behind the backslash."""
+        if self.position >= len(self.pattern):
+            self._fail("bad escape (end of pattern)", start)
+        character = self.pattern[self.position]
+        self.position += 1
+        if character in "dwsDWS":
+            return character_class(character)
+        if character in _SIMPLE_ESCAPES:
+            return _SIMPLE_ESCAPES[character]
+        if character in _HEX_DIGITS:
+            return self._hexadecimal(start, _HEX_DIGITS[character])
+        if in_class and character == "b":
+            return "\b"
+        if character in "0123456789":
+            return self._octal(start, character, in_class)
+        if character.isascii() and character.isalpha():
+            self._fail(f"bad escape \\{character}", start)
+        return character
+
+    def _hexadecimal(self, start: int, digits: int) -> str:
+        text = self.pattern[self.position : self.position + digits]
+        if len(text) < digits or any(c not in "0123456789abcdefABCDEF" for c in text):
+            self._fail(f"incomplete escape; expected {digits} hexadecimal digits", start)
+        point = int(text, 16)
+        if point > 0x10FFFF:
+            self._fail("a code point is at most U+10FFFF", start)
+        self.position += digits
+        return chr(point)
+
+    def _octal(self, start: int, first: str, in_class: bool) -> str:
+        more = 0
+        while more < 2 and self.pattern[self.position + more : self.position + more + 1] in tuple(_OCTAL):
+            more += 1
+        digits = first + self.pattern[self.position : self.position + more]
+        is_octal = first == "0" or (first in _OCTAL and (in_class or len(digits) == 3))
+        if not is_octal:
+            if in_class:
+                self._fail(f"bad escape \\{first}", start)
+            self._refuse("backreferences", start)
+        if int(digits, 8) > 0o377:
+            self._fail("an octal escape is at most \\377", start)
+        self.position += more
+        return chr(int(digits, 8))
+
+    def _class(self, start: int) -> Ranges:
+        negated = self.pattern.startswith("^", self.position)
+        if negated:
+            self.position += 1
+        ranges: list[tuple[int, int]] = []
+        first = True
+        while True:
+            if self.position >= len(self.pattern):
+                self._fail("unterminated character set", start)
+            if self.pattern[self.position] == "]" and not first:
+                self.position += 1
+                break
+            first = False
+            ranges += self._class_item(start)
+        found = union(ranges)
+        if "i" in self.groups[-1].flags:
+            found = fold_case(found)
+        return complement(found) if negated else found
+
+    def _class_item(self, start: int) -> Ranges:
+        at = self.position
+        low = self._class_member(start)
+        following = self.pattern[self.position : self.position + 2]
+        if not following.startswith("-") or following == "-]":
+            return low if isinstance(low, tuple) else ((ord(low), ord(low)),)
+        if len(following) < 2:
+            self._fail("unterminated character set", start)
+        self.position += 1
+        high = self._class_member(start)
+        if isinstance(low, tuple) or isinstance(high, tuple) or ord(high) < ord(low):
+            self._fail("bad character range", at)
+        return ((ord(low), ord(high)),)
+
+    def _class_member(self, start: int) -> str | Ranges:
+        at = self.position
+        if at >= len(self.pattern):
+            self._fail("unterminated character set", start)
+        self.position += 1
+        if self.pattern[at] == "\\":
+            return self._escaped(at, in_class=True)
+        return self.pattern[at]
+
+    # ------------------------------------------------------------ errors
+
+    def _refuse(self, what: str, position: int) -> NoReturn:
+        self._fail(f"{what}: not supported in a constraint", position)
+
+    def _fail(self, message: str, position: int, hint: str | None = None) -> NoReturn:
+        raise RegexError(
+            f"{message} (position {position})\n{point_at(self.pattern, position)}",
+            hint=hint,
+            field="regex",
+            position=position,
+        )

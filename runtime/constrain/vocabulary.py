@@ -1,0 +1,212 @@
+"""What each token of a tokenizer writes, as bytes and as a trie.
+
+Built once per tokenizer and shared by every automaton. The trie is a handful of numpy arrays in level order, so a
+whole level is walked by one vectorised step. This file knows bytes and ids; it knows no constraint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticework.lang.errors import InvalidArgument
+
+
+class Trie:
+    """The distinct prefixes of all tokens. Node 0 is the empty prefix; nodes are numbered level by level, and the
+    children of one node are neighbours, in byte order. N nodes.
+
+    parent: int32[N]; byte: uint8[N]; first_child, children: int32[N]; levels[l]:levels[l + 1] are the nodes of
+    length l. token_start: int32[N + 1] and token_ids: the tokens that end at node n are
+    token_ids[token_start[n] : token_start[n + 1]].
+    """
+
+    def __init__(self, tokens: Sequence[bytes]) -> None:
+        ids = sorted((i for i, token in enumerate(tokens) if token), key=tokens.__getitem__)
+        text = np.frombuffer(b"".join(tokens[i] for i in ids), np.uint8)
+        lengths = np.fromiter((len(tokens[i]) for i in ids), np.int64, len(ids))
+        offsets = np.cumsum(lengths) - lengths
+        shared = _shared_prefixes(text, lengths, offsets)
+
+        parents, letters, self.levels = [np.zeros(1, np.int32)], [np.zeros(1, np.uint8)], [0, 1]
+        at = np.zeros(len(ids), np.int32)  # node of each token's prefix of the current length
+        alive = np.arange(len(ids))
+        for length in range(1, int(lengths.max(initial=0)) + 1):
+            alive = alive[lengths[alive] >= length]
+            is_new = shared[alive] < length
+            first = alive[is_new]
+            parents.append(at[first])
+            letters.append(text[offsets[first] + length - 1])
+            at[alive] = self.levels[-1] + np.cumsum(is_new) - 1
+            self.levels.append(self.levels[-1] + len(first))
+        self.parent = np.concatenate(parents)
+        self.byte = np.concatenate(letters)
+        size = len(self.parent)
+        self.children = np.bincount(self.parent[1:], minlength=size).astype(np.int32)
+        self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
+        counts = np.bincount(at, minlength=size) if len(ids) else np.zeros(size, np.int64)
+        self.token_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        self.token_ids = np.asarray(ids, np.int32)[np.argsort(at, kind="stable")]
+
+    def tokens_at(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The tokens that end at `nodes`, and for each the index into `nodes` it ends at."""
+        starts = self.token_start[nodes]
+        counts = self.token_start[nodes + 1] - starts
+        which = np.flatnonzero(counts)
+        starts, counts = starts[which], counts[which]
+        total = int(counts.sum())
+        if total == len(which):
+            return self.token_ids[starts], which
+        return self.token_ids[spread(starts, counts, total)], np.repeat(which, counts)
+
+
+def spread(starts: NDArray[Any], counts: NDArray[Any], total: int) -> NDArray[np.int64]:
+    """starts[0], starts[0] + 1, … counts[0] of them, then those of starts[1], and so on; `total` in all."""
+    return np.arange(total) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+
+
+def _shared_prefixes(
+    text: NDArray[np.uint8], lengths: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """For each of the sorted tokens, how many leading bytes it shares with the one before."""
+    shared = np.zeros(len(lengths), np.int64)
+    pairs = np.arange(1, len(lengths))
+    length = 0
+    while len(pairs):
+        pairs = pairs[(lengths[pairs] > length) & (lengths[pairs - 1] > length)]
+        pairs = pairs[text[offsets[pairs] + length] == text[offsets[pairs - 1] + length]]
+        length += 1
+        shared[pairs] = length
+    return shared
+
+
+class Vocabulary:
+    """The V tokens of a tokenizer.
+
+    tokens: the bytes that each id writes; b"" for ids that write none (special, unused): they never match text.
+    end_ids: the ids that end a text; whatever bytes are given for them are ignored.
+    """
+
+    def __init__(self, tokens: Sequence[bytes], end_ids: tuple[int, ...]) -> None:
+        for end in end_ids:
+            if not 0 <= end < len(tokens):
+                raise InvalidArgument(f"end id {end} is not one of the {len(tokens)} tokens", field="end_ids")
+        written = list(tokens)
+        for end in end_ids:
+            written[end] = b""
+        self.tokens = tuple(written)
+        self.end_ids = tuple(dict.fromkeys(end_ids))
+        self.size = len(self.tokens)  # V
+        self.words = -(-self.size // 32)  # W
+        self.trie = Trie(self.tokens)
+        self.longest = len(self.trie.levels) - 2  # bytes of the longest token
+        self._ids: dict[bytes, int] = {}
+        for index, token in enumerate(self.tokens):
+            if token:
+                self._ids.setdefault(token, index)
+        self._prefixes = {token[:length] for token in self._ids for length in range(1, len(token) + 1)}
+        self.writable = frozenset(token[0] for token in self._ids if len(token) == 1)
+
+    def token_for(self, text: bytes) -> int | None:
+        """The lowest id that writes exactly `text`, if any."""
+        return self._ids.get(text)
+
+    def fewest_tokens(self, text: bytes) -> list[int]:
+        """cost[i] = the fewest tokens that spell text[i:]; cost[len(text)] is 0. Every byte must be writable."""
+        cost = [0] * (len(text) + 1)
+        for start in range(len(text) - 1, -1, -1):
+            best = cost[start + 1]
+            for end in range(start + 2, min(start + self.longest, len(text)) + 1):
+                piece = text[start:end]
+                if piece not in self._prefixes:
+                    break
+                if cost[end] < best and piece in self._ids:
+                    best = cost[end]
+            cost[start] = best + 1
+        return cost
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: Any, end_ids: tuple[int, ...] | None = None, size: int | None = None
+    ) -> Vocabulary:
+        """The vocabulary of a fast transformers tokenizer or of a `tokenizers.Tokenizer`.
+
+        end_ids: default is the tokenizer's eos_token_id. size: pads with ids that write nothing, for models whose
+        logits are wider than the tokenizer. Raises InvalidArgument for a tokenizer whose tokens are no bytes.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not hasattr(backend, "to_str"):
+            raise InvalidArgument(
+                f"{type(tokenizer).__name__} has no fast tokenizer behind it",
+                field="tokenizer",
+                hint="use a PreTrainedTokenizerFast or a tokenizers.Tokenizer",
+            )
+        if end_ids is None:
+            end = getattr(tokenizer, "eos_token_id", None)
+            if end is None:
+                raise InvalidArgument("the tokenizer names no end token", field="end_ids", hint="pass end_ids")
+            end_ids = (end,)
+        tokens = _token_bytes(json.loads(backend.to_str()), backend.get_vocab(with_added_tokens=True))
+        if size is not None:
+            if size < len(tokens):
+                raise InvalidArgument(f"size is {size}, but the tokenizer has {len(tokens)} ids", field="size")
+            tokens += [b""] * (size - len(tokens))
+        return cls(tokens, end_ids)
+
+
+def _token_bytes(description: dict[str, Any], ids: dict[str, int]) -> list[bytes]:
+    """The bytes of each id, from a `tokenizer.json` and its token → id map."""
+    parts = {part.get("type") for key in ("decoder", "pre_tokenizer") for part in _flatten(description.get(key))}
+    added = {token["id"]: token for token in description.get("added_tokens", [])}
+    if "ByteLevel" in parts:
+        of_character = {character: byte for byte, character in enumerate(_byte_level_alphabet())}
+        convert = lambda token: _from_byte_level(token, of_character)  # noqa: E731
+    elif description.get("model", {}).get("byte_fallback"):
+        convert = _from_byte_fallback
+    else:
+        raise InvalidArgument(
+            "the tokenizer is neither byte-level nor byte-fallback, so its tokens have no exact bytes",
+            field="tokenizer",
+        )
+    tokens = [b""] * (max(ids.values(), default=-1) + 1)
+    for token, index in ids.items():
+        if index not in added:
+            tokens[index] = convert(token)
+        elif not added[index].get("special"):
+            tokens[index] = added[index]["content"].encode()
+    return tokens
+
+
+def _flatten(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if not part:
+        return []
+    if part.get("type") == "Sequence":
+        inner = part.get("decoders") or part.get("pretokenizers") or []
+        return [found for child in inner for found in _flatten(child)]
+    return [part]
+
+
+def _byte_level_alphabet() -> list[str]:
+    """GPT-2's table: the printable character that stands for each byte."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def _from_byte_level(token: str, of_character: dict[str, int]) -> bytes:
+    if any(character not in of_character for character in token):
+        return b""  # no text encodes to it
+    return bytes(of_character[character] for character in token)
+
+
+def _from_byte_fallback(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return bytes([int(token[3:5], 16)])
+        except ValueError:
+            pass
+    return token.replace("▁", " ").encode()
