@@ -14,10 +14,10 @@ from latticework.lang.ir import Choices, Constraint, Gen, JsonSchema, Regex, Sam
 from latticework.runtime.programs.front import Front, Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server.errors import PARAMS
-from latticework.runtime.server.json_object import json_object
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 
 COMPLETION_TOKENS = 16  # OpenAI's default for text completions; a chat may use the rest of the context
+ANY_OBJECT = {"type": "object"}  # what json_object asks for
 LEAST_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 _ALL_SAMPLING = Sampling.__struct_fields__
 
@@ -100,7 +100,7 @@ def _constraint(body: GenerationBody) -> Constraint | None:
         found["choices"] = Choices(tuple(body.choices))
     if body.response_format is not None and body.response_format.type != "text":
         asked = body.response_format.json_schema
-        found["response_format"] = json_object() if asked is None else JsonSchema(asked.schema_)
+        found["response_format"] = JsonSchema(ANY_OBJECT if asked is None else asked.schema_)
     if len(found) > 1:
         names = " and ".join(found)
         raise InvalidArgument(f"{names} are given together; expected at most one of them", field=list(found)[-1])
