@@ -1,0 +1,35 @@
+"""Attention over the paged KV cache: the protocol in base.py, one file per implementation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from latticework.lang.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import torch
+
+    from latticework.runtime.attention.base import AttentionBackend
+
+__all__ = ["make_attention"]
+
+
+def make_attention(
+    name: str, device: str, head_dim: int | None = None, dtype: torch.dtype | None = None
+) -> AttentionBackend:
+    """The backend of that name; "auto" is triton on CUDA and torch elsewhere. Triton is imported only if chosen.
+
+    head_dim, dtype: of the model; if given, a backend that cannot serve them refuses now. Raises Unsupported when
+    the backend cannot run here, InvalidArgument for an unknown name.
+    """
+    if name == "auto":
+        name = "triton" if device.startswith("cuda") else "torch"
+    if name == "torch":
+        from latticework.runtime.attention.torch_cpu import TorchAttention
+
+        return TorchAttention()
+    if name == "triton":
+        from latticework.runtime.attention.triton import TritonAttention
+
+        return TritonAttention(device, head_dim, dtype)
+    raise InvalidArgument(f"attention is {name!r}; expected auto, torch or triton", field="attention")

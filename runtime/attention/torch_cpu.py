@@ -1,0 +1,208 @@
+"""Paged attention in plain torch: what a CPU runs, and what every other backend is compared with.
+
+New tokens attend in *groups*: sequences with the same number of new tokens and similar lengths, whose keys and
+values are gathered into one padded block. A decode batch of equal lengths is a few groups; a prefill chunk is one.
+
+    slots  [b, W]   where position 0..length-1 of each sequence lives; beyond its length: its position 0 again
+    mask   [b, n, W]  0 where new token i may look, -inf elsewhere
+
+Padding repeats a sequence's own first token, so one sequence's NaN never reaches another. Query heads that share
+a KV head are folded into the query length, so keys and values are never expanded. Scores and softmax are float32
+for 16-bit inputs (the CPU kernel behind scaled_dot_product_attention). This file knows tensors and a Batch; it
+does not know who owns a page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from latticework.runtime.attention.base import KVCache
+from latticework.runtime.schedule.batch import Batch
+
+GATHER_BYTES = 6 << 20  # keys and values of one group: attention still finds them in the CPU's cache
+PADDING_BYTES = 768 << 10  # gathering this much for nothing costs about as much time as one more group
+QUERY_ROWS = 128  # new tokens attending at once; keys after the last of them are skipped
+
+
+@dataclass(slots=True)
+class Tile:
+    """New tokens start..stop of each sequence of a group, looking at its first `width` positions."""
+
+    start: int
+    stop: int
+    width: int
+    mask: Tensor | None  # [b, 1, heads per KV head * (stop - start), width]; None: all positions are seen
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """b sequences with n new tokens each."""
+
+    sequences: int
+    new: int
+    rows: Tensor  # [b * n], indices into the batch's T tokens
+    slots: Tensor  # [b * W]
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(slots=True)
+class TorchPlan:
+    """What the layers of one step share. `folded`: how many query heads per KV head the masks are laid out for."""
+
+    slots: Tensor  # [T], where the new tokens' KV is written
+    groups: tuple[Group, ...]
+    folded: int = 1
+
+    def fold_masks(self, heads_per_kv: int) -> None:
+        """Repeats masks for the query heads sharing a KV head: once a step, at the first layer."""
+        if self.folded == heads_per_kv:
+            return
+        assert self.folded == 1, "one plan serves layers of one shape"
+        for group in self.groups:
+            for tile in group.tiles:
+                if tile.mask is not None and tile.mask.shape[2] > 1:  # one row is broadcast anyway
+                    tile.mask = tile.mask.repeat(1, 1, heads_per_kv, 1)
+        self.folded = heads_per_kv
+
+
+class TorchAttention:
+    """An AttentionBackend for any device and float type torch has a fused attention for. Stateless."""
+
+    name = "torch"
+
+    def plan(self, batch: Batch, kv: KVCache) -> TorchPlan:
+        return plan_sequences(batch, kv, np.arange(len(batch.lengths)))
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
+        """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+        write_kv(kv.keys[layer], k, plan.slots)
+        write_kv(kv.values[layer], v, plan.slots)
+        return attend(q, kv.keys[layer], kv.values[layer], plan, torch.empty_like(q))
+
+
+def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
+    """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]; slots: int64 [T]."""
+    cache.view(-1, *cache.shape[2:]).index_copy_(0, slots, new)
+
+
+def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64]) -> TorchPlan:
+    """The plan for some of the batch's sequences (by index); `slots` covers the whole batch."""
+    keys = kv.keys[0]
+    token_bytes = 2 * keys.shape[2] * keys.shape[3] * keys.element_size()
+    new = np.diff(batch.starts)
+    members = group_sequences(new, batch.lengths, sequences, GATHER_BYTES // token_bytes, PADDING_BYTES // token_bytes)
+    groups = tuple(_plan_group(batch, kv, group, int(new[group[0]])) for group in members)
+    return TorchPlan(torch.from_numpy(batch.slots).to(keys.device), groups)
+
+
+def group_sequences(
+    new: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    sequences: NDArray[np.int64],
+    max_tokens: int,
+    max_padding: int,
+) -> list[NDArray[np.int64]]:
+    """Splits `sequences` into groups with the same number of new tokens, so that one long sequence does not pad
+    many short ones.
+
+    new, lengths: [B], by sequence. max_tokens: gathered for a group, padding included; max_padding: of these, for
+    nothing. A sequence too long for the limits is a group of its own.
+    """
+    order = sequences[np.lexsort((lengths[sequences], new[sequences]))]
+    groups: list[NDArray[np.int64]] = []
+    first, filled = 0, 0  # the open group is order[first:i], with `filled` tokens before padding
+    for i, sequence in enumerate(order):
+        count, width = i - first, int(lengths[sequence])
+        fits = (
+            new[sequence] == new[order[first]]
+            and (count + 1) * width <= max_tokens
+            and count * width - filled <= max_padding
+            and (count + 1) * new[sequence] <= QUERY_ROWS
+        )
+        if count and not fits:
+            groups.append(order[first:i])
+            first, filled = i, 0
+        filled += width
+    if len(order):
+        groups.append(order[first:])
+    return groups
+
+
+def _plan_group(batch: Batch, kv: KVCache, group: NDArray[np.int64], new: int) -> Group:
+    keys = kv.keys[0]
+    lengths = batch.lengths[group]  # [b]
+    width = int(lengths.max())
+    positions = np.arange(width)  # [W]
+    held = np.where(positions < lengths[:, None], positions, 0)  # [b, W]
+    slots = slots_of(batch.page_table[group], held, kv.page_size)
+    rows = batch.starts[group, None] + np.arange(new)  # [b, n]
+    last = (lengths - new)[:, None] + np.arange(new)  # [b, n]: the position of each new token, the last it may see
+    mask_type = keys.dtype if keys.dtype == torch.float64 else torch.float32
+
+    def mask(start: int, stop: int, seen: int) -> Tensor | None:
+        allowed = torch.from_numpy(positions[:seen] <= last[:, start:stop, None])  # [b, n, W]
+        if new == 1 and bool(allowed.all()):
+            return None
+        zeros = torch.zeros(allowed.shape, dtype=mask_type)
+        return zeros.masked_fill_(~allowed, -torch.inf).unsqueeze(1).to(keys.device)
+
+    tiles = []
+    for start in range(0, new, QUERY_ROWS):
+        stop = min(start + QUERY_ROWS, new)
+        seen = int(last[:, stop - 1].max()) + 1
+        tiles.append(Tile(start, stop, seen, mask(start, stop, seen)))
+    return Group(
+        sequences=len(group),
+        new=new,
+        rows=torch.from_numpy(rows.reshape(-1)).to(keys.device),
+        slots=torch.from_numpy(slots.reshape(-1)).to(keys.device),
+        tiles=tuple(tiles),
+    )
+
+
+def slots_of(page_table: NDArray[np.int32], positions: NDArray[np.int64], page_size: int) -> NDArray[np.int64]:
+    """page_table: [b, P]; positions: [b, W] -> the slot of each position, [b, W]."""
+    pages = np.take_along_axis(page_table, positions // page_size, axis=1).astype(np.int64)
+    return pages * page_size + positions % page_size
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, plan: TorchPlan, out: Tensor) -> Tensor:
+    """Fills the rows of `out` that the plan's groups cover, and returns it.
+
+    q, out: [T, heads, head_dim]; keys, values: [P, page_size, kv_heads, head_dim], the new tokens' included.
+    """
+    plan.fold_masks(q.shape[1] // keys.shape[2])
+    for group in plan.groups:
+        result = _attend_group(q.index_select(0, group.rows), keys, values, group)
+        out.index_copy_(0, group.rows, result)
+    return out
+
+
+def _attend_group(q: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tensor:
+    """q: [b * n, heads, head_dim] -> the same shape."""
+    kv_heads, head_dim = keys.shape[2:]
+    shape = (group.sequences, group.new, kv_heads, q.shape[1] // kv_heads, head_dim)
+    queries = q.view(shape).permute(0, 2, 3, 1, 4)  # [b, kv_heads, fold, n, head_dim]
+    k = _gather(keys, group)
+    v = _gather(values, group)
+    parts = []
+    for tile in group.tiles:
+        folded = queries[:, :, :, tile.start : tile.stop].flatten(2, 3)  # [b, kv_heads, fold * n, head_dim]
+        seen = slice(0, tile.width)
+        attended = scaled_dot_product_attention(folded, k[:, :, seen], v[:, :, seen], attn_mask=tile.mask)
+        parts.append(attended.unflatten(2, (shape[3], tile.stop - tile.start)))
+    return torch.cat(parts, 3).permute(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def _gather(cache: Tensor, group: Group) -> Tensor:
+    """[P, page_size, kv_heads, head_dim] -> [b, kv_heads, W, head_dim], a view of the gathered rows."""
+    kv_heads, head_dim = cache.shape[2:]
+    rows = cache.view(-1, kv_heads * head_dim).index_select(0, group.slots)
+    return rows.view(group.sequences, -1, kv_heads, head_dim).transpose(1, 2)

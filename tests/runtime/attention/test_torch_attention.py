@@ -1,0 +1,194 @@
+"""The torch backend against attention written out per token in float64, over random ragged batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latticework.lang.errors import InvalidArgument, Unsupported
+from latticework.runtime.attention import make_attention, torch_cpu
+from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.torch_cpu import TorchAttention, group_sequences
+from latticework.runtime.schedule.batch import Batch
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
+BATCHES = {  # (new tokens, KV length after the step) of each sequence
+    "prefill": [(7, 7), (1, 1), (20, 20)],
+    "chunk": [(5, 40), (16, 33), (3, 4)],
+    "decode": [(1, 33), (1, 1), (1, 40), (1, 16), (1, 17)],
+    "mixed": [(1, 30), (9, 9), (1, 2), (6, 50), (1, 48)],
+    "drafts": [(4, 20), (4, 37), (4, 4)],
+}
+
+
+def make_batch(sequences: list[tuple[int, int]], page_size: int, random: np.random.Generator) -> tuple[Batch, int]:
+    """A batch on shuffled pages, and how many pages its pool needs; page 0 belongs to nobody."""
+    new, lengths = (np.array(column, dtype=np.int64) for column in zip(*sequences, strict=True))
+    pages = -(-lengths // page_size)
+    pool = 1 + random.permutation(int(pages.sum()))
+    table = np.zeros((len(lengths), int(pages.max()) + 1), dtype=np.int32)
+    for b, count in enumerate(pages):
+        table[b, :count], pool = pool[:count], pool[count:]
+    starts = np.concatenate([[0], np.cumsum(new)])
+    owner = np.repeat(np.arange(len(new)), new)
+    positions = np.concatenate([np.arange(total - n, total) for n, total in sequences])
+    slots = table[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
+    tokens = np.zeros(len(positions), dtype=np.int64)
+    return Batch(tokens, positions, slots, starts, lengths, table, starts[1:] - 1), 1 + int(pages.sum())
+
+
+def make_kv(pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> KVCache:
+    shape = (pages, page_size, kv_heads, head_dim)
+    return KVCache((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
+
+
+def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[Tensor]:
+    """q, k and v of a layer."""
+    rows = len(batch.tokens)
+    return [torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads)]
+
+
+def naive(q: Tensor, kv: KVCache, batch: Batch) -> Tensor:
+    """float64 [T, heads, head_dim], one token and head at a time; the new tokens' KV is in the cache."""
+    keys, values = kv.keys[0].double(), kv.values[0].double()
+    out = torch.empty(q.shape, dtype=torch.float64)
+    fold = q.shape[1] // keys.shape[2]
+    for b in range(len(batch.lengths)):
+        for t in range(batch.starts[b], batch.starts[b + 1]):
+            places = [divmod(i, kv.page_size) for i in range(batch.positions[t] + 1)]
+            held = [(int(batch.page_table[b, page]), offset) for page, offset in places]
+            for h in range(q.shape[1]):
+                k = torch.stack([keys[page, offset, h // fold] for page, offset in held])
+                v = torch.stack([values[page, offset, h // fold] for page, offset in held])
+                scores = k @ q[t, h].double() / q.shape[2] ** 0.5
+                out[t, h] = scores.softmax(0) @ v
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(7)
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("page_size", [1, 3, 16])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (4, 1)])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_attention_equals_the_naive_formula(
+    kind: str, page_size: int, heads: int, kv_heads: int, dtype: torch.dtype
+) -> None:
+    batch, pages = make_batch(BATCHES[kind], page_size, np.random.default_rng(3))
+    kv = make_kv(pages, page_size, kv_heads, 8, dtype)
+    q, k, v = make_inputs(batch, heads, kv_heads, 8, dtype)
+    backend = TorchAttention()
+    out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
+    assert out.dtype == dtype
+    assert (kv.keys[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == k).all()
+    assert (kv.values[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == v).all()
+    assert (out.double() - naive(q, kv, batch)).abs().max() <= TOLERANCE[dtype]
+
+
+def test_prompts_longer_than_a_tile_are_causal_across_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_cpu, "QUERY_ROWS", 4)
+    batch, pages = make_batch([(11, 30), (4, 9), (2, 2), (2, 7), (1, 5)], 4, np.random.default_rng(5))
+    kv = make_kv(pages, 4, 2, 8, torch.float64)
+    q, k, v = make_inputs(batch, 4, 2, 8, torch.float64)
+    backend = TorchAttention()
+    out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
+    assert (out - naive(q, kv, batch)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_sequence_gets_the_same_result_alone_and_in_a_batch(dtype: torch.dtype) -> None:
+    random = np.random.default_rng(11)
+    sequences = [(1 if random.random() < 0.6 else int(random.integers(1, 12)), 0) for _ in range(24)]
+    sequences = [(new, new + int(random.integers(0, 90))) for new, _ in sequences]
+    batch, pages = make_batch(sequences, 16, random)
+    kv = make_kv(pages, 16, 2, 8, dtype)
+    q, k, v = make_inputs(batch, 4, 2, 8, dtype)
+    backend = TorchAttention()
+    together = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
+    for b in range(len(sequences)):
+        rows = slice(int(batch.starts[b]), int(batch.starts[b + 1]))
+        alone = Batch(
+            tokens=batch.tokens[rows],
+            positions=batch.positions[rows],
+            slots=batch.slots[rows],
+            starts=np.array([0, sequences[b][0]]),
+            lengths=batch.lengths[b : b + 1],
+            page_table=batch.page_table[b : b + 1],
+            logit_rows=np.array([sequences[b][0] - 1]),
+        )
+        single = backend.forward(0, q[rows], k[rows], v[rows], kv, backend.plan(alone, kv))
+        torch.testing.assert_close(single, together[rows], rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", ["decode", "mixed", "drafts"])
+def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(kind: str) -> None:
+    batch, pages = make_batch(BATCHES[kind], 16, np.random.default_rng(1))
+    kv = make_kv(pages, 16, 2, 8, torch.float32)
+    spoiled = 2
+    used = {  # slots of the healthy sequences; all others are NaN
+        int(batch.page_table[b, i // 16]) * 16 + i % 16
+        for b in range(len(batch.lengths))
+        for i in range(batch.lengths[b])
+        if b != spoiled
+    }
+    free = [slot for slot in range(pages * 16) if slot not in used]
+    kv.keys[0].flatten(0, 1)[free] = torch.nan
+    kv.values[0].flatten(0, 1)[free] = torch.nan
+    q, k, v = make_inputs(batch, 4, 2, 8, torch.float32)
+    rows = slice(int(batch.starts[spoiled]), int(batch.starts[spoiled + 1]))
+    k[rows] = v[rows] = torch.nan
+    backend = TorchAttention()
+    healthy = ~backend.forward(0, q, k, v, kv, backend.plan(batch, kv)).isnan().flatten(1).any(1)
+    expected = torch.ones_like(healthy)
+    expected[rows] = False
+    assert healthy.equal(expected)
+
+
+def test_groups_hold_each_sequence_once_within_the_limits() -> None:
+    random = np.random.default_rng(2)
+    for _ in range(200):
+        size = int(random.integers(1, 40))
+        new = random.choice([1, 1, 1, 4, 100], size)
+        lengths = new + random.integers(0, 4000, size)
+        chosen = np.flatnonzero(random.random(size) < 0.8)
+        groups = group_sequences(new, lengths, chosen, 4096, 256)
+        assert sorted(np.concatenate([*groups, np.array([], dtype=np.int64)])) == sorted(chosen)
+        for group in groups:
+            width = lengths[group].max()
+            assert len(set(new[group])) == 1
+            assert len(group) == 1 or len(group) * width <= 4096
+            assert len(group) * width - lengths[group].sum() <= 256
+            assert len(group) == 1 or len(group) * new[group[0]] <= torch_cpu.QUERY_ROWS
+
+
+def test_one_long_sequence_does_not_pad_many_short_ones() -> None:
+    lengths = np.array([100] * 15 + [4000])
+    groups = group_sequences(np.ones(16, dtype=np.int64), lengths, np.arange(16), 8192, 1024)
+    assert [len(group) for group in groups] == [15, 1]
+
+
+def test_make_attention_knows_its_names() -> None:
+    assert make_attention("auto", "cpu").name == "torch"
+    assert make_attention("torch", "cpu").name == "torch"
+    with pytest.raises(InvalidArgument, match="'flash'.*auto, torch or triton"):
+        make_attention("flash", "cpu")
+
+
+def test_triton_on_a_cpu_without_the_interpreter_is_refused() -> None:
+    pytest.importorskip("triton")
+    with pytest.raises(Unsupported, match="needs CUDA, or TRITON_INTERPRET=1"):
+        make_attention("triton", "cpu")
+
+
+def test_triton_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "latticework.runtime.attention.triton", raising=False)
+    with pytest.raises(Unsupported, match=r"pip install latticework\[triton\]"):
+        make_attention("triton", "cpu")
