@@ -1,0 +1,148 @@
+"""Gens under a constraint: masks, budgets, cold rows, ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from latticework.runtime.request import GenSegment, Request
+from tests.runtime.engine.bench import Bench, gen, greedy
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.define("fruit", "apple", "banana", "cherry pie", "fig", "figs")
+    return bench
+
+
+def test_the_output_is_one_of_the_strings(bench: Bench) -> None:
+    numbers = [bench.submit(f"{n}: ", gen("fruit", seed=n, temperature=2.0)) for n in range(12)]
+    bench.run()
+    texts = {bench.data(number).decode() for number in numbers}
+    assert texts <= {"apple", "banana", "cherry pie", "fig", "figs"}
+    assert len(texts) > 1
+    assert all(bench.final(number).end == "stop" and bench.final(number).complete for number in numbers)
+
+
+def test_nothing_is_drawn_once_nothing_can_follow(bench: Bench) -> None:
+    bench.define("word", "hello")
+    number = bench.submit("Say ", gen("word", max_tokens=50))
+    bench.run()
+    assert (bench.data(number), bench.final(number).end) == (b"hello", "stop")
+    assert bench.engine.scheduler.step == 5
+
+
+def test_a_small_budget_closes_with_what_fits(bench: Bench) -> None:
+    numbers = [bench.submit(f"{n}: ", gen("fruit", max_tokens=5, seed=n, temperature=3.0)) for n in range(10)]
+    bench.run()
+    assert {bench.data(n).decode() for n in numbers} <= {"apple", "fig", "figs"}
+    assert all(bench.final(n).complete for n in numbers)
+
+
+def test_a_budget_below_the_shortest_text_is_refused(bench: Bench) -> None:
+    number = bench.submit("x", gen("fruit", max_tokens=2))
+    bench.run()
+    error = bench.final(number).error
+    assert error is not None
+    assert (error.type, error.field) == ("BudgetTooSmall", "max_tokens")
+    assert "3" in error.message
+    assert error.hint is not None
+    assert "max_tokens=3" in error.hint
+
+
+@pytest.mark.parametrize("on_length", ["cut", "prefer_close"])
+def test_cutting_ends_in_the_middle(bench: Bench, on_length: str) -> None:
+    number = bench.submit("x", gen("fruit", on_length, max_tokens=2))
+    bench.run()
+    final = bench.final(number)
+    assert (final.end, final.complete, len(bench.tokens(number))) == ("length", False, 2)
+
+
+def test_room_in_the_context_counts_as_budget() -> None:
+    bench = Bench(context=12)
+    bench.define("word", "banana")
+    fits = bench.submit("123456", gen("word", max_tokens=100))
+    too_long = bench.submit("1234567", gen("word", max_tokens=100))
+    bench.run()
+    assert bench.data(fits) == b"banana"
+    error = bench.final(too_long).error
+    assert error is not None
+    assert error.type == "BudgetTooSmall"
+
+
+def test_a_stop_may_cut_a_constrained_text(bench: Bench) -> None:
+    bench.define("pair", "one, two")
+    bench.define("maybe", "one", "one, two")
+    cut = bench.submit("x", gen("pair", stop=(", ",)))
+    whole = bench.submit("x", gen("maybe", on_length="cut", stop=(",",), seed=5))
+    bench.run()
+    assert (bench.data(cut), bench.final(cut).end, bench.final(cut).complete) == (b"one", "stop", False)
+    assert (bench.data(whole), bench.final(whole).end, bench.final(whole).complete) == (b"one", "stop", True)
+
+
+def test_a_cold_mask_delays_its_own_sequence_only() -> None:
+    bench = Bench()
+    bench.define("word", "hello")
+    constrained = bench.submit("Say ", gen("word"))
+    free = bench.submit("Go ", greedy(4))
+    bench.automata[0].cold = 3
+    for _ in range(3):
+        bench.step()
+    assert bench.tokens(constrained) == []
+    assert len(bench.tokens(free)) == 3
+    bench.run()
+    assert bench.data(constrained) == b"hello"
+
+
+def test_a_mask_that_stays_cold_is_waited_for() -> None:
+    bench = Bench()
+    bench.define("word", "hello")
+    constrained = bench.submit("Say ", gen("word"))
+    bench.automata[0].cold = 1_000_000
+    bench.step()  # all of the prompt but its last token
+    bench.step()  # nothing else to do: this one goes on
+    assert len(bench.tokens(constrained)) == 1
+    bench.submit("Go ", greedy(100))
+    for _ in range(40):
+        bench.step()
+    assert bench.data(constrained) == b"hello"
+
+
+def test_an_unknown_key_is_returned_and_nothing_starts(bench: Bench) -> None:
+    request = Request(7, (bench.text("x"), gen("fruit"), gen("nuts")))
+    assert bench.engine.submit("a", request) == "nuts"
+    assert not bench.engine.has_work()
+    bench.define("nuts", "almond")
+    assert bench.engine.submit("a", request) is None
+    bench.run()
+    assert bench.data(7, 2) == b"almond"
+
+
+def test_rules_that_cannot_be_used_fail_the_requests_that_name_them(bench: Bench) -> None:
+    bench.engine.define("a", "garbage", b"\xff\x00")
+    bench.engine.define("a", "refused", b"{}")
+    numbers = [bench.submit("x", gen("garbage")), bench.submit("x", gen("refused")), bench.submit("x", gen("fruit"))]
+    bench.run()
+    errors = [bench.final(number).error for number in numbers]
+    assert [error and error.type for error in errors] == ["ConstraintError", "ConstraintError", None]
+
+
+def test_text_before_a_constrained_gen_does_not_wait_for_its_mask() -> None:
+    bench = Bench(chunk_tokens=64)
+    bench.define("word", "hello")
+    number = bench.submit("a long prompt before ", gen("word"))
+    bench.submit("Go ", greedy(3))
+    bench.automata[0].cold = 2
+    bench.step()
+    (sequence,) = (s for s in bench.engine.scheduler.running if s.request.id == number)
+    assert sequence.uncomputed == 1
+    bench.run()
+
+
+def test_options_of_a_segment_are_those_of_its_own_key(bench: Bench) -> None:
+    bench.define("city", "Oslo", "Rome")
+    chain: list[str | GenSegment] = ["A ", gen("fruit", seed=2), " in ", gen("city", seed=2)]
+    number = bench.submit(*chain)
+    bench.run()
+    assert bench.data(number, 1).decode() in {"apple", "banana", "cherry pie", "fig", "figs"}
+    assert bench.data(number, 3).decode() in {"Oslo", "Rome"}
