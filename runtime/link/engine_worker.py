@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 import zmq
@@ -33,6 +34,7 @@ from latticework.runtime.link.messages import (
 )
 from latticework.runtime.link.settings import EngineSettings
 from latticework.runtime.link.sockets import bind, configure
+from latticework.runtime.schedule.sequence import Owner
 
 FRAMES_PER_STEP = 1000  # so that a flood of messages never keeps the model waiting
 
@@ -123,13 +125,13 @@ class EngineServer:
             else:
                 self._send(owner, stats)
 
-    def _drop(self, owner: bytes) -> None:
-        self.fronts.pop(owner, None)
+    def _drop(self, owner: Owner) -> None:
+        self.fronts.pop(cast(bytes, owner), None)
         self.engine.drop(owner)
 
-    def _send(self, owner: bytes, message: TokenEvents | UnknownKey | EngineReady | EngineStats) -> None:
+    def _send(self, owner: Owner, message: TokenEvents | UnknownKey | EngineReady | EngineStats) -> None:
         try:
-            self._socket.send_multipart([owner, encode(message)], zmq.NOBLOCK)
+            self._socket.send_multipart([cast(bytes, owner), encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError:  # the peer is gone, or further behind than its queue is long
             self._drop(owner)
 

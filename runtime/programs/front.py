@@ -49,7 +49,7 @@ class Front:
         self.pool = pool
         self.folder = folder
         self.tokenizer = Tokenizer.from_file(Path(card.tokenizer))
-        self.chat = ChatTemplate(card.chat_template, card.bos_token, card.eos_token, name=card.name)
+        self.chat = ChatTemplate.of(card)
 
     @classmethod
     async def start(
