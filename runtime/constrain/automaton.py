@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,17 @@ ROW_CACHE_BYTES = 64 << 20
 STATE_BYTES = 64 << 20  # all states are forgotten, and made again as needed, beyond this
 FORCED_BYTES = 4096  # `forced` looks no further
 
+KEPT_WALKS = 8  # walks of the trie that are kept for filtering
+FEW_NODES = 16  # fewer trie nodes than this are walked one by one
+
 _ENTRY_BYTES = 200  # what a cached row costs beside its words
+
+
+class Allowed(NamedTuple):
+    """The tokens a state allows, and what `shortest()` is after each."""
+
+    tokens: NDArray[np.int32]  # [n]
+    costs: NDArray[np.int32]  # [n]
 
 
 @dataclass(slots=True)
@@ -49,6 +60,7 @@ class Automaton:
         self._rows: OrderedDict[State, CachedRow] = OrderedDict()
         self._words: dict[bytes, tuple[Row, int]] = {}  # digest -> equal rows share one array; how many use it
         self._row_bytes = 0
+        self._walks: OrderedDict[State, Allowed] = OrderedDict()
         self._symbols = self.states.classes[vocabulary.trie.byte]  # uint8[N]
 
     def matcher(self) -> ConstraintMatcher:
@@ -91,6 +103,7 @@ class Automaton:
             self.states.reset()
             self._rows.clear()
             self._words.clear()
+            self._walks.clear()
             self._row_bytes = 0
         return self.states.adopt(state)
 
@@ -123,52 +136,81 @@ class Automaton:
 
     # ------------------------------------------------------------ the walk
 
-    def allowed(self, state: State) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Every token that can come next, and `shortest()` after it: int32[n] each.
+    def allowed(self, state: State) -> Allowed:
+        """Every token that can come next, and `shortest()` after it. The latest few are kept: near the end of a
+        budget the same states are filtered again and again."""
+        found = self._walks.get(state)
+        if found is None:
+            nodes, at = self._walk(state.index)
+            tokens, which = self.vocabulary.trie.tokens_at(nodes)
+            found = self._walks[state] = Allowed(tokens, self.states.costs[at[which]])
+            if len(self._walks) > KEPT_WALKS:
+                self._walks.popitem(last=False)
+        else:
+            self._walks.move_to_end(state)
+        return found
 
-        Walks the vocabulary's trie level by level, all live nodes at once. Where most of a level can be reached, the
-        whole level is computed; elsewhere only the children of live nodes are.
+    def _walk(self, start: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The live nodes of the vocabulary's trie, and the state at each.
+
+        Level by level, all live nodes at once: where most of a level can be reached the whole level is computed,
+        elsewhere only the children of live nodes, and the last few long tokens one by one.
         """
-        trie = self.vocabulary.trie
-        nodes, at = np.zeros(1, np.int64), np.full(1, state.index, np.int32)
-        tokens, costs = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+        trie, symbols, classes = self.vocabulary.trie, self._symbols, self.states.class_count
+        nodes, at = np.zeros(1, np.int64), np.full(1, start, np.int32)
+        all_nodes, all_at = [nodes], [at]
         for level in range(1, len(trie.levels) - 1):
-            inner = np.flatnonzero(trie.children[nodes])
-            if not len(inner):
+            counts = trie.children[nodes]
+            inner = counts.nonzero()[0]
+            nodes, at, counts = nodes[inner], at[inner], counts[inner]
+            total = int(counts.sum())
+            if total <= FEW_NODES:
+                few = self._walk_few(nodes.tolist(), at.tolist())
+                all_nodes.append(np.array([node for node, _ in few], np.int64))
+                all_at.append(np.array([index for _, index in few], np.int32))
                 break
-            nodes, at = nodes[inner], at[inner]
             self._fill(at)
             first, last = trie.levels[level], trie.levels[level + 1]
-            counts = trie.children[nodes]
-            total = int(counts.sum())
+            table = self.states.table.ravel()
             if 2 * total > last - first:
-                above = np.zeros(first - trie.levels[level - 1], np.int32)
+                above = np.zeros(first - trie.levels[level - 1], np.int64)
                 above[nodes - trie.levels[level - 1]] = at
-                before = above[trie.parent[first:last] - trie.levels[level - 1]]
-                following = self.states.table[before, self._symbols[first:last]]
-                live = np.flatnonzero(following)
+                above *= classes
+                following = table[above[trie.parent[first:last] - trie.levels[level - 1]] + symbols[first:last]]
+                live = following.nonzero()[0]
                 nodes, at = live + first, following[live]
             else:
                 children = spread(trie.first_child[nodes], counts, total)
-                following = self.states.table[np.repeat(at, counts), self._symbols[children]]
-                live = np.flatnonzero(following)
+                following = table[np.repeat(at.astype(np.int64) * classes, counts) + symbols[children]]
+                live = following.nonzero()[0]
                 nodes, at = children[live], following[live]
-            found, which = trie.tokens_at(nodes)
-            tokens.append(found)
-            costs.append(self.states.costs[at[which]])
-        return np.concatenate(tokens), np.concatenate(costs)
+            all_nodes.append(nodes)
+            all_at.append(at)
+        return np.concatenate(all_nodes), np.concatenate(all_at)
+
+    def _walk_few(self, nodes: list[int], at: list[int]) -> list[tuple[int, int]]:
+        """All live nodes below the given ones, each with its state."""
+        trie, states = self.vocabulary.trie, self.states
+        found: list[tuple[int, int]] = []
+        work = list(zip(nodes, at, strict=True))
+        while work:
+            node, index = work.pop()
+            if not states.is_filled[index]:
+                states.fill(index)
+            first = trie.first_child.item(node)
+            for child in range(first, first + trie.children.item(node)):
+                following = states.table.item(index, self._symbols.item(child))
+                if following:
+                    found.append((child, following))
+                    work.append((child, following))
+        return found
 
     def _fill(self, at: NDArray[np.int32]) -> None:
         """Computes the transitions of the states in `at`."""
-        if len(at) == 1:
-            if not self.states.is_filled[at[0]]:
-                self.states.fill(int(at[0]))
-            return
-        is_used = np.zeros(self.states.size, bool)
-        is_used[at] = True
-        is_used &= ~self.states.is_filled[: self.states.size]
-        for index in np.flatnonzero(is_used):
-            self.states.fill(int(index))
+        missing = at[~self.states.is_filled[at]]
+        if len(missing):
+            for index in np.unique(missing).tolist():
+                self.states.fill(index)
 
 
 class ConstraintMatcher:

@@ -1,0 +1,93 @@
+"""The compiling child: `python -m latticework.runtime.constrain.worker`.
+
+Reads jobs from standard input and answers each on standard output, one at a time, until the input ends, as it does
+when the parent dies. It holds itself to a memory limit; the time limit is the parent's, who kills it. Frames are a
+four-byte big-endian length and msgpack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from typing import BinaryIO, TypeAlias
+
+import msgspec
+
+from latticework.lang.errors import ConstraintError, ErrorData, LatticeworkError, RuntimeFailure
+from latticework.lang.ir import Constraint
+from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.compile import to_rules
+from latticework.runtime.constrain.rules import encode_rules
+
+HEADER = struct.Struct(">I")
+MEMORY_BYTES = 2 << 30
+
+
+class Job(msgspec.Struct, frozen=True, tag="job", forbid_unknown_fields=True):
+    constraint: Constraint
+    limits: Limits
+
+
+class Compiled(msgspec.Struct, frozen=True, tag="compiled", forbid_unknown_fields=True):
+    """rules: an encoded RuleGraph."""
+
+    rules: bytes
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", forbid_unknown_fields=True):
+    error: ErrorData
+
+
+Answer: TypeAlias = Compiled | Failed
+
+_jobs = msgspec.msgpack.Decoder(Job)
+
+
+def answer(frame: bytes) -> Answer:
+    """What becomes of one job. Never raises for what a job holds."""
+    try:
+        job = _jobs.decode(frame)
+        return Compiled(encode_rules(to_rules(job.constraint, job.limits)))
+    except LatticeworkError as error:
+        return Failed(error.to_data())
+    except (MemoryError, RecursionError) as error:
+        return Failed(ConstraintError(f"compiling the constraint needs too much memory ({error!r})").to_data())
+    except Exception as error:  # our own fault, but it must not end the child
+        return Failed(RuntimeFailure(f"compiling the constraint failed: {error!r}").to_data())
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame; None at the end of the input."""
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    frame = stream.read(size)
+    return frame if len(frame) == size else None
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # not a POSIX system: the time limit alone holds
+        return
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def main() -> None:
+    _limit_memory()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing printed by accident may land between frames
+    while (frame := read_frame(sys.stdin.buffer)) is not None:
+        data = msgspec.msgpack.encode(answer(frame))
+        answers.write(HEADER.pack(len(data)) + data)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
