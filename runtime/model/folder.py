@@ -58,15 +58,17 @@ def folder_spec(config: Mapping[str, Any], source: str) -> ModelSpec:
     theta, scaling = _rope(config, source)
     fields = {name: config[name] for name in ModelSpec.__struct_fields__ if config.get(name) is not None}
     fields |= {"architecture": architecture, "rope_theta": theta, "rope_scaling": scaling}
-    heads = config.get("num_attention_heads")
-    if isinstance(heads, int) and heads > 0:
-        fields.setdefault("num_key_value_heads", heads)
-        fields.setdefault("head_dim", config.get("hidden_size", 0) // heads)
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    fields.setdefault("num_key_value_heads", heads)
+    if isinstance(heads, int) and isinstance(hidden, int):
+        fields.setdefault("head_dim", hidden // max(heads, 1))
     fields.setdefault("rms_norm_eps", 1e-6)  # transformers' default
     try:
-        return msgspec.convert(fields, ModelSpec)
+        spec = msgspec.convert(fields, ModelSpec)
     except msgspec.ValidationError as error:
         raise BrokenModel(f"{source} is no model config: {error}") from None
+    spec.check(source)
+    return spec
 
 
 def _rope(config: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:

@@ -41,6 +41,7 @@ def gguf_card(path: Path, name: str) -> ModelCard:
     """
     file = GgufFile(path)
     spec = gguf_spec(file)
+    spec.check(str(path))
     tokens = _strings(file, "tokenizer.ggml.tokens")
     types = _types(file, len(tokens))
     tokenizer = config.cache_folder() / "tokenizers" / f"{file.metadata_digest}-{CONVERSION}" / "tokenizer.json"

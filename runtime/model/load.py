@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latticework.lang.errors import BrokenModel, InvalidArgument
+from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError
 from latticework.runtime.model.llama import Llama
 from latticework.runtime.model.registry import model_class
 from latticework.runtime.model.spec import ModelCard
@@ -38,9 +38,14 @@ def torch_dtype(dtype: str) -> torch.dtype:
 def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Llama:
     """Reads the card's weights as `dtype` ("auto" allowed), in eval mode and without gradients.
 
-    Raises BrokenModel naming the file when weights are missing, unknown, misshapen or cannot be read.
+    Raises ModelError when memory is too small, BrokenModel naming the file when weights are missing, unknown,
+    misshapen or cannot be read.
     """
-    model = model_class(card.spec.architecture)(card.spec, torch_dtype(dtype), device)
+    family, kind = model_class(card.spec.architecture), torch_dtype(dtype)
+    try:
+        model = family(card.spec, kind, device)
+    except RuntimeError as error:  # torch's answer to too little memory
+        raise ModelError(f"{card.name} does not fit into memory as {kind}: {error}") from None
     try:
         model.load(_weights(card, progress))
     except BrokenModel as error:

@@ -1,0 +1,108 @@
+"""Logits equal transformers' on tiny random weights, whatever way the tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latticework.runtime.model.load import load_model
+from latticework.runtime.model.locate import find_model
+from latticework.runtime.model.runner import ModelRunner
+from tests.runtime.model.by_hand import Row, make_runner, save_llama, step
+
+TOLERANCE = 1e-4
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped queries": {},
+    "one kv head": {"num_key_value_heads": 1},
+    "a kv head per query head": {"num_key_value_heads": 4},
+    "wide heads": {"head_dim": 16},
+    "tied": {"tie_word_embeddings": True},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "other rope base": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "llama3 rope": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+}
+FIRST = [int(token) for token in torch.randint(0, 259, (29,), generator=torch.Generator().manual_seed(1))]
+SECOND = [
+    *FIRST[:8],
+    *(int(token) for token in torch.randint(0, 259, (9,), generator=torch.Generator().manual_seed(2))),
+]
+
+
+def whole(runner: ModelRunner) -> tuple[torch.Tensor, torch.Tensor]:
+    first, second = step(runner, [(Row(list(range(10, 20))), FIRST), (Row(list(range(20, 30))), SECOND)])
+    return first, second
+
+
+def chunked(runner: ModelRunner) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first in chunks of 5, the second token by token beside it."""
+    one, two = Row([3, 1, 4, 15, 9, 2, 6, 5]), Row([30, 8, 7, 31, 40])
+    found: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for start in range(0, 30, 5):
+        a, b = step(runner, [(one, FIRST[start : start + 5]), (two, SECOND[one.computed // 5 : one.computed // 5 + 1])])
+        found[0].append(a)
+        found[1].append(b)
+    found[1].extend(step(runner, [(two, SECOND[two.computed :])]))
+    return torch.cat(found[0]), torch.cat(found[1])
+
+
+def after_a_prefix_hit(runner: ModelRunner) -> tuple[torch.Tensor, torch.Tensor]:
+    """The second reads the first's pages for the 8 tokens they share, then both decode in one batch."""
+    one = Row([3, 1, 4, 15, 9, 2, 6, 5])
+    found = [step(runner, [(one, FIRST[:20])])[0]]
+    two = Row([*one.pages[:2], 30, 31, 32], computed=8)
+    other = [found[0][:8], step(runner, [(two, SECOND[8:12])])[0]]
+    for index in range(5):
+        a, b = step(runner, [(one, [FIRST[20 + index]]), (two, [SECOND[12 + index]])])
+        found.append(a)
+        other.append(b)
+    found += step(runner, [(one, FIRST[25:])])
+    return torch.cat(found), torch.cat(other)
+
+
+@pytest.mark.parametrize("way", [whole, chunked, after_a_prefix_hit])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_equal_transformers(
+    shape: str, way: Callable[[ModelRunner], tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    theirs = save_llama(tmp_path, **SHAPES[shape])
+    ours = load_model(find_model(str(tmp_path)), "float32")
+    for tokens, logits in zip((FIRST, SECOND), way(make_runner(ours, torch.float32)), strict=True):
+        with torch.no_grad():
+            expected = theirs(torch.tensor([tokens])).logits[0]
+        assert logits.shape == expected.shape
+        assert logits.dtype == torch.float32
+        assert expected.abs().max() > 1.0  # the comparison means something
+        assert (logits - expected).abs().max() <= TOLERANCE
+
+
+def test_logits_equal_transformers_in_float64(tmp_path: Path) -> None:
+    theirs = save_llama(tmp_path).double()
+    ours = load_model(find_model(str(tmp_path)), "float64")
+    logits, _ = after_a_prefix_hit(make_runner(ours, torch.float64))
+    with torch.no_grad():
+        expected = theirs(torch.tensor([FIRST])).logits[0]
+    assert logits.dtype == torch.float64
+    assert (logits - expected).abs().max() < 1e-4  # transformers keeps its angles and norms in float32
+
+
+def test_bfloat16_logits_come_out_as_float32_close_to_transformers(tmp_path: Path) -> None:
+    theirs = save_llama(tmp_path).bfloat16()
+    ours = load_model(find_model(str(tmp_path)), "bfloat16")
+    logits, _ = whole(make_runner(ours, torch.bfloat16))
+    with torch.no_grad():
+        expected = theirs(torch.tensor([FIRST])).logits[0].float()
+    assert logits.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(logits, expected).min() > 0.99
