@@ -173,6 +173,8 @@ def assistant(content: str | Expr) -> Expr:
 class Function:
     """A program: a Python function whose first parameter is the state it appends to."""
 
+    __name__: str
+
     def __init__(self, body: Callable[..., Any]) -> None:
         _check_body(body)
         functools.update_wrapper(self, body)

@@ -362,7 +362,7 @@ def describe(op: Op) -> str:
     """One line that reads like the source."""
     match op:
         case Text(text):
-            return f"text {json.dumps(text, ensure_ascii=False)}"
+            return f"text {_quoted(text)}"
         case Arg(name):
             return f"arg {name}"
         case Ref(name):
@@ -372,13 +372,25 @@ def describe(op: Op) -> str:
         case Gen():
             return _describe_gen(op)
         case Select(name, options, method):
-            return f"select {name or '_'} from {json.dumps(options, ensure_ascii=False)} by {method}"
+            return f"select {name or '_'} from [{_listed(options)}] by {method}"
         case Role(role):
             return f"role {role}" if role else "role end"
         case Fork(children):
             return "fork " + " ".join(map(str, children))
         case Join(children):
             return "join " + " ".join(map(str, children))
+
+
+def _quoted(text: str) -> str:
+    """As JSON, on one line and without control characters, so that a terminal shows it as it is."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    if quoted.isprintable():
+        return quoted
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in quoted)
+
+
+def _listed(texts: tuple[str, ...]) -> str:
+    return ", ".join(map(_quoted, texts))
 
 
 def _describe_gen(op: Gen) -> str:
@@ -388,7 +400,7 @@ def _describe_gen(op: Gen) -> str:
         case Regex(pattern):
             parts.append(f"regex={pattern!r}")
         case Choices(options):
-            parts.append(f"choices={json.dumps(options, ensure_ascii=False)}")
+            parts.append(f"choices=[{_listed(options)}]")
         case JsonSchema():
             parts.append(f"json_schema={op.constraint.text}")
     if op.on_length != "close":

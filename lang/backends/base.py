@@ -42,5 +42,5 @@ class Backend(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Ends the connection and whatever the backend started. Idempotent."""
+        """Ends the connection and whatever the backend started; runs still open fail. Idempotent."""
         ...

@@ -102,6 +102,7 @@ class Scripted:
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
         self._shut = False
+        self._open: set[_Session] = set()
 
     def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> Session:
         with self._condition:
@@ -111,7 +112,9 @@ class Scripted:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="scripted backend", daemon=True)
                 self._thread.start()
-        return _Session(self, sampling, seed, item, listener)
+            session = _Session(self, sampling, seed, item, listener)
+            self._open.add(session)
+        return session
 
     def shutdown(self) -> None:
         with self._condition:
@@ -142,14 +145,27 @@ class Scripted:
         return answer
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
-                while not self._shut and (not self._due or self._due[0][0] > time.monotonic()):
-                    self._condition.wait(self._due[0][0] - time.monotonic() if self._due else None)
-                if self._shut:
-                    return
-                action = heapq.heappop(self._due)[2]
-            action()
+        while self._work_once():
+            pass
+        for session in list(self._open):
+            session.lose()
+
+    def _work_once(self) -> bool:
+        """Waits for one action and runs it; false once shut down. Holds no finished run while it waits."""
+        with self._condition:
+            while not self._shut and (not self._due or self._due[0][0] > time.monotonic()):
+                self._condition.wait(self._due[0][0] - time.monotonic() if self._due else None)
+            if self._shut:
+                return False
+            action = heapq.heappop(self._due)[2]
+        action()
+        return True
+
+    def forget(self, session: _Session) -> None:
+        """The session is over."""
+        self.closed += 1
+        with self._condition:
+            self._open.discard(session)
 
 
 class _Script:
@@ -206,6 +222,7 @@ class _Session:
         self.item = item
         self.listener = listener
         self.branches = {0: _Branch(0, started=True)}
+        self.closing = False
         self.is_closed = False
 
     def append(self, branch: int, first: int, ops: Sequence[Op]) -> None:
@@ -213,6 +230,7 @@ class _Session:
         self.backend.later(0.0, lambda: self._enqueue(branch, first, ops))
 
     def close(self) -> None:
+        self.closing = True
         self.backend.later(0.0, self._close)
 
     def _enqueue(self, number: int, first: int, ops: Sequence[Op]) -> None:
@@ -226,12 +244,20 @@ class _Session:
         if self.is_closed:
             return
         self.is_closed = True
-        self.backend.closed += 1
+        self.backend.forget(self)
         error = Cancelled("the run was closed").to_data()
         for branch in self.branches.values():
             for position, op in branch.queue:
                 if isinstance(op, Gen | Select | Role) and not branch.failed:
                     self.listener(Failed(branch.number, position, error))
+
+    def lose(self) -> None:
+        """The backend is shut down while the run is open."""
+        if self.closing:
+            return self._close()
+        self.is_closed = True
+        self.backend.forget(self)
+        self.listener(Failed(0, -1, ConnectionLost("the scripted backend was shut down").to_data()))
 
     def _advance_all(self) -> None:
         """Runs every branch as far as it goes; a join may wait for a branch that comes later in the round."""

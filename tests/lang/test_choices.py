@@ -14,7 +14,9 @@ def test_the_highest_mean_wins() -> None:
 
 
 def test_a_logprob_of_exactly_zero_counts() -> None:
-    assert token_length_normalized([[-0.5], [-1.0, 0.0, 0.0]]) == Decision(1, (-0.5, pytest.approx(-1 / 3)))
+    chosen, scores = token_length_normalized([[-0.5], [-1.0, 0.0, 0.0]])
+    assert chosen == 1
+    assert scores == pytest.approx((-0.5, -1 / 3))
     assert token_length_normalized([[-1.0], [0.0]]) == Decision(1, (-1.0, 0.0))
 
 
