@@ -100,9 +100,9 @@ class Branch:
 
 
 def user_line() -> Line:
-    """The innermost line outside Latticework's own code that is being run."""
+    """The innermost line outside the language's own code that is being run."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("latticework."):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("latticework.lang."):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
 

@@ -73,17 +73,17 @@ class Run:
 
     # ------------------------------------------------------------ appending
 
-    def append(self, branch: Branch, pieces: tuple[Piece, ...], line: Line | None = None) -> list[Slot]:
+    def append(self, branch: Branch, pieces: tuple[Piece, ...]) -> None:
         """Queues ops, and sends them if the branch has work to do and none under way. Never blocks."""
-        line = line or user_line()
+        line = user_line()
         with self.condition:
-            slots = [self._append(branch, piece, line) for piece in pieces]
+            for piece in pieces:
+                self._append(branch, piece, line)
             if branch.asked and not branch.in_flight:
                 self._queue(branch)
         self._send()
-        return slots
 
-    def _append(self, branch: Branch, piece: Piece, line: Line) -> Slot:
+    def _append(self, branch: Branch, piece: Piece, line: Line) -> None:
         self._check_open(branch)
         op = piece.op
         self._ops += 1
@@ -109,7 +109,6 @@ class Run:
         elif not slot.answered:
             self._unanswered += 1
             branch.asked += not isinstance(op, Role)
-        return slot
 
     def _check_open(self, branch: Branch) -> None:
         if self.failure:
@@ -284,11 +283,6 @@ class Run:
         if failures:
             raise failures[0].exception()
 
-    def wait_for_all(self, timeout: float | None = None) -> None:
-        """Sends everything and waits until every op of every branch is answered."""
-        self.flush(*self.branches)
-        self.wait(lambda: not self._unanswered, timeout, "the run")
-
     def wait_until_over(self, timeout: float | None) -> None:
         self.wait(lambda: self.over, timeout, "the run")
 
@@ -319,8 +313,9 @@ class Run:
     # ------------------------------------------------------------ ending
 
     def finish(self) -> None:
-        """The body has returned: waits for everything and raises the first failure it was not told of."""
-        self.wait_for_all()
+        """The body has returned: sends and awaits everything, and raises the first failure it was not told of."""
+        self.flush(*self.branches)
+        self.wait(lambda: not self._unanswered, None, "the run")
         if self.failure:
             raise self.failure.exception()
         for failure in self.failures:
