@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from latticework.runtime.request import TextSegment
+from latticework.runtime.schedule.scheduler import Plan
 from latticework.runtime.text.tokenizer import Tokenizer
 from tests.runtime.engine.bench import (
     Bench,
@@ -187,3 +190,34 @@ def test_head_tokens_are_replaced_even_when_the_head_is_empty() -> None:
     bench.submit("ab ", greedy(9, stop=(data[1:].decode(),)), TextSegment((end,), b"", 0), hold_lease=1)
     bench.run()
     assert bench.engine.leases.get("a", 1).tokens == [*tokenizer.encode("ab "), data[0], end]
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_stop_that_leaves_nothing_goes_back_into_shared_pages(page_size: int) -> None:
+    bench = Bench(page_size=page_size)
+    prompt = "The quick brown fox "
+    bench.submit(prompt, greedy(3))
+    bench.run()
+    number = bench.submit(prompt, greedy(9, stop=(bench.data(0).decode(),)), gen(max_tokens=5, seed=8))
+    plain = bench.submit(prompt, gen(max_tokens=5, seed=8))
+    bench.run()
+    assert bench.data(number, 1) == b""
+    assert bench.tokens(number, 2) == bench.tokens(plain, 1)
+    bench.assert_all_free()
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_stop_may_cut_what_a_retraction_has_put_into_the_tree(page_size: int) -> None:
+    bench = scripted(list(b"go: "), list(b"all well, END OF IT"), byte_tokenizer(), page_size=page_size)
+    number = bench.submit("go: ", greedy(60, stop=("END OF IT",)), "!", greedy(3), hold_lease=1)
+    while len(bench.tokens(number)) < 17:
+        bench.step()
+    scheduler = bench.engine.scheduler
+    scheduler._retract(Plan(0), scheduler.running[0])
+    bench.engine.check()
+    bench.run()
+    assert bench.data(number, 1) == b"all well, "
+    lease = bench.engine.leases.get("a", 1)
+    assert bytes(lease.tokens).startswith(b"go: all well, !")
+    bench.engine.release("a", (1,))
+    bench.assert_all_free()

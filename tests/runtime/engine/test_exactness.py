@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def reference(prompt: str, count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def outputs(batch: int, **options: object) -> list[list[int]]:
+def outputs(batch: int, **options: Any) -> list[list[int]]:
     """Tokens of every prompt, greedy and seeded, `batch` at a time."""
     bench = Bench(max_running=batch, **options)
     numbers = [bench.submit(prompt, greedy(5)) for prompt in PROMPTS]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latticework.runtime.request import SelectSegment
+from latticework.runtime.schedule.scheduler import Plan
 from tests.runtime.engine.bench import Bench, dense_logits, greedy
 
 PREFIX = "Is the sky blue? Answer: "
@@ -98,3 +99,30 @@ def test_an_option_that_cannot_fit_is_refused() -> None:
     assert error.type == "PromptTooLong"
     assert "20 tokens and needs 13 more" in error.message
     assert "at most 32" in error.message
+
+
+def test_options_that_do_not_fit_the_pool_beside_their_prefix_fail_alone() -> None:
+    bench = Bench(kv_tokens=16)
+    number = bench.submit("a" * 10, bench.select("bcdefg", "b"))
+    later = bench.submit("xyz", greedy(4))
+    bench.run()
+    error = bench.final(number).error
+    assert error is not None
+    assert error.type == "PromptTooLong"
+    assert "KV pool of 16 tokens" in error.message
+    assert len(bench.tokens(later)) == 4
+    bench.assert_all_free()
+
+
+def test_a_select_that_gives_way_is_scored_the_same() -> None:
+    bench = Bench(chunk_tokens=8)
+    bench.submit("Other: ", greedy(3))
+    number = bench.submit(PREFIX, bench.select(*OPTIONS))
+    running = bench.engine.scheduler.running
+    while not (running and running[-1].selection and any(option.pages for option in running[-1].selection.options)):
+        assert bench.engine.has_work()
+        bench.step()
+    bench.engine.scheduler._retract(Plan(0), running[-1])
+    bench.engine.check()
+    bench.run()
+    assert bench.final(number).scores == pytest.approx(brute_force(PREFIX, OPTIONS), abs=1e-9)

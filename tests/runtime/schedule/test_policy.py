@@ -1,0 +1,55 @@
+"""Admission order: longest prefix first, ageing, families."""
+
+from __future__ import annotations
+
+import random
+
+from latticework.runtime.request import Request
+from latticework.runtime.schedule.policy import WINDOW, admission_order, common_prefix
+from latticework.runtime.schedule.sequence import Sequence
+
+
+def waiting(order: int, since: int = 0, group: int | None = None, owner: str = "a") -> Sequence:
+    return Sequence(owner, Request(order, (), group=group), order, [], waiting_since=since)
+
+
+def orders(sequences: list[Sequence], cached: dict[int, int], now: int = 0, age: int = 10) -> list[int]:
+    return [s.order for s in admission_order(sequences, lambda s: cached.get(s.order, 0), now, age)]
+
+
+def test_the_longest_cached_prefix_goes_first_then_the_oldest() -> None:
+    assert orders([waiting(n) for n in (3, 1, 2, 0)], {2: 50, 3: 50, 1: 7}) == [2, 3, 1, 0]
+
+
+def test_a_step_of_waiting_counts_as_cached_tokens() -> None:
+    cold, warm = waiting(0, since=0), waiting(1, since=9)
+    assert orders([cold, warm], {1: 100}, now=10) == [1, 0]
+    cold, warm = waiting(0, since=0), waiting(1, since=20)
+    assert orders([cold, warm], {1: 100}, now=20) == [0, 1]
+
+
+def test_families_stay_together_in_the_place_of_their_best_member() -> None:
+    sequences = [waiting(0), waiting(1, group=5), waiting(2), waiting(3, group=5), waiting(4, group=5, owner="b")]
+    assert orders(sequences, {3: 9, 2: 5}) == [3, 1, 2, 0, 4]
+
+
+def test_only_the_oldest_are_looked_at() -> None:
+    looked: list[int] = []
+
+    def cached(sequence: Sequence) -> int:
+        looked.append(sequence.order)
+        return 0
+
+    admission_order([waiting(n) for n in range(3 * WINDOW)], cached, 0, 1)
+    assert looked == list(range(WINDOW))
+
+
+def test_common_prefix_equals_a_plain_loop() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        a = [rng.randrange(2) for _ in range(rng.randrange(12))]
+        b = a[: rng.randrange(12)] + [rng.randrange(2) for _ in range(rng.randrange(6))]
+        expected = 0
+        while expected < min(len(a), len(b)) and a[expected] == b[expected]:
+            expected += 1
+        assert common_prefix(a, b) == expected
