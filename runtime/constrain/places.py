@@ -178,7 +178,7 @@ class States:
         if not self.is_filled[state.index]:
             self.fill(state.index)
         live = np.flatnonzero(self.table[state.index])
-        return self._single[int(live[0])] if len(live) == 1 else None
+        return self._single.get(int(live[0])) if len(live) == 1 else None
 
     def _number(self, state: State) -> None:
         if len(self.states) == len(self.table):
