@@ -32,6 +32,14 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
             self.output + other.output,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt - other.prompt,
+            self.cached - other.cached,
+            self.computed - other.computed,
+            self.output - other.output,
+        )
+
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
     """One output token: id, bytes as text (errors replaced), natural-log probability, the likeliest others."""

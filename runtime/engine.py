@@ -371,6 +371,7 @@ class Engine:
         elif sequence.at_end:
             self._close(sequence, event, True)
         else:
+            event.usage = sequence.usage
             self._tell(sequence, event)
             try:
                 self.chain.enter(sequence)

@@ -82,6 +82,7 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     (data may lag behind tokens, and ends without the stop's bytes). logprobs: one per token where asked.
     end: set on the segment's last event. final: set on exactly one event of each accepted request, its last;
     it may carry the last segment's end. chosen/scores: result of a SelectSegment.
+    usage: of the request so far, on every event with an end.
     complete: whether the text satisfies the constraint. carry: bytes past the last whole token kept, which the
     lease remembers.
     """

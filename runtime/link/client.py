@@ -135,8 +135,8 @@ class Client:
     def _serve(self) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.DEALER)
-        configure(socket)
         try:
+            configure(socket)
             socket.connect(self.address)
             self._talk(socket)
         except LatticeworkError as error:

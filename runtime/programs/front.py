@@ -16,7 +16,7 @@ from typing import IO
 import msgspec
 
 from latticework.lang.errors import from_data
-from latticework.lang.events import Done, TokenLogprob, Usage
+from latticework.lang.events import Done, TokenLogprob
 from latticework.lang.ir import Constraint, Gen, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
@@ -160,16 +160,13 @@ class Generation:
 
     async def __aiter__(self) -> AsyncIterator[Output]:
         speech = Speech(self._front.tokenizer, 0, 0, self._seed)
-        end: Done | None = None
         while True:
             event = await self._events.get()
             if event.error is not None:
                 raise from_data(event.error)
             said = speech.hear(event) if event.segment == 1 else None
             if event.final:
-                assert speech.done is not None
-                end = speech.finish(event.usage or Usage())
-                yield Output(said.text if said else "", said.logprobs if said else (), end)
+                yield Output(said.text if said else "", said.logprobs if said else (), speech.done)
                 return
             if said is not None:
                 yield Output(said.text, said.logprobs)

@@ -114,6 +114,7 @@ class BranchTask:
         self._ordinal = 0
         self._group: int | None = None
         self._request: int | None = None
+        self._counted = Usage()  # of the open request, given to ops that have ended
 
     # ------------------------------------------------------------ from the client
 
@@ -279,6 +280,7 @@ class BranchTask:
 
         parent = self._hold.id if self._hold is not None else None
         self._request = number
+        self._counted = Usage()
         self.front.link.submit(Request(number, tuple(chain), parent, hold.id, self._group), on_event)
         final = await done
         self._request = None
@@ -296,15 +298,18 @@ class BranchTask:
         speaker = speakers.get(event.segment)
         if event.error is not None or speaker is None:
             return
+        own = (event.usage or self._counted) - self._counted
+        self._counted += own
         if isinstance(speaker, Speech):
             chunk = speaker.hear(event)
             if chunk is not None:
                 self.run.emit(chunk)
             if speaker.done is not None:
-                self._answer(speaker.done)
+                self._answer(msgspec.structs.replace(speaker.done, usage=own))
         elif event.chosen is not None:
             position, op = speaker
-            self._answer(Done(self.index, position, op.options[event.chosen], "select", scores=event.scores))
+            option = op.options[event.chosen]
+            self._answer(Done(self.index, position, option, "select", usage=own, scores=event.scores))
 
     def _answer(self, done: Done) -> None:
         if self._unanswered.pop(done.position, None) is not None:

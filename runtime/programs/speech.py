@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from latticework.lang.events import Chunk, Done, Finish, TokenLogprob, Usage
 from latticework.runtime.request import TokenEvent
 from latticework.runtime.text.detokenize import Utf8Stream
@@ -22,11 +20,9 @@ class Speech:
         self._stream = Utf8Stream()
         self._parts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        self._output = 0
 
     def hear(self, event: TokenEvent) -> Chunk | None:
         """The new text, if any. After the segment's last event `done` is set."""
-        self._output += len(event.tokens)
         text = self._stream.feed(event.data, final=event.end is not None)
         logprobs = self._readable(event)
         self._parts.append(text)
@@ -40,16 +36,11 @@ class Speech:
                 finish,
                 complete=event.complete,
                 stopped_by=event.stopped_by,
-                usage=Usage(output=self._output),
+                usage=event.usage or Usage(),
                 logprobs=tuple(self._logprobs),
                 seed=self.seed,
             )
         return Chunk(self.branch, self.position, text, logprobs) if text or logprobs else None
-
-    def finish(self, usage: Usage) -> Done:
-        """The Done, with the whole request's usage."""
-        assert self.done is not None
-        return msgspec.structs.replace(self.done, usage=usage)
 
     def _readable(self, event: TokenEvent) -> tuple[TokenLogprob, ...]:
         return tuple(
