@@ -36,6 +36,7 @@ from latticework.runtime.model.load import load_model, resolve_dtype, torch_dtyp
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
+from latticework.runtime.model.threads import use_threads
 from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment, TokenEvent
 from latticework.runtime.sample.sampler import Row, sample
 from latticework.runtime.sample.scores import token_logprobs
@@ -115,7 +116,8 @@ class Engine:
     def load(config: EngineConfig, progress: Callable[[float], None] | None = None) -> Engine:
         """Reads model and tokenizer and allocates the KV pool. Raises a ModelError or InvalidArgument.
 
-        progress: told the fraction of the weights read."""
+        progress: told the fraction of the weights read. Sets the number of CPU threads of the process."""
+        use_threads(config.threads)
         card = find_model(config.model)
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
@@ -127,7 +129,7 @@ class Engine:
         else:
             pages = max(1, config.kv_tokens // config.page_size)
         kv = allocate_kv(card.spec, pages, config.page_size, kind)
-        runner = ModelRunner(model, make_attention(config.attention, "cpu"), kv)
+        runner = ModelRunner(model, make_attention(config.attention, "cpu", card.spec.head_dim, kind), kv)
         vocabulary = Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids)
 
         def build(rules: bytes) -> Automaton:
