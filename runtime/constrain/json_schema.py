@@ -245,11 +245,13 @@ class _SchemaBuilder:
         separators = (self.comma, self.colon)
         try:
             text = json.dumps(value, ensure_ascii=False, separators=separators, allow_nan=False)
-            return self.builder.literal(text.encode())
-        except UnicodeEncodeError:
-            _fail("a string holds a lone surrogate, which is no text", at)
         except ValueError:
             _fail("a number is too large for JSON", at)
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            _fail("a string holds a lone surrogate, which is no text", at)
+        return self.builder.literal(data)
 
     # ------------------------------------------------------------ types
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, compile_constraint, to_rules
-
 from tests.runtime.constrain.oracle import allowed, byte_vocabulary, walk
 
 E_ACUTE = "é".encode()

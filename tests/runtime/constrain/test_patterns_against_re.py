@@ -7,11 +7,11 @@ import interegular
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from latticework.lang.errors import ConstraintError, RegexError
 from latticework.lang.ir import Regex
 from latticework.runtime.constrain import Automaton, Limits, Vocabulary, compile_constraint, to_rules
 from latticework.runtime.constrain.ranges import ANY, character_class, complement, fold_case, intersect, subtract, union
-
 from tests.runtime.constrain.oracle import accepts, byte_vocabulary
 
 BYTES = byte_vocabulary()
@@ -19,40 +19,9 @@ ALPHABET = "ab0 é\n中😀-]^Kſ"
 
 ATOMS = st.sampled_from(
     [
-        "a",
-        "b",
-        "0",
-        " ",
-        "é",
-        "中",
-        "😀",
-        ".",
-        r"\d",
-        r"\w",
-        r"\s",
-        r"\D",
-        r"\W",
-        r"\S",
-        "[ab]",
-        "[^a]",
-        "[a-é]",
-        "[^\\w]",
-    ]
-    + [
-        r"\n",
-        r"\x61",
-        r"\u00e9",
-        r"\U0001F600",
-        "[]a]",
-        "[^]a]",
-        "[a-]",
-        r"[\d\-]",
-        r"[\s^]",
-        "-",
-        "]",
-        "[中-😀]",
-        r"\.",
-        "}",
+        *("a", "b", "0", " ", "é", "中", "😀", "-", "]", "}", r"\n", r"\x61", r"\u00e9", r"\U0001F600", r"\.", "."),
+        *(r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", "[ab]", "[^a]", "[a-é]", r"[^\w]", "[]a]", "[^]a]", "[a-]"),
+        *(r"[\d\-]", r"[\s^]", "[中-😀]"),
     ]
 )
 GREEDY = st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,}", "{0,2}", "{1,3}"])
@@ -89,7 +58,8 @@ def test_a_random_pattern_accepts_exactly_what_fullmatch_does(pattern: str, text
     try:
         compiled = automaton(pattern)
     except RegexError as error:
-        assert "no text matches" in str(error)
+        if "no text matches" not in str(error):
+            raise
         assert not any(expected.fullmatch(text) for text in texts)
         return
     for text in texts:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime.constrain import Vocabulary
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 TOKENS = st.lists(st.binary(max_size=4), min_size=1, max_size=30)
 
