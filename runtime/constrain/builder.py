@@ -24,6 +24,7 @@ from latticework.runtime.constrain.rules import (
     Repeat,
     RuleGraph,
     Then,
+    Words,
 )
 
 NEVER = -1  # the language without any string; never part of a graph
@@ -31,6 +32,7 @@ EMPTY = 0
 
 MAX_FOLLOWERS = 250_000  # pairs (where a text can be, where its next byte can be) beyond what any class needs
 _FREE_STARTS = 128  # the widest character classes begin with about this many byte sets; more is ambiguity
+_MANY_WORDS = 8  # from this many literals side by side on, they become one node
 _MANY = 1 << 40  # where sizes stop being counted
 
 
@@ -105,24 +107,28 @@ class Builder:
         """Any one of the items; NEVER when there is none."""
         kept: dict[int, None] = {}
         single: list[tuple[int, int]] = []  # all one-byte items become one set
-        for item in items:
-            parts: tuple[int, ...] = (item,)
-            if item != NEVER and isinstance(node := self._nodes[item], Either):
-                parts = node.items
-            for part in parts:
-                node = self._nodes[part]
-                if part == NEVER:
-                    continue
-                if isinstance(node, Bytes):
-                    single += node.ranges
-                elif isinstance(node, Literal) and len(node.data) == 1:
-                    single.append((node.data[0], node.data[0]))
-                else:
+        words: dict[bytes, None] = {}
+        for part in self._alternatives(items):
+            match self._nodes[part]:
+                case Bytes(ranges):
+                    single += ranges
+                case Literal(data) if len(data) == 1:
+                    single.append((data[0], data[0]))
+                case Literal(data):
+                    words[data] = None
+                case Words(more):
+                    words.update(dict.fromkeys(more))
+                case _:
                     kept[part] = None
         if single:
             kept[self.byte_set(tuple(sorted(single)))] = None
-        if len(kept) > self.limits.alternatives:
-            raise self._exceeded("alternatives", f"{len(kept)} alternatives stand side by side")
+        if len(kept) + len(words) > self.limits.alternatives:
+            raise self._exceeded("alternatives", f"{len(kept) + len(words)} alternatives stand side by side")
+        if len(words) < _MANY_WORDS:
+            kept.update(dict.fromkeys(self.literal(word) for word in words))
+        else:
+            shortest = min(map(len, words))
+            kept[self._add(Words(tuple(sorted(words))), nullable=False, shortest=shortest, starts=1, ends=0)] = None
         if len(kept) <= 1:
             return next(iter(kept), NEVER)
         choices = tuple(kept)
@@ -133,6 +139,12 @@ class Builder:
             starts=sum(self._starts[item] for item in choices),
             ends=sum(self._ends[item] for item in choices),
         )
+
+    def _alternatives(self, items: Iterable[int]) -> Iterable[int]:
+        for item in items:
+            if item != NEVER:
+                node = self._nodes[item]
+                yield from node.items if isinstance(node, Either) else (item,)
 
     def optional(self, item: int) -> int:
         return self.either([item, EMPTY])

@@ -15,33 +15,23 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.rules import (
-    Bytes,
-    Either,
-    Empty,
-    Literal,
-    Node,
-    Repeat,
-    RuleGraph,
-    Then,
-    check_rules,
-)
+from latticework.runtime.constrain.expressions import Expressions
+from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Repeat, RuleGraph, Then, Words
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 DEAD = 0
 _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
 _MOST_TOKENS = 1 << 30  # costs stop here; budgets end far below
-_EXACT_LITERAL_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
+_DEEPEST = 32  # bits for a word's depth in the number of a shape
 
 
 class Place:
     """A point in the expression and what follows it. `low` and `high` are a repeat's remaining counts; for a literal,
-    `low` is how much of it is written. shape: number of the same chain without its counts. counts: every (-low,
-    high) of the chain. cost: tokens that surely suffice to finish."""
+    `low` is how much of it is written; for words, they are the position in their table. shape: number of the same
+    chain without its counts. counts: every (-low, high) of the chain. cost: tokens that surely suffice to finish."""
 
-    __slots__ = ("after", "cost", "counts", "heads", "high", "loose", "low", "node", "rest", "shape")
+    __slots__ = ("cost", "counts", "heads", "high", "loose", "low", "moves", "node", "rest", "shape")
 
     def __init__(
         self, node: int, low: int, high: int, rest: Place | None, shape: int, counts: tuple[int, ...], cost: int
@@ -54,7 +44,7 @@ class Place:
         self.counts = counts
         self.cost = cost
         self.heads: tuple[Place, ...] | None = None  # the places that can write the next byte from here
-        self.after: tuple[Place, ...] | None = None  # the heads once this one has written its byte
+        self.moves: list[tuple[tuple[int, ...], tuple[Place, ...]]] | None = None  # byte classes -> places after
         self.loose: Place | None = None  # the same place relaxed
 
 
@@ -82,20 +72,16 @@ class States:
     """
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary) -> None:
-        check_rules(rules)
-        self._nodes: list[Node] = list(rules.nodes)
-        self._exact_left = _EXACT_LITERAL_BYTES
+        expressions = Expressions(rules, vocabulary)
+        self._expressions = expressions
+        self._nodes = expressions.nodes
         self._reach = vocabulary.longest + 1
-        self._literal_costs: dict[int, list[int]] = {}
-        self._node_costs: list[int] = []
-        self._check_writable(rules.root, vocabulary)
-        self._price(vocabulary)
-        self._split_bytes()
+        self.classes = expressions.classes
+        self.class_count = expressions.class_count
         self._shapes: dict[tuple[int, int, int], int] = {}
         self._end = Place(_END, 0, 0, None, 0, (), 0)
         self._end.heads = (self._end,)
         self._end.loose = self._end
-        self._root = rules.root
         self.generation = 0
         self._forget()
 
@@ -116,7 +102,7 @@ class States:
         dead = State(frozenset(), False, 0)
         self._number(dead)
         self.is_filled[DEAD] = True
-        self.start = self._state(self._heads(self._place(self._root, self._end)))
+        self.start = self._state(self._heads(self._place(self._expressions.root, self._end)))
 
     @property
     def size(self) -> int:
@@ -155,18 +141,20 @@ class States:
         row = np.zeros(self.class_count, np.int32)
         places = [place for place in self.states[index].places if place.node != _END]
         if len(places) == 1:
-            row[self._classes_from(places[0])] = self._state(self._after(places[0])).index
+            for taken, after in self._moves(places[0]):
+                row[list(taken)] = self._state(after).index
         else:
-            takers: list[list[Place]] = [[] for _ in range(self.class_count)]
+            takers: list[list[tuple[Place, ...]]] = [[] for _ in range(self.class_count)]
             for place in places:
-                for byte_class in self._classes_from(place):
-                    takers[byte_class].append(place)
-            known: dict[tuple[Place, ...], int] = {}
+                for taken, after in self._moves(place):
+                    for byte_class in taken:
+                        takers[byte_class].append(after)
+            known: dict[tuple[int, ...], int] = {}
             for byte_class, group in enumerate(takers):
                 if group:
-                    key = tuple(group)
+                    key = tuple(map(id, group))
                     if key not in known:
-                        known[key] = self._state([after for place in group for after in self._after(place)]).index
+                        known[key] = self._state([place for after in group for place in after]).index
                     row[byte_class] = known[key]
         self.table[index] = row  # only now: making states may have moved the table
         self.is_filled[index] = True
@@ -178,7 +166,7 @@ class States:
         if not self.is_filled[state.index]:
             self.fill(state.index)
         live = np.flatnonzero(self.table[state.index])
-        return self._single.get(int(live[0])) if len(live) == 1 else None
+        return self._expressions.single_byte.get(int(live[0])) if len(live) == 1 else None
 
     def _number(self, state: State) -> None:
         if len(self.states) == len(self.table):
@@ -216,16 +204,21 @@ class States:
         key = (node, low, high, rest)
         place = self._places.get(key)
         if place is None:
-            kind = self._nodes[node]
-            if isinstance(kind, Repeat):
-                shape_key, counts = (node, 0, rest.shape), (-low, high, *rest.counts)
-                cost = low * self._node_costs[kind.item] + rest.cost
-            elif isinstance(kind, Literal):
-                shape_key, counts = (node, low, rest.shape), rest.counts
-                cost = self._literal_cost(node, kind, low) + rest.cost
-            else:
-                shape_key, counts = (node, 0, rest.shape), rest.counts
-                cost = self._node_costs[node] + rest.cost
+            counts = rest.counts
+            shape_key = (node, 0, rest.shape)
+            match self._nodes[node]:
+                case Repeat(item):
+                    counts = (-low, high, *counts)
+                    cost = low * self._expressions.costs[item]
+                case Literal():
+                    shape_key = (node, low, rest.shape)
+                    cost = self._expressions.literal_cost(node, low)
+                case Words():
+                    shape_key = (node, low << _DEEPEST | high, rest.shape)
+                    cost = self._expressions.tables[node].cost(low, high)
+                case _:
+                    cost = self._expressions.costs[node]
+            cost += rest.cost
             shape = self._shapes.setdefault(shape_key, len(self._shapes) + 1)
             place = Place(node, low, high, rest, shape, counts, cost)
             self._places[key] = place
@@ -246,7 +239,7 @@ class States:
             rest = place.rest
             assert rest is not None
             match self._nodes[place.node]:
-                case Bytes() | Literal():
+                case Bytes() | Literal() | Words():
                     found[place] = None
                 case Empty():
                     work.append(rest)
@@ -269,16 +262,30 @@ class States:
         high = place.high if place.high == _UNBOUNDED else place.high - 1
         return self._point(place.node, max(place.low - 1, 0), high, rest) if high else rest
 
-    def _after(self, place: Place) -> tuple[Place, ...]:
-        if place.after is None:
-            kind = self._nodes[place.node]
+    def _moves(self, place: Place) -> list[tuple[tuple[int, ...], tuple[Place, ...]]]:
+        """What a head leads to: for some byte classes, the heads once such a byte is written."""
+        if place.moves is None:
             rest = place.rest
             assert rest is not None
-            if isinstance(kind, Literal) and place.low + 1 < len(kind.data):
-                place.after = (self._point(place.node, place.low + 1, 0, rest),)
-            else:
-                place.after = self._heads(rest)
-        return place.after
+            match self._nodes[place.node]:
+                case Literal(data):
+                    taken = (int(self.classes[data[place.low]]),)
+                    is_last = place.low + 1 == len(data)
+                    after = self._heads(rest) if is_last else (self._point(place.node, place.low + 1, 0, rest),)
+                    place.moves = [(taken, after)]
+                case Words():
+                    place.moves = list(self._word_moves(place, rest))
+                case _:
+                    place.moves = [(self._expressions.node_classes[place.node], self._heads(rest))]
+        return place.moves
+
+    def _word_moves(self, place: Place, rest: Place) -> Iterable[tuple[tuple[int, ...], tuple[Place, ...]]]:
+        table = self._expressions.tables[place.node]
+        for byte, ends, longer in table.branches(place.low, place.high):
+            after = self._heads(rest) if ends else ()
+            if longer is not None:
+                after = (*after, self._point(place.node, place.low + 1, longer, rest))
+            yield (int(self.classes[byte]),), after
 
     def _relaxed(self, place: Place) -> Place:
         chain: list[Place] = []
@@ -293,105 +300,6 @@ class States:
             loose = self._point(link.node, link.low, high, loose)
             link.loose = loose
         return loose
-
-    def _classes_from(self, place: Place) -> list[int]:
-        kind = self._nodes[place.node]
-        if isinstance(kind, Literal):
-            return [int(self.classes[kind.data[place.low]])]
-        return self._set_classes[place.node]
-
-    # ------------------------------------------------------------ preparation
-
-    def _check_writable(self, root: int, vocabulary: Vocabulary) -> None:
-        """Takes out whatever needs a byte that no token writes alone."""
-        gone = [False] * len(self._nodes)
-        nullable = [False] * len(self._nodes)
-        missing: int | None = None
-        for index, node in enumerate(self._nodes):
-            match node:
-                case Empty():
-                    nullable[index] = True
-                case Bytes(ranges):
-                    kept = [b for low, high in ranges for b in range(low, high + 1) if b in vocabulary.writable]
-                    gone[index] = not kept
-                    missing = ranges[0][0] if not kept else missing
-                    self._nodes[index] = Bytes(tuple((b, b) for b in kept))
-                case Literal(data):
-                    lacking = next((b for b in data if b not in vocabulary.writable), None)
-                    gone[index] = lacking is not None
-                    missing = lacking if lacking is not None else missing
-                case Then(first, rest):
-                    gone[index] = gone[first] or gone[rest]
-                    nullable[index] = nullable[first] and nullable[rest]
-                case Either(items):
-                    left = tuple(item for item in items if not gone[item])
-                    gone[index] = not left
-                    nullable[index] = any(nullable[item] for item in left)
-                    self._nodes[index] = Either(left)
-                case Repeat(item, low, high):
-                    low = 0 if nullable[item] else low
-                    gone[index] = gone[item] and low > 0
-                    nullable[index] = low == 0
-                    self._nodes[index] = Empty() if gone[item] or high == 0 else Repeat(item, low, high)
-        if gone[root]:
-            raise ConstraintError(
-                f"the constraint needs byte 0x{missing:02x}, which no token of the vocabulary writes",
-                hint="another model's tokenizer may have it",
-            )
-
-    def _price(self, vocabulary: Vocabulary) -> None:
-        """An upper bound on the tokens of each node's shortest text."""
-        for index, node in enumerate(self._nodes):
-            match node:
-                case Empty():
-                    cost = 0
-                case Bytes():
-                    cost = 1
-                case Literal(data):
-                    cost = len(data)
-                    if len(data) <= self._exact_left and all(b in vocabulary.writable for b in data):
-                        self._exact_left -= len(data)
-                        self._literal_costs[index] = vocabulary.fewest_tokens(data)
-                        cost = self._literal_costs[index][0]
-                case Then(first, rest):
-                    cost = self._node_costs[first] + self._node_costs[rest]
-                case Either(items):
-                    cost = min((self._node_costs[item] for item in items), default=0)
-                case Repeat(item, low):
-                    cost = low * self._node_costs[item]
-            self._node_costs.append(min(cost, 1 << 24))
-
-    def _literal_cost(self, index: int, node: Literal, written: int) -> int:
-        costs = self._literal_costs.get(index)
-        return len(node.data) - written if costs is None else costs[written]
-
-    def _split_bytes(self) -> None:
-        """Byte classes: two bytes share one when every set holds both or neither, and no literal holds either."""
-        signature = [0] * 256
-        bit = 1
-        alone: set[int] = set()
-        sets: dict[int, list[int]] = {}
-        for index, node in enumerate(self._nodes):
-            if isinstance(node, Literal):
-                alone.update(node.data)
-            elif isinstance(node, Bytes):
-                sets[index] = [low for low, _ in node.ranges]
-        for members in {tuple(found) for found in sets.values()}:
-            for byte in members:
-                signature[byte] |= bit
-            bit <<= 1
-        for byte in alone:
-            signature[byte] |= bit << byte
-        numbers: dict[int, int] = {}
-        classes = [numbers.setdefault(mark, len(numbers)) for mark in signature]
-        self.classes = np.array(classes, np.uint8)
-        self.class_count = len(numbers)
-        self._set_classes = {index: sorted({classes[b] for b in found}) for index, found in sets.items()}
-        counts = np.bincount(self.classes)
-        self._single: dict[int, int] = {}
-        for byte, byte_class in enumerate(classes):
-            if counts[byte_class] == 1:
-                self._single[byte_class] = byte
 
 
 def _without_covered(places: frozenset[Place]) -> frozenset[Place]:

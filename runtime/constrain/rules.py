@@ -8,6 +8,7 @@ rule; nothing else of this changes then.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -59,7 +60,13 @@ class Repeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
     high: int | None
 
 
-Node: TypeAlias = Empty | Bytes | Literal | Then | Either | Repeat
+class Words(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Any one of many literals: sorted, distinct, none empty. One node however many they are."""
+
+    words: tuple[bytes, ...]
+
+
+Node: TypeAlias = Empty | Bytes | Literal | Then | Either | Repeat | Words
 
 
 class RuleGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +124,8 @@ def _is_valid(node: Node, index: int) -> bool:
             return bool(ranges)
         case Literal(data):
             return bool(data)
+        case Words(words):
+            return bool(words) and bool(words[0]) and all(a < b for a, b in pairwise(words))
         case Then(first, rest):
             return 0 <= first < index and 0 <= rest < index
         case Either(items):
