@@ -25,7 +25,7 @@ Change = Callable[[GGUFWriter], None]
 def write_gguf(path: Path, folder: Path, change: Change | None = None, omit: str = "", **metadata: Any) -> Any:
     """A tiny random Llama in llama.cpp's names and order. Returns transformers' model."""
     theirs = save_llama(folder)
-    config = theirs.config
+    config: Any = theirs.config
     writer = GGUFWriter(path, metadata.get("arch", "llama"))
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
