@@ -14,42 +14,42 @@ import latticework as lw
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.terminal import started, usage_line, values_table
 
-MAIL = "Hello, I am Anna Berg. My order 4711, a red bicycle, came 9 days late and the bell is broken. Please refund me."
+MAIL = "Hello, my name is Anna Berg. I would like to order 3 red bicycles. Please send them by express."
+TASKS = ("Write a subject line for our answer.", "Write one sentence to thank the customer.")
 SEED = 7
 
 
 @dataclass
-class Complaint:
+class Order:
     customer: str
+    quantity: int
     product: str
-    order_number: int
-    days_late: int
-    wants_refund: bool
+    express: bool
 
 
 @lw.function
-def triage(s: lw.State, mail: str) -> None:
-    s += lw.system("You read the mail of a shop and answer exactly.")
-    s += lw.user(f"{mail}\n\nWrite the complaint as JSON.")
-    s += lw.assistant(lw.gen("complaint", schema=Complaint, max_tokens=80))
-    s += lw.user("Which team should answer it?")
-    s += lw.assistant(lw.select("team", ["shipping", "marketing", "kitchen"]))
-    drafts = s.fork(2)
-    for draft, tone in zip(drafts, ["formal", "friendly"], strict=True):
-        draft += lw.user(f"Write one {tone} sentence to say sorry to the customer.")
-        draft += lw.assistant(lw.gen("reply", max_tokens=40, stop="\n"))
-    drafts.join()
+def read_mail(s: lw.State, mail: str) -> None:
+    s += lw.system("You answer the mail of a shop.")
+    s += lw.user(f"{mail}\n\nWrite the order as JSON.")
+    s += lw.assistant(lw.gen("order", schema=Order, max_tokens=60))
+    s += lw.user("Is this mail an order, a complaint or a question?")
+    s += lw.assistant("It is " + lw.select("kind", ["an order", "a complaint", "a question"]) + ".")
+    branches = s.fork(len(TASKS))
+    for branch, task in zip(branches, TASKS, strict=True):
+        branch += lw.user(task)
+        branch += lw.assistant(lw.gen("draft", max_tokens=40, stop="\n"))
+    branches.join()
 
 
 def show_demo(engine: EngineConfig) -> None:
     """Runs it at temperature 0 and shows source, text, values and tokens."""
     console = Console(highlight=False)
     console.print(Rule("the program", align="left"))
-    source = f"{inspect.getsource(Complaint)}\n\n{inspect.getsource(triage.body)}"
-    console.print(Syntax(source.strip(), "python", background_color="default"))
+    source = f"{inspect.getsource(Order)}\n\n{inspect.getsource(read_mail.body)}"
+    console.print(Syntax(source.strip(), "python", background_color="default", word_wrap=True))
     with started(engine) as backend:
         start = time.perf_counter()
-        state = triage.run(MAIL, temperature=0, seed=SEED, backend=backend)
+        state = read_mail.run(MAIL, temperature=0, seed=SEED, backend=backend)
         seconds = time.perf_counter() - start
         console.print(Rule("its text; bold is the model's, coloured is constrained", align="left"))
         console.print(lw.show_run(state), soft_wrap=True)

@@ -113,6 +113,7 @@ class EngineLink:
             code = await _exit_code(process)
             if self._closing:
                 return
+            child.stop(process)  # it has ended: this closes its pipes
             self._lose(EngineDied(f"the engine process ended (exit code {code})", hint="it is being restarted; retry"))
             self.restarts += 1
             try:

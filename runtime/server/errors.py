@@ -69,6 +69,8 @@ def respond_to_validation(problems: Sequence[Mapping[str, Any]]) -> JSONResponse
     problem = problems[0]
     if problem["type"] == "json_invalid":
         return refuse(400, f"the body is not JSON: {problem.get('ctx', {}).get('error', problem['msg'])}")
+    if len(problem["loc"]) == 1:
+        return refuse(400, "the body is no JSON object, or is not sent as content-type: application/json")
     path = [part for part in problem["loc"][1:] if isinstance(part, int) or part.isidentifier()]
     names = [str(part) for part in path if part not in _UNION_MEMBERS]
     param = ".".join(names) or None

@@ -63,7 +63,9 @@ def completion_gen(body: CompletionBody) -> Gen:
 
 def chat_params(body: ChatBody) -> dict[str, str]:
     """How error fields are called in this body."""
-    names = {"logprobs": "top_logprobs"} if body.top_logprobs is not None else {}
+    names = {"prompt": "messages"}
+    if body.top_logprobs is not None:
+        names["logprobs"] = "top_logprobs"
     if body.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"
     return PARAMS | names

@@ -117,10 +117,22 @@ class ServedFront:
 
 
 @pytest.fixture(scope="module")
-def scripted_server() -> Iterator[ServedFront]:
-    served = ServedFront(ScriptedFront)
-    yield served
-    served.close()
+def serve_front() -> Iterator[Callable[[Callable[[], Any]], ServedFront]]:
+    """Serves what a function (or coroutine function) makes, until the module's tests are over."""
+    served: list[ServedFront] = []
+
+    def serve(make: Callable[[], Any]) -> ServedFront:
+        served.append(ServedFront(make))
+        return served[-1]
+
+    yield serve
+    for one in served:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def scripted_server(serve_front: Callable[[Callable[[], Any]], ServedFront]) -> ServedFront:
+    return serve_front(ScriptedFront)
 
 
 @pytest.fixture

@@ -261,7 +261,7 @@ def test_a_body_over_the_limit_is_413_declared_or_not(client: httpx.Client) -> N
 @pytest.mark.parametrize(
     ("failure", "status", "param", "code"),
     [
-        (PromptTooLong("the prompt has 9 tokens", field="prompt"), 400, "prompt", "context_length_exceeded"),
+        (PromptTooLong("the prompt has 9 tokens", field="prompt"), 400, "messages", "context_length_exceeded"),
         (
             SchemaError("not is not supported", field="json_schema", pointer="/not"),
             400,
