@@ -8,6 +8,7 @@ refused with their position. The parser does not recurse; it knows nothing of by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
@@ -122,9 +123,10 @@ _REFUSED_GROUPS = {
 _OCTAL = "01234567"
 
 
-def parse_pattern(pattern: str, limits: Limits) -> Tree:
-    """The syntax tree of `pattern`. Raises RegexError with position and caret."""
-    return _Parser(pattern, limits).parse()
+def parse_pattern(pattern: str, limits: Limits, tick: Callable[[], None]) -> Tree:
+    """The syntax tree of `pattern`. tick: called at every step; may raise to stop. Raises RegexError with position
+    and caret."""
+    return _Parser(pattern, limits).parse(tick)
 
 
 class _Parser:
@@ -134,7 +136,7 @@ class _Parser:
         self.position = 0
         self.groups = [_Group(0, frozenset())]
 
-    def parse(self) -> Tree:
+    def parse(self, tick: Callable[[], None]) -> Tree:
         size = len(self.pattern.encode("utf-8", "surrogatepass"))
         if size > self.limits.pattern_bytes:
             raise RegexError(
@@ -143,6 +145,7 @@ class _Parser:
             )
         self._leading_flags()
         while self.position < len(self.pattern):
+            tick()
             self._step()
         if len(self.groups) > 1:
             self._fail("missing ), unterminated group", self.groups[-1].position)

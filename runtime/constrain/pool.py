@@ -21,7 +21,6 @@ from latticework.runtime.constrain.rules import MAX_GRAPH_BYTES
 from latticework.runtime.constrain.worker import HEADER, Answer, Compiled, Job
 
 CACHE_BYTES = 64 << 20
-_GRACE_SECONDS = 1.0  # the child stops itself at the limit; the kill comes this much later
 _START_SECONDS = 60.0  # a busy machine may take long to start Python
 _ENTRY_BYTES = 500
 
@@ -33,12 +32,14 @@ _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 class CompilePool:
     """Compiles constraints in a child process.
 
-    limits: for every constraint. cache_bytes: memory for results, errors included. Owner: the front. Call
-    `start()` before the first use and `close()` at the end; both may be called again.
+    limits: for every constraint. cache_bytes: memory for results, errors included. grace: the child stops itself at
+    `limits.seconds`; it is killed so many seconds later. Owner: the front. Call `start()` before the first use and
+    `close()` at the end; both may be called again.
     """
 
-    def __init__(self, limits: Limits | None = None, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, limits: Limits | None = None, cache_bytes: int = CACHE_BYTES, grace: float = 1.0) -> None:
         self._limits = limits or Limits()
+        self._grace = grace
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[str, bytes | ErrorData] = OrderedDict()
         self._cached = 0
@@ -99,7 +100,7 @@ class CompilePool:
             child = await self._ready_child()
             try:
                 answer = await asyncio.wait_for(
-                    self._ask(child, Job(constraint, self._limits)), self._limits.seconds + _GRACE_SECONDS
+                    self._ask(child, Job(constraint, self._limits)), self._limits.seconds + self._grace
                 )
             except asyncio.TimeoutError:
                 await self._stop_child()

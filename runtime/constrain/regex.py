@@ -18,7 +18,7 @@ from latticework.runtime.constrain.utf8 import utf8_characters
 
 def build_regex(builder: Builder, pattern: str, limits: Limits) -> int:
     """The node of all texts that `re.fullmatch(pattern, text)` accepts. Raises RegexError."""
-    return _lower(builder, parse_pattern(pattern, limits))
+    return _lower(builder, parse_pattern(pattern, limits, builder.tick))
 
 
 def _lower(builder: Builder, tree: Tree) -> int:

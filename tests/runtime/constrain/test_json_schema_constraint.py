@@ -203,7 +203,7 @@ BOUND = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(BOUND, BOUND, st.booleans(), st.booleans(), st.sampled_from(["both", "low", "high"]), st.integers(0, 999))
 @example(0.30000000000000004, 1, True, False, "both", 0)
 def test_bounded_numbers_are_exactly_those_within_the_bounds(
@@ -241,7 +241,7 @@ def test_bounded_numbers_are_exactly_those_within_the_bounds(
         assert validator.is_valid(json.loads(text)), text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(-2000, 2000), st.integers(0, 1500), st.integers(0, 9))
 def test_bounded_integers_are_exactly_those_within_the_bounds(low: int, size: int, seed: int) -> None:
     automaton = compiled({"type": "integer", "minimum": low, "maximum": low + size})

@@ -47,7 +47,7 @@ def automaton(pattern: str, vocabulary: Vocabulary = BYTES) -> Automaton:
     return compile_constraint(Regex(pattern), vocabulary)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(PATTERNS, st.lists(st.text(ALPHABET, max_size=6), min_size=5, max_size=30))
 @example("(?i)k", ["K", "k", "K", "ſ"])
 @example("(?i)[^s]", ["ſ", "S", "s", "t"])
@@ -143,8 +143,8 @@ def test_ignoring_case_is_what_re_does_for_every_cased_character() -> None:
 
 def test_bytes_that_are_no_utf8_are_never_accepted() -> None:
     anything = automaton("(?s).*")
-    for text in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9", b"\x80"):
-        assert not accepts(anything, text)
+    for broken in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9", b"\x80"):
+        assert not accepts(anything, broken)
     for text in ("\x00\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff", ""):
         assert accepts(anything, text.encode())
 

@@ -75,7 +75,8 @@ def test_a_byte_level_tokenizer_gives_the_bytes_of_its_tokens() -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<end>"])
     tokenizer.add_tokens(["<think>"])
-    end, think = tokenizer.token_to_id("<end>"), tokenizer.token_to_id("<think>")
+    added = tokenizer.get_vocab(with_added_tokens=True)
+    end, think = added["<end>"], added["<think>"]
     vocabulary = Vocabulary.from_tokenizer(tokenizer, end_ids=(end,), size=300)
     assert vocabulary.size == 300
     assert vocabulary.tokens[ids["Ġt"]] == b" t"

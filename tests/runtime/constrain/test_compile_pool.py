@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from latticework.lang.errors import ConstraintError, RegexError, RuntimeFailure, SchemaError
+from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
+from latticework.runtime.constrain import Limits, decode_rules, to_rules
+from latticework.runtime.constrain.pool import CompilePool
+from latticework.runtime.constrain.worker import HEADER, Failed, Job, answer
+
+SLOW = Regex("|".join(f"{i:05d}[ab]?" for i in range(80_000)))  # seconds of work
+
+
+def with_pool(test: Callable[[CompilePool], Awaitable[None]], limits: Limits | None = None, **options: float) -> None:
+    async def run() -> None:
+        pool = CompilePool(limits, **options)  # type: ignore[arg-type]
+        await pool.start()
+        try:
+            await test(pool)
+        finally:
+            await pool.close()
+
+    asyncio.run(run())
+
+
+def child_of(pool: CompilePool) -> int:
+    assert pool._child is not None
+    return pool._child.pid
+
+
+def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_ones() -> None:
+    async def test(pool: CompilePool) -> None:
+        good: list[Constraint] = [Regex("é+"), Choices(("a", "b")), JsonSchema({"type": "integer"})]
+        for constraint in good:
+            assert decode_rules(await pool.compile(constraint)) == to_rules(constraint)
+        with pytest.raises(RegexError) as bad_pattern:
+            await pool.compile(Regex("a(b"))
+        assert bad_pattern.value.position == 1
+        with pytest.raises(SchemaError) as bad_schema:
+            await pool.compile(JsonSchema({"items": {"not": {}}}))
+        assert bad_schema.value.pointer == "/items/not"
+        with pytest.raises(ConstraintError, match="surrogate"):
+            await pool.compile(Regex("\ud800"))
+
+    with_pool(test)
+
+
+def test_equal_constraints_are_compiled_once() -> None:
+    async def test(pool: CompilePool) -> None:
+        asked: list[Job] = []
+        ask = pool._ask
+
+        async def counting(child: asyncio.subprocess.Process, job: Job):  # type: ignore[no-untyped-def]  # noqa: ANN202
+            asked.append(job)
+            return await ask(child, job)
+
+        pool._ask = counting  # type: ignore[method-assign]
+        results = await asyncio.gather(*(pool.compile(Regex("[a-z]+")) for _ in range(10)))
+        assert len(set(results)) == 1
+        await pool.compile(Regex("[a-z]+"))
+        for _ in range(2):
+            with pytest.raises(RegexError):
+                await pool.compile(Regex("("))
+        assert len(asked) == 2
+
+    with_pool(test)
+
+
+def test_a_compilation_over_the_limit_ends_the_child_and_not_the_next_job() -> None:
+    async def test(pool: CompilePool) -> None:
+        before = child_of(pool)
+        slow = asyncio.create_task(pool.compile(SLOW))
+        await asyncio.sleep(0)
+        next_one = asyncio.create_task(pool.compile(Regex("a")))
+        with pytest.raises(ConstraintError, match="limit `seconds`"):
+            await slow
+        assert decode_rules(await next_one) == to_rules(Regex("a"))
+        assert child_of(pool) != before
+        assert len(pool._cache) == 1  # a timeout is not remembered
+
+    with_pool(test, Limits(seconds=0.4, alternatives=1 << 20, states=1 << 20), grace=-0.2)
+
+
+def test_the_child_gives_up_by_itself_at_the_limit() -> None:
+    async def test(pool: CompilePool) -> None:
+        before = child_of(pool)
+        with pytest.raises(ConstraintError, match="limit `seconds`"):
+            await pool.compile(SLOW)
+        assert child_of(pool) == before
+
+    with_pool(test, Limits(seconds=0.3, alternatives=1 << 20, states=1 << 20), grace=60.0)
+
+
+def test_a_child_that_dies_costs_one_error_and_is_replaced() -> None:
+    async def test(pool: CompilePool) -> None:
+        os.kill(child_of(pool), signal.SIGSTOP)
+        waiting = asyncio.create_task(pool.compile(Regex("abc")))
+        await asyncio.sleep(0.05)
+        os.kill(child_of(pool), signal.SIGKILL)
+        with pytest.raises(ConstraintError, match="ended the compiler"):
+            await waiting
+        assert await pool.compile(Regex("abc"))
+
+    with_pool(test)
+
+
+def test_a_cancelled_caller_leaves_the_others_their_result() -> None:
+    async def test(pool: CompilePool) -> None:
+        os.kill(child_of(pool), signal.SIGSTOP)
+        first, second = (asyncio.create_task(pool.compile(Regex("x+"))) for _ in range(2))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        os.kill(child_of(pool), signal.SIGCONT)
+        assert decode_rules(await second) == to_rules(Regex("x+"))
+        assert await pool.compile(Regex("y"))
+
+    with_pool(test)
+
+
+def test_closing_fails_what_is_open_and_ends_the_child() -> None:
+    async def run() -> None:
+        pool = CompilePool()
+        await pool.start()
+        child = child_of(pool)
+        os.kill(child, signal.SIGSTOP)
+        waiting = asyncio.create_task(pool.compile(Regex("x+")))
+        await asyncio.sleep(0.05)
+        await pool.close()
+        with pytest.raises(RuntimeFailure, match="closed"):
+            await waiting
+        with pytest.raises(RuntimeFailure, match="closed"):
+            await pool.compile(Regex("x+"))
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+    asyncio.run(run())
+
+
+def test_the_cache_keeps_its_bound() -> None:
+    async def test(pool: CompilePool) -> None:
+        for number in range(20):
+            await pool.compile(Regex(f"a{{{number + 2}}}b"))
+        assert pool._cached <= 2000
+        assert 1 <= len(pool._cache) <= 3
+
+    with_pool(test, cache_bytes=2000)
+
+
+def test_garbage_jobs_are_answered_with_an_error() -> None:
+    for frame in (b"", b"\xc1", b"\x81\xa1a\x01"):
+        assert isinstance(answer(frame), Failed)
+
+
+def test_the_worker_ends_with_its_input_and_imports_no_torch() -> None:
+    code = (
+        "import sys, latticework.runtime.constrain.worker as worker; worker.main();"
+        "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=HEADER.pack(100) + b"short", timeout=60, check=False)
+    assert done.returncode == 0
