@@ -10,6 +10,7 @@ import pytest
 from latticework.lang.backends.runtime import Runtime
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # engines in this process share its cores with those beside it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
