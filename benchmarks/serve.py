@@ -158,8 +158,9 @@ def _is_valid(answer: Answer) -> bool:
 
 def median(results: list[Result]) -> Result:
     """Field by field."""
-    columns: dict[str, Any] = {field.name: [getattr(one, field.name) for one in results] for field in fields(Result)}
-    return Result(**{name: None if None in column else statistics.median(column) for name, column in columns.items()})
+    columns = {field.name: [getattr(one, field.name) for one in results] for field in fields(Result)}
+    middle: dict[str, Any] = {k: None if None in column else statistics.median(column) for k, column in columns.items()}
+    return Result(**middle)
 
 
 async def measure(base_url: str, model: str | None, options: argparse.Namespace) -> dict[str, list[Result]]:
@@ -259,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         peer = transformers_generate.measure(options.workload, options.repeats, options.seed, sizes(options))
     about = conditions() | {"seed": options.seed, "repeats": options.repeats}
-    Console().print(table(results, peer, about))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(results, peer, about))
     if options.json:
         found = {name: [asdict(one) for one in repeats] for name, repeats in results.items()}
         report = about | {"results": found, "transformers_tokens_per_s": peer}

@@ -54,7 +54,7 @@ class Generator:
             local_files_only=True,
         ).eval()
         self.tokenizer = Tokenizer.from_file(card.tokenizer)
-        self.template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token, name=card.name)
+        self.template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token)
         self.end_ids = list(card.end_ids)
 
     def run(self, calls: list[Call]) -> int:

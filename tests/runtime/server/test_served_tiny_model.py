@@ -45,7 +45,8 @@ def client(served: Any) -> Iterator[openai.OpenAI]:
 
 
 def chat(client: openai.OpenAI, **fields: Any) -> Any:
-    return client.chat.completions.create(**({"model": "tiny", "messages": HI, "max_tokens": 12} | fields))
+    asked: dict[str, Any] = {"model": "tiny", "messages": HI, "max_tokens": 12} | fields
+    return client.chat.completions.create(**asked)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
