@@ -70,7 +70,8 @@ class Automaton:
     @property
     def cached_bytes(self) -> int:
         """Memory held by cached rows and states."""
-        return self._row_bytes + self.states.nbytes
+        walks = sum(walk.tokens.nbytes + walk.costs.nbytes for walk in self._walks.values())
+        return self._row_bytes + walks + self.states.nbytes
 
     # ------------------------------------------------------------ rows
 

@@ -39,6 +39,7 @@ _ENFORCED = {  # assertion -> the types it speaks about
     "minLength": ("string",),
     "maxLength": ("string",),
     "items": ("array",),
+    "prefixItems": ("array",),
     "minItems": ("array",),
     "maxItems": ("array",),
     "properties": ("object",),
@@ -48,7 +49,6 @@ _ENFORCED = {  # assertion -> the types it speaks about
 _REFUSED = {  # assertion -> the types it speaks about; () for all
     "multipleOf": ("integer", "number"),
     "pattern": ("string",),
-    "prefixItems": ("array",),
     "additionalItems": ("array",),
     "uniqueItems": ("array",),
     "contains": ("array",),
@@ -282,7 +282,25 @@ class _SchemaBuilder:
             item = self.free_value(FREE_DEPTH - 1)
         else:
             item = self.schema(items, f"{pointer}/items", depth + 1)
-        return self._list("[", item, "]", low, high)
+        prefix = schema.get("prefixItems", [])
+        if not isinstance(prefix, list):
+            _fail(f"'prefixItems' is a list of schemas; got {_shown(prefix)}", f"{pointer}/prefixItems")
+        if not prefix:
+            return self._list("[", item, "]", low, high)
+        first = [self.schema(value, f"{pointer}/prefixItems/{i}", depth + 1) for i, value in enumerate(prefix)]
+        return self._tuple(first, item, low, high)
+
+    def _tuple(self, first: list[int], item: int, low: int, high: int | None) -> int:
+        """`low` to `high` items: those of `first` in order, then any number of `item`."""
+        build = self.builder
+        comma = build.literal(self.comma.encode())
+        more = None if high is None else max(high - len(first), 0)
+        following = build.repeat(build.sequence([comma, item]), max(low - len(first), 0), more)
+        for index in range(len(first) - 1, -1, -1):  # following: what can follow once index + 1 items are written
+            taken = build.sequence([comma if index else EMPTY, first[index], following])
+            taken = NEVER if high is not None and index >= high else taken
+            following = taken if index < low else build.either([taken, EMPTY])
+        return build.sequence([build.literal(b"["), following, build.literal(b"]")])
 
     def _list(self, opening: str, item: int, closing: str, low: int, high: int | None) -> int:
         """`low` to `high` items with commas between, in brackets."""

@@ -136,6 +136,8 @@ FINITE_SCHEMAS: list[dict[str, object]] = [
     {"type": "integer", "minimum": -11, "maximum": 11},
     {"type": "array", "items": {"enum": [0, 1]}, "maxItems": 3},
     {"type": "array", "items": {"type": "null"}, "minItems": 1, "maxItems": 2},
+    {"type": "array", "prefixItems": [{"enum": [0, 1]}, {"type": "null"}], "items": {"const": 1}, "maxItems": 3},
+    {"type": "array", "prefixItems": [{"enum": [0, 1]}, {"type": "null"}], "items": False, "minItems": 1},
     {**CLOSED, "properties": {"a": {"type": "null"}, "e": {"enum": [0, "r"]}, "l": {"const": True}}},
     {**CLOSED, "properties": {"a": {"type": "null"}, "e": {"enum": [0, "r"]}}, "required": ["e"]},
     {**CLOSED, "properties": {"a": {**CLOSED, "properties": {"n": {"const": "a"}}}}, "required": ["a"]},
