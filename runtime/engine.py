@@ -117,8 +117,8 @@ class Engine:
         """Reads model and tokenizer and allocates the KV pool. Raises a ModelError or InvalidArgument.
 
         progress: told the fraction of the weights read. Sets the number of CPU threads of the process."""
-        use_threads(config.threads)
         card = find_model(config.model)
+        use_threads(config.threads)
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))

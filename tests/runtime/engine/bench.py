@@ -35,6 +35,8 @@ from latticework.runtime.text.tokenizer import BYTES_ONLY_SPECIAL, END_OF_TEXT, 
 
 MERGES = 90
 
+torch.set_num_threads(1)  # a second thread costs these tiny matrices more than it computes
+
 
 @functools.cache
 def byte_tokenizer() -> Tokenizer:

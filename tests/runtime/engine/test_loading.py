@@ -70,4 +70,4 @@ def test_constrained_output_parses(engine: Engine) -> None:
 
 def test_an_unknown_model_is_said_to_be_unknown() -> None:
     with pytest.raises(ModelNotFound):
-        Engine.load(EngineConfig(model="/no/such/folder"))
+        Engine.load(EngineConfig(model="/no/such/folder", threads=1))
