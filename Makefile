@@ -52,7 +52,7 @@ bench: $(STAMP) ## start a server and measure it
 	$(OFFLINE) $(BIN)/python -m benchmarks.serve --start $(ARGS)
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(DOCS_STAMP): $(STAMP)
 	@$(PIP) -e '.[docs]'

@@ -12,8 +12,10 @@ from typing import Any
 
 from benchmarks.workloads import WORKLOADS, Call, Sizes
 from latticework.runtime.config import DEFAULT_MODEL
-from latticework.runtime.environment import allowed_cores, cpu_features
+from latticework.runtime.environment import allowed_cores
+from latticework.runtime.model.load import resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
+from latticework.runtime.model.weights import gguf_weights
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
 
@@ -40,21 +42,24 @@ class Generator:
 
     def __init__(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, GgufConfig
+        from transformers import LlamaConfig, LlamaForCausalLM
 
         self.torch = torch
         torch.set_num_threads(allowed_cores())
         card = find_model(DEFAULT_MODEL)
-        weights = Path(card.weights)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            str(weights.parent),
-            gguf_file=weights.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.bfloat16 if "avx512_bf16" in cpu_features() else torch.float32,
-            local_files_only=True,
-        ).eval()
+        spec = card.spec
+        shape = {name: getattr(spec, name) for name in spec.__struct_fields__}
+        del shape["architecture"], shape["rope_theta"]
+        config = LlamaConfig(
+            **shape,
+            rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
+        )
+        dtype = torch_dtype(resolve_dtype("auto"))
+        model: Any = LlamaForCausalLM(config)
+        model.load_state_dict(dict(gguf_weights(Path(card.weights), spec)), strict=False)  # the head is tied
+        self.model = model.to(dtype).eval()
         self.tokenizer = Tokenizer.from_file(card.tokenizer)
-        self.template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token)
+        self.template = ChatTemplate.of(card)
         self.end_ids = list(card.end_ids)
 
     def run(self, calls: list[Call]) -> int:
