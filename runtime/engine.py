@@ -37,9 +37,10 @@ from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
 from latticework.runtime.model.threads import use_threads
-from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment, TokenEvent
+from latticework.runtime.request import Request, TextSegment, TokenEvent
 from latticework.runtime.sample.sampler import Row, sample
 from latticework.runtime.sample.scores import token_logprobs
+from latticework.runtime.schedule.accepted import check_request, constraint_keys
 from latticework.runtime.schedule.automata import Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
@@ -147,7 +148,7 @@ class Engine:
         """Accepts a request, or returns a constraint key that has to be defined first.
 
         An accepted request gets exactly one final event, from a later `step`; refusal is one, too."""
-        keys = _constraint_keys(request)
+        keys = constraint_keys(request)
         missing = self.automata.missing(keys)
         if missing is not None:
             return missing
@@ -321,7 +322,7 @@ class Engine:
             raise InvalidArgument(f"request {request.id} is open already", field="id")
         if len(self.scheduler.waiting) >= self.config.max_waiting:
             raise Busy(f"{self.config.max_waiting} requests are waiting", hint="retry later")
-        self._check(request)
+        check_request(request, self._vocab_size)
         sequence = Sequence(owner, request, next(self._arrivals), [])
         if request.parent_lease is not None:
             lease = self.leases.get(owner, request.parent_lease)
@@ -331,33 +332,12 @@ class Engine:
             sequence.carry = lease.carry
             sequence.given = len(lease.tokens)
         self.chain.enter(sequence)
-        keys = _constraint_keys(request)
+        keys = constraint_keys(request)
         self.automata.acquire(keys)
         self._open[owner, request.id] = sequence
         self.scheduler.add(sequence)
         if sequence.at_end and not self._wants_kv(sequence):
             self._finish(sequence)
-
-    def _check(self, request: Request) -> None:
-        """What a front should never send, but must not break a batch."""
-        for segment in request.chain:
-            match segment:
-                case TextSegment(tokens, _, head_tokens):
-                    self._check_tokens(tokens)
-                    if not 0 <= head_tokens <= len(tokens):
-                        raise InvalidArgument(f"head_tokens is {head_tokens} of {len(tokens)}", field="chain")
-                case SelectSegment(options):
-                    if not options or not all(options):
-                        raise InvalidArgument("a select needs options of at least one token", field="choices")
-                    self._check_tokens(token for option in options for token in option)
-                case GenSegment(sampling):
-                    if sampling.seed is None and not sampling.greedy:
-                        raise InvalidArgument("a sampled gen came without a seed", field="seed")
-
-    def _check_tokens(self, tokens: Iterable[int]) -> None:
-        wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
-        if wrong is not None:
-            raise InvalidArgument(f"token {wrong} is not one of the model's {self._vocab_size}", field="prompt")
 
     def _wants_kv(self, sequence: Sequence) -> bool:
         """Closing text is worth computing when someone will continue from it, or nothing else was asked for."""
@@ -415,7 +395,7 @@ class Engine:
                 node,
                 computed if node is not None else 0,
             )
-        self.automata.release(_constraint_keys(request))
+        self.automata.release(constraint_keys(request))
         event.usage = sequence.usage
         event.final = True
         self._tell(sequence, event)
@@ -440,10 +420,6 @@ class Engine:
         """Proves that every page has one owner and every open request one place. For tests, after each step."""
         self.scheduler.check(self._open.values())
         self.memory.check(self._open.values())
-
-
-def _constraint_keys(request: Request) -> list[str]:
-    return [s.constraint for s in request.chain if isinstance(s, GenSegment) and s.constraint is not None]
 
 
 def _describe(error: Exception) -> ErrorData:

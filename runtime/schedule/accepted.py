@@ -1,0 +1,36 @@
+"""What of a request can be judged before anything runs: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from latticework.lang.errors import InvalidArgument
+from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment
+
+
+def constraint_keys(request: Request) -> list[str]:
+    """The constraints a request names, once for each gen."""
+    return [s.constraint for s in request.chain if isinstance(s, GenSegment) and s.constraint is not None]
+
+
+def check_request(request: Request, vocab_size: int) -> None:
+    """Raises InvalidArgument for what a front should never send, and what must not reach a batch of others."""
+    for segment in request.chain:
+        match segment:
+            case TextSegment(tokens, _, head_tokens):
+                _check_tokens(tokens, vocab_size)
+                if not 0 <= head_tokens <= len(tokens):
+                    raise InvalidArgument(f"head_tokens is {head_tokens} of {len(tokens)}", field="chain")
+            case SelectSegment(options):
+                if not options or not all(options):
+                    raise InvalidArgument("a select needs options of at least one token", field="choices")
+                _check_tokens((token for option in options for token in option), vocab_size)
+            case GenSegment(sampling):
+                if sampling.seed is None and not sampling.greedy:
+                    raise InvalidArgument("a sampled gen came without a seed", field="seed")
+
+
+def _check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
+    wrong = next((token for token in tokens if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise InvalidArgument(f"token {wrong} is not one of the model's {vocab_size}", field="prompt")
