@@ -25,6 +25,7 @@ COMPARABLE = ("one_stream", "batch")
 def measure(names: list[str], repeats: int, seed: int, sizes: Sizes) -> dict[str, list[float]]:
     """Output tokens a second, per workload and repeat."""
     generator = Generator()
+    generator.run([Call([{"role": "user", "content": "Warm up."}], 8)])  # as the server is, before it is timed
     rates: dict[str, list[float]] = {name: [] for name in names if name in COMPARABLE}
     for repeat in range(repeats):
         for name, found in rates.items():
