@@ -245,7 +245,9 @@ class Engine:
                 self._fail(work.sequence, error)
         if not drawing:
             return
-        drawn = sample(logits[[row for _, row, _ in drawing]], [rule for _, _, rule in drawing])
+        rows = [row for _, row, _ in drawing]
+        picked = logits if len(rows) == len(logits) else logits[rows]  # a decode batch is not copied
+        drawn = sample(picked, [rule for _, _, rule in drawing])
         for index, (work, _, _) in enumerate(drawing):
             sequence = work.sequence
             try:
