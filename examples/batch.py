@@ -2,23 +2,21 @@
 
 import latticework as lw
 
-ANIMALS = """cat dog cow horse sheep goat pig duck hen goose eagle owl crow robin swan shark trout salmon tuna cod
-frog toad newt snake lizard turtle bee ant wasp moth spider crab""".split()
-GROUPS = ["mammal", "bird", "fish", "amphibian", "reptile", "insect", "other"]
+COUNTRIES = """France Italy Spain Germany Japan China India Egypt Kenya Greece Norway Sweden Finland Denmark Poland Austria
+Hungary Portugal Ireland Russia Turkey Iraq Iran Cuba Peru Chile Argentina Canada Mexico Thailand Vietnam Nepal""".split()
 
 
 @lw.function
-def sort_animal(s: lw.State, animal: str) -> None:
-    s += "Animal: tiger\nGroup: mammal\nAnimal: parrot\nGroup: bird\nAnimal: carp\nGroup: fish\n"
-    s += "Animal: salamander\nGroup: amphibian\nAnimal: crocodile\nGroup: reptile\nAnimal: beetle\nGroup: insect\n"
-    s += f"Animal: {animal}\nGroup: " + lw.select("group", GROUPS)
+def capital(s: lw.State, country: str) -> None:
+    s += "Q: What is the capital of the United Kingdom?\nA: London\n"
+    s += "Q: What is the capital of South Korea?\nA: Seoul\n"
+    s += f"Q: What is the capital of {country}?\nA:" + lw.gen("city", max_tokens=8, stop="\n", temperature=0)
 
 
 def main() -> None:
-    states = sort_animal.run_batch([{"animal": a} for a in ANIMALS], seed=0, progress_bar=True)
-    for group in GROUPS:
-        members = [a for a, state in zip(ANIMALS, states, strict=True) if state["group"] == group]
-        print(f"{group:9} {', '.join(members)}")
+    states = capital.run_batch([{"country": c} for c in COUNTRIES], seed=0, progress_bar=True)
+    for country, state in zip(COUNTRIES, states, strict=True):
+        print(f"{country:10}{state['city']}")
     cached = sum(state.usage().cached for state in states)
     prompt = sum(state.usage().prompt for state in states)
     print(f"{len(states)} programs; {cached} of {prompt} prompt tokens came from the cache")

@@ -2,26 +2,23 @@
 
 import latticework as lw
 
-TOPICS = ["diet", "exercise", "sleep"]
+FACTS = {"capital": "What is the capital of", "continent": "On which continent is", "language": "Which language has"}
 
 
 @lw.function
-def advice(s: lw.State) -> None:
-    s += lw.system("You are a helpful health coach. You answer in one short sentence.")
-    branches = s.fork(len(TOPICS))
-    for branch, topic in zip(branches, TOPICS, strict=True):
-        branch += lw.user(f"Give me one tip about {topic}.")
-        branch += lw.assistant(lw.gen("tip", max_tokens=40, stop=["\n", "."], temperature=0))
+def describe(s: lw.State, country: str) -> None:
+    for question, answer in zip(FACTS.values(), ("Berlin", "Europe", "German"), strict=True):
+        s += f"Q: {question} Germany?\nA: {answer}\n"
+    branches = s.fork(len(FACTS))
+    for branch, question in zip(branches, FACTS.values(), strict=True):
+        branch += f"Q: {question} {country}?\nA:" + lw.gen("answer", max_tokens=8, stop="\n", temperature=0)
     branches.join()
-    s += lw.user("Here are three tips:\n" + "\n".join(s["tip"]) + "\nWhich topic matters most?")
-    s += lw.assistant(lw.select("topic", TOPICS))
 
 
 def main() -> None:
-    state = advice.run(seed=0)
-    for topic, tip in zip(TOPICS, state["tip"], strict=True):
-        print(f"{topic:9} {tip}")
-    print("most important:", state["topic"])
+    state = describe.run("France", seed=0)
+    for fact, answer in zip(FACTS, state["answer"], strict=True):
+        print(f"{fact:9}{answer}")
     usage = state.usage()
     print(f"{usage.cached} of {usage.prompt} prompt tokens came from the cache")
 

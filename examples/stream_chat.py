@@ -13,7 +13,7 @@ def chat(s: lw.State, first: str, second: str) -> None:
 
 
 def main() -> None:
-    state = chat.run("What is a radix tree, in one sentence?", "Name one use of it.", seed=0, stream=True)
+    state = chat.run("Name three primary colors.", "What is the capital of France?", seed=0, stream=True)
     for variable in ("answer", "again"):
         print("> ", end="")
         for piece in state.text_iter(variable):
