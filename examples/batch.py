@@ -2,8 +2,11 @@
 
 import latticework as lw
 
-COUNTRIES = """France Italy Spain Germany Japan China India Egypt Kenya Greece Norway Sweden Finland Denmark Poland Austria
-Hungary Portugal Ireland Russia Turkey Iraq Iran Cuba Peru Chile Argentina Canada Mexico Thailand Vietnam Nepal""".split()
+COUNTRIES = """
+France Italy Spain Germany Japan China India Egypt Kenya Greece Norway Sweden Finland Denmark Poland
+Austria Hungary Portugal Ireland Russia Turkey Iraq Iran Cuba Peru Chile Argentina Canada Mexico
+Thailand Vietnam Nepal
+""".split()
 
 
 @lw.function

@@ -22,7 +22,11 @@ def main(base_url: str = "http://127.0.0.1:8000/v1") -> None:
     client = OpenAI(base_url=base_url, api_key="none")
     reply = client.chat.completions.create(
         model="smollm2",
-        messages=[{"role": "user", "content": "Where is Italy?"}],
+        messages=[
+            {"role": "user", "content": "Where is Japan?"},
+            {"role": "assistant", "content": '{"capital":"Tokyo","continent":"Asia"}'},
+            {"role": "user", "content": "Where is Italy?"},
+        ],
         response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}},
         temperature=0,
         max_tokens=60,
