@@ -10,26 +10,31 @@ if TYPE_CHECKING:
     import torch
 
     from latticework.runtime.attention.base import AttentionBackend
+    from latticework.runtime.attention.layer import LayerAttention
 
 __all__ = ["make_attention"]
 
 
 def make_attention(
-    name: str, device: str, head_dim: int | None = None, dtype: torch.dtype | None = None
+    name: str,
+    device: str,
+    head_dim: int | None = None,
+    dtype: torch.dtype | None = None,
+    layers: tuple[LayerAttention, ...] = (),
 ) -> AttentionBackend:
     """The backend of that name; "auto" is triton on CUDA and torch elsewhere. Triton is imported only if chosen.
 
-    head_dim, dtype: of the model; if given, a backend that cannot serve them refuses now. Raises Unsupported when
-    the backend cannot run here, InvalidArgument for an unknown name.
+    head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. Raises Unsupported
+    when the backend cannot run here, InvalidArgument for an unknown name.
     """
     if name == "auto":
         name = "triton" if device.startswith("cuda") else "torch"
     if name == "torch":
         from latticework.runtime.attention.torch_cpu import TorchAttention
 
-        return TorchAttention()
+        return TorchAttention(layers)
     if name == "triton":
         from latticework.runtime.attention.triton import TritonAttention
 
-        return TritonAttention(device, head_dim, dtype)
+        return TritonAttention(device, head_dim, dtype, layers)
     raise InvalidArgument(f"attention is {name!r}; expected auto, torch or triton", field="attention")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from latticework.runtime.attention.layer import LayerAttention
 from latticework.runtime.schedule.batch import Batch
 
 
@@ -26,10 +27,14 @@ class AttentionBackend(Protocol):
     """Causal attention of a batch's new tokens over everything their sequences hold.
 
     Called once a step with `plan`, then once a layer with `forward`. Supports grouped queries:
-    query head h reads kv head h // (heads / kv_heads). Scores are scaled by head_dim ** -0.5.
+    query head h reads kv head h // (heads / kv_heads).
+
+    layers: how each layer attends, given at construction, where a backend refuses (Unsupported) what it cannot do.
+    Empty: every layer is PLAIN.
     """
 
     name: str
+    layers: tuple[LayerAttention, ...]
 
     def plan(self, batch: Batch, kv: KVCache) -> Any:
         """Whatever the layers of this step share (index tensors, masks)."""

@@ -3,13 +3,14 @@
 New tokens attend in *groups*: sequences with the same number of new tokens and similar lengths, whose keys and
 values are gathered into one padded block. A decode batch of equal lengths is a few groups; a prefill chunk is one.
 
-    slots  [b, W]   where position 0..length-1 of each sequence lives; beyond its length: its position 0 again
+    first  [b]        the first position that any new token may look at: 0, or later in layers with a window
+    slots  [b, W]     where position first..length-1 of each sequence lives; beyond its length: its `first` again
     mask   [b, n, W]  0 where new token i may look, -inf elsewhere
 
-Padding repeats a sequence's own first token, so one sequence's NaN never reaches another. Query heads that share
+Padding repeats a sequence's own token, so one sequence's NaN never reaches another. Query heads that share
 a KV head are folded into the query length, so keys and values are never expanded. Scores and softmax are float32
-for 16-bit inputs (the CPU kernel behind scaled_dot_product_attention). This file knows tensors and a Batch; it
-does not know who owns a page.
+for 16-bit inputs (the CPU kernel behind scaled_dot_product_attention). A step has one plan for each width of window
+among the layers. This file knows tensors and a Batch; it does not know who owns a page.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.schedule.batch import Batch
 
 GATHER_BYTES = 6 << 20  # keys and values of one group: attention still finds them in the CPU's cache
@@ -33,7 +35,7 @@ QUERY_ROWS = 128  # new tokens attending at once; keys after the last of them ar
 
 @dataclass(slots=True)
 class Tile:
-    """New tokens start..stop of each sequence of a group, looking at its first `width` positions."""
+    """New tokens start..stop of each sequence of a group, looking at the first `width` gathered positions."""
 
     start: int
     stop: int
@@ -77,14 +79,31 @@ class TorchAttention:
 
     name = "torch"
 
-    def plan(self, batch: Batch, kv: KVCache) -> TorchPlan:
-        return plan_sequences(batch, kv, np.arange(len(batch.lengths)))
+    def __init__(self, layers: tuple[LayerAttention, ...] = ()) -> None:
+        self.layers = layers
+        self._windows = {layer.window for layer in layers} or {None}
+
+    def plan(self, batch: Batch, kv: KVCache) -> dict[int | None, TorchPlan]:
+        """By window."""
+        everyone = np.arange(len(batch.lengths))
+        longest = int(batch.lengths.max())
+        whole = None
+        plans: dict[int | None, TorchPlan] = {}
+        for window in self._windows:
+            if window is not None and window < longest:
+                plans[window] = plan_sequences(batch, kv, everyone, window)
+            else:  # nothing is out of sight
+                whole = whole or plan_sequences(batch, kv, everyone)
+                plans[window] = whole
+        return plans
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
-        write_kv(kv.keys[layer], k, plan.slots)
-        write_kv(kv.values[layer], v, plan.slots)
-        return attend(q, kv.keys[layer], kv.values[layer], plan, torch.empty_like(q))
+        how = self.layers[layer] if self.layers else PLAIN
+        chosen = plan[how.window]
+        write_kv(kv.keys[layer], k, chosen.slots)
+        write_kv(kv.values[layer], v, chosen.slots)
+        return attend(q, kv.keys[layer], kv.values[layer], chosen, torch.empty_like(q), how)
 
 
 def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
@@ -92,13 +111,14 @@ def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
     cache.view(-1, *cache.shape[2:]).index_copy_(0, slots, new)
 
 
-def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64]) -> TorchPlan:
+def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64], window: int | None = None) -> TorchPlan:
     """The plan for some of the batch's sequences (by index); `slots` covers the whole batch."""
     keys = kv.keys[0]
     token_bytes = 2 * keys.shape[2] * keys.shape[3] * keys.element_size()
     new = np.diff(batch.starts)
-    members = group_sequences(new, batch.lengths, sequences, GATHER_BYTES // token_bytes, PADDING_BYTES // token_bytes)
-    groups = tuple(_plan_group(batch, kv, group, int(new[group[0]])) for group in members)
+    seen = batch.lengths if window is None else np.minimum(batch.lengths, new + window - 1)
+    members = group_sequences(new, seen, sequences, GATHER_BYTES // token_bytes, PADDING_BYTES // token_bytes)
+    groups = tuple(_plan_group(batch, kv, group, int(new[group[0]]), window) for group in members)
     return TorchPlan(torch.from_numpy(batch.slots).to(keys.device), groups)
 
 
@@ -135,19 +155,21 @@ def group_sequences(
     return groups
 
 
-def _plan_group(batch: Batch, kv: KVCache, group: NDArray[np.int64], new: int) -> Group:
+def _plan_group(batch: Batch, kv: KVCache, group: NDArray[np.int64], new: int, window: int | None) -> Group:
     keys = kv.keys[0]
-    lengths = batch.lengths[group]  # [b]
-    width = int(lengths.max())
-    positions = np.arange(width)  # [W]
-    held = np.where(positions < lengths[:, None], positions, 0)  # [b, W]
+    lengths = batch.lengths[group, None]  # [b, 1]
+    first = np.zeros_like(lengths) if window is None else np.maximum(lengths - new - window + 1, 0)
+    positions = first + np.arange(int((lengths - first).max()))  # [b, W]
+    held = np.where(positions < lengths, positions, first)  # [b, W]
     slots = slots_of(batch.page_table[group], held, kv.page_size)
     rows = batch.starts[group, None] + np.arange(new)  # [b, n]
-    last = (lengths - new)[:, None] + np.arange(new)  # [b, n]: the position of each new token, the last it may see
+    last = lengths - new + np.arange(new)  # [b, n]: the position of each new token, the last it may see
     mask_type = keys.dtype if keys.dtype == torch.float64 else torch.float32
 
     def mask(start: int, stop: int, seen: int) -> Tensor | None:
-        allowed = torch.from_numpy(positions[:seen] <= last[:, start:stop, None])  # [b, n, W]
+        there, own = positions[:, None, :seen], last[:, start:stop, None]
+        visible = there <= own if window is None else (there <= own) & (there > own - window)
+        allowed = torch.from_numpy(visible)  # [b, n, W]
         if new == 1 and bool(allowed.all()):
             return None
         zeros = torch.zeros(allowed.shape, dtype=mask_type)
@@ -156,7 +178,7 @@ def _plan_group(batch: Batch, kv: KVCache, group: NDArray[np.int64], new: int) -
     tiles = []
     for start in range(0, new, QUERY_ROWS):
         stop = min(start + QUERY_ROWS, new)
-        seen = int(last[:, stop - 1].max()) + 1
+        seen = int((last[:, stop - 1] - first[:, 0]).max()) + 1
         tiles.append(Tile(start, stop, seen, mask(start, stop, seen)))
     return Group(
         sequences=len(group),
@@ -173,19 +195,21 @@ def slots_of(page_table: NDArray[np.int32], positions: NDArray[np.int64], page_s
     return pages * page_size + positions % page_size
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, plan: TorchPlan, out: Tensor) -> Tensor:
+def attend(
+    q: Tensor, keys: Tensor, values: Tensor, plan: TorchPlan, out: Tensor, how: LayerAttention = PLAIN
+) -> Tensor:
     """Fills the rows of `out` that the plan's groups cover, and returns it.
 
     q, out: [T, heads, head_dim]; keys, values: [P, page_size, kv_heads, head_dim], the new tokens' included.
     """
     plan.fold_masks(q.shape[1] // keys.shape[2])
     for group in plan.groups:
-        result = _attend_group(q.index_select(0, group.rows), keys, values, group)
+        result = _attend_group(q.index_select(0, group.rows), keys, values, group, how)
         out.index_copy_(0, group.rows, result)
     return out
 
 
-def _attend_group(q: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tensor:
+def _attend_group(q: Tensor, keys: Tensor, values: Tensor, group: Group, how: LayerAttention) -> Tensor:
     """q: [b * n, heads, head_dim] -> the same shape."""
     kv_heads, head_dim = keys.shape[2:]
     shape = (group.sequences, group.new, kv_heads, q.shape[1] // kv_heads, head_dim)
@@ -196,9 +220,22 @@ def _attend_group(q: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tens
     for tile in group.tiles:
         folded = queries[:, :, :, tile.start : tile.stop].flatten(2, 3)  # [b, kv_heads, fold * n, head_dim]
         seen = slice(0, tile.width)
-        attended = scaled_dot_product_attention(folded, k[:, :, seen], v[:, :, seen], attn_mask=tile.mask)
+        attended = _attend_tile(folded, k[:, :, seen], v[:, :, seen], tile.mask, how)
         parts.append(attended.unflatten(2, (shape[3], tile.stop - tile.start)))
     return torch.cat(parts, 3).permute(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def _attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, how: LayerAttention) -> Tensor:
+    """q: [b, kv_heads, fold * n, head_dim]; k, v: [b, kv_heads, W, head_dim] -> q's shape."""
+    if how.soft_cap is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.scale)
+    work = torch.promote_types(q.dtype, torch.float32)  # no fused kernel caps scores
+    scale = q.shape[-1] ** -0.5 if how.scale is None else how.scale
+    scores = q.to(work) @ k.to(work).transpose(-1, -2) * (scale / how.soft_cap)
+    scores = scores.tanh_().mul_(how.soft_cap)
+    if mask is not None:
+        scores = scores + mask
+    return (scores.softmax(-1) @ v.to(work)).to(q.dtype)
 
 
 def _gather(cache: Tensor, group: Group) -> Tensor:

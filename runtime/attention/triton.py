@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latticework.lang.errors import Unsupported
 from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.torch_cpu import TorchPlan, attend, plan_sequences, write_kv
 from latticework.runtime.schedule.batch import Batch
 
@@ -45,18 +46,32 @@ class TritonAttention:
     """An AttentionBackend for float32, float16 and bfloat16 and head dims up to 256. Stateless.
 
     Give `head_dim` and `dtype` to learn at construction that they are not supported; `plan` checks them otherwise.
-    Raises Unsupported on a device without Triton kernels.
+    Raises Unsupported on a device without Triton kernels, and for layers that do not attend plainly.
     """
 
     name = "triton"
 
-    def __init__(self, device: str, head_dim: int | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        head_dim: int | None = None,
+        dtype: torch.dtype | None = None,
+        layers: tuple[LayerAttention, ...] = (),
+    ) -> None:
+        self.layers = layers
         interpreted = not isinstance(split_kernel, triton.JITFunction)
         if torch.device(device).type != ("cpu" if interpreted else "cuda"):
             mode = "in the interpreter, for CPU tensors" if interpreted else "compiled"
             raise Unsupported(
                 f"attention='triton' on device {device!r} needs CUDA, or TRITON_INTERPRET=1; kernels are {mode}",
                 hint="use attention='torch' on a CPU",
+                field="attention",
+            )
+        special = next((index for index, layer in enumerate(layers) if layer != PLAIN), None)
+        if special is not None:
+            raise Unsupported(
+                f"attention='triton' has no windows, soft caps or scales; layer {special} is {layers[special]}",
+                hint="use attention='torch'",
                 field="attention",
             )
         if head_dim is not None and dtype is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.runtime.attention import make_attention, torch_cpu
 from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.torch_cpu import TorchAttention, group_sequences
 from latticework.runtime.schedule.batch import Batch
 
@@ -50,19 +51,22 @@ def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: t
     return [torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads)]
 
 
-def naive(q: Tensor, kv: KVCache, batch: Batch) -> Tensor:
+def naive(q: Tensor, kv: KVCache, batch: Batch, how: LayerAttention = PLAIN) -> Tensor:
     """float64 [T, heads, head_dim], one token and head at a time; the new tokens' KV is in the cache."""
     keys, values = kv.keys[0].double(), kv.values[0].double()
     out = torch.empty(q.shape, dtype=torch.float64)
     fold = q.shape[1] // keys.shape[2]
     for b in range(len(batch.lengths)):
         for t in range(batch.starts[b], batch.starts[b + 1]):
-            places = [divmod(i, kv.page_size) for i in range(batch.positions[t] + 1)]
+            stop = int(batch.positions[t]) + 1
+            places = [divmod(i, kv.page_size) for i in range(max(0, stop - (how.window or stop)), stop)]
             held = [(int(batch.page_table[b, page]), offset) for page, offset in places]
             for h in range(q.shape[1]):
                 k = torch.stack([keys[page, offset, h // fold] for page, offset in held])
                 v = torch.stack([values[page, offset, h // fold] for page, offset in held])
-                scores = k @ q[t, h].double() / q.shape[2] ** 0.5
+                scores = k @ q[t, h].double() * (how.scale or q.shape[2] ** -0.5)
+                if how.soft_cap is not None:
+                    scores = (scores / how.soft_cap).tanh() * how.soft_cap
                 out[t, h] = scores.softmax(0) @ v
     return out
 
@@ -88,6 +92,42 @@ def test_attention_equals_the_naive_formula(
     assert (kv.keys[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == k).all()
     assert (kv.values[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == v).all()
     assert (out.double() - naive(q, kv, batch)).abs().max() <= TOLERANCE[dtype]
+
+
+SPECIAL = {
+    "window": LayerAttention(window=6),
+    "window of one": LayerAttention(window=1),
+    "window wider than anything": LayerAttention(window=1000),
+    "soft cap": LayerAttention(soft_cap=2.0),
+    "scale": LayerAttention(scale=0.7),
+    "all of it": LayerAttention(window=17, soft_cap=3.0, scale=1.3),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_windows_soft_caps_and_scales_equal_the_naive_formula(
+    kind: str, special: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_cpu, "QUERY_ROWS", 8)
+    batch, pages = make_batch(BATCHES[kind], 3, np.random.default_rng(3))
+    kv = make_kv(pages, 3, 2, 8, dtype)
+    kv = KVCache(kv.keys * 2, kv.values * 2)
+    q, k, v = make_inputs(batch, 6, 2, 8, dtype)
+    backend = TorchAttention((PLAIN, SPECIAL[special]))
+    plan = backend.plan(batch, kv)
+    for layer, how in enumerate(backend.layers):  # one plan serves them all
+        out = backend.forward(layer, q, k, v, kv, plan)
+        assert (out.double() - naive(q, kv, batch, how)).abs().max() <= 2 * TOLERANCE[dtype]
+
+
+def test_a_window_gathers_only_what_it_shows() -> None:
+    batch, pages = make_batch([(1, 90), (1, 50)], 16, np.random.default_rng(3))
+    kv = make_kv(pages, 16, 2, 8, torch.float32)
+    (group,) = TorchAttention((LayerAttention(window=6),)).plan(batch, kv)[6].groups
+    assert group.slots.numel() == 2 * 6
+    assert group.tiles[0].mask is None
 
 
 def test_prompts_longer_than_a_tile_are_causal_across_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +223,14 @@ def test_triton_on_a_cpu_without_the_interpreter_is_refused() -> None:
     pytest.importorskip("triton")
     with pytest.raises(Unsupported, match="needs CUDA, or TRITON_INTERPRET=1"):
         make_attention("triton", "cpu")
+
+
+def test_triton_refuses_layers_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("latticework.runtime.attention.triton")
+    monkeypatch.setattr(module, "split_kernel", None)  # as in the interpreter
+    assert make_attention("triton", "cpu", layers=(PLAIN,)).layers == (PLAIN,)
+    with pytest.raises(Unsupported, match=r"layer 1 is LayerAttention\(window=6"):
+        make_attention("triton", "cpu", layers=(PLAIN, LayerAttention(window=6)))
 
 
 def test_triton_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
