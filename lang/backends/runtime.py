@@ -10,6 +10,7 @@ import atexit
 import os
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 
 from latticework.lang.backends.base import Listener
-from latticework.lang.errors import InvalidArgument, LatticeworkError
+from latticework.lang.errors import EngineDied, InvalidArgument
 from latticework.lang.ir import Op, Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
@@ -55,6 +56,11 @@ class Connection:
         self.address = address
         self._lock = threading.Lock()
         self._client: Client | None = Client(address)
+        _at_fork(self._forked)
+
+    def _forked(self) -> None:
+        """In a forked child: whoever held the lock is not here."""
+        self._lock = threading.Lock()
 
     @property
     def model(self) -> str:
@@ -124,7 +130,7 @@ class Runtime:
         self._owner = os.getpid()
         self._shut = False
         atexit.register(self.shutdown)
-        os.register_at_fork(after_in_child=self._forked)
+        _at_fork(self._forked)
         self._start(progress)
 
     @property
@@ -160,6 +166,7 @@ class Runtime:
         with self._lock:
             self._shut = True
             self._leave()
+        atexit.unregister(self.shutdown)
 
     def __enter__(self) -> Runtime:
         return self
@@ -199,7 +206,7 @@ class Runtime:
             process = self._process
             self._client = Client(self._folder.address("front"), alive=lambda: process.poll() is None)
         except BaseException as error:
-            if isinstance(error, LatticeworkError) and error.hint is None:
+            if isinstance(error, EngineDied):  # it could not say why: its log may
                 error.hint = _tail(log_path)
             self._leave()
             raise
@@ -222,6 +229,18 @@ class Runtime:
         if self._process is not None and self._process.stdin is not None:
             os.close(self._process.stdin.fileno())
             self._process.stdin = None
+
+
+def _at_fork(method: Callable[[], None]) -> None:
+    """Calls a method in every forked child, as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        living = reference()
+        if living is not None:
+            living()
+
+    os.register_at_fork(after_in_child=call)
 
 
 def _engine_config(settings: dict[str, Any]) -> EngineConfig:
@@ -247,6 +266,14 @@ def _tail(path: Path, lines: int = 5) -> str | None:
 
 _default: Runtime | None = None
 _default_lock = threading.Lock()
+
+
+def _renew_default_lock() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_default_lock)
 
 
 def embedded_default() -> Runtime:

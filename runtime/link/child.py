@@ -55,6 +55,7 @@ def spawn(module: str, settings: msgspec.Struct, log: IO[bytes] | None = None) -
         env={
             "GOMP_SPINCOUNT": SPIN_COUNT,
             **os.environ,
+            "PYTHONSAFEPATH": "1",  # a user's tokenizers.py in the working directory is not ours to import
             "PYTHONPATH": f"{source}{os.pathsep}{path}" if path else source,
         },
     )
@@ -78,7 +79,7 @@ def await_ready(process: subprocess.Popen[bytes], progress: Callable[[float], No
         if progress is not None:
             progress(status.fraction)
     code = process.wait()
-    raise EngineDied(f"the process ended while it started (exit code {code})", hint="its messages are on stderr")
+    raise EngineDied(f"the process ended while it started (exit code {code})")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -6,7 +6,9 @@ Other threads hand it messages; it calls their listeners. It knows no torch, no 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -42,6 +44,7 @@ from latticework.runtime.link.sockets import check_address, configure
 
 Listener = Callable[[Event], None]
 CONNECT_SECONDS = 10.0
+log = logging.getLogger(__name__)
 
 
 class Client:
@@ -65,8 +68,8 @@ class Client:
         self._stats_heard = threading.Event()
         self._stop = False
         self._lock = threading.Lock()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
         self._say(Hello())
         self._thread = threading.Thread(target=self._serve, name="latticework-link", daemon=True)
         self._thread.start()
@@ -126,7 +129,7 @@ class Client:
 
     def _wake(self) -> None:
         try:
-            os.write(self._wake_write, b".")
+            self._wake_write.send(b".")
         except (BlockingIOError, OSError):  # full: it is awake anyway; closed: there is nobody to wake
             return
 
@@ -134,49 +137,62 @@ class Client:
 
     def _serve(self) -> None:
         context = zmq.Context()
-        socket = context.socket(zmq.DEALER)
+        link = context.socket(zmq.DEALER)
         try:
-            configure(socket)
-            socket.connect(self.address)
-            self._talk(socket)
+            configure(link)
+            link.connect(self.address)
+            self._talk(link)
         except LatticeworkError as error:
             self._fail(error.to_data())
         except Exception as error:
+            log.exception("the link to %s failed", self.address)
             self._fail(ConnectionLost(f"the link failed: {type(error).__name__}: {error}").to_data())
         finally:
-            socket.close()
+            link.close()
             context.term()
-            os.close(self._wake_read)
+            self._wake_read.close()
+            self._wake_write.close()
 
-    def _talk(self, socket: zmq.Socket[bytes]) -> None:
+    def _talk(self, link: zmq.Socket[bytes]) -> None:
         decoder = Decoder(ToClient)
         poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
+        poller.register(link, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
         last_heard = last_said = time.monotonic()
         while not self._stop:
             ready = dict(poller.poll(int(HEARTBEAT_SECONDS * 1000)))
             now = time.monotonic()
-            if self._wake_read in ready:
-                os.read(self._wake_read, 65536)
-            if socket in ready:
+            if self._wake_read.fileno() in ready:
+                self._wake_read.recv(65536)
+            if link in ready:
                 last_heard = now
-                self._receive(socket, decoder)
+                self._receive(link, decoder)
             if now - last_said >= HEARTBEAT_SECONDS:
                 self._outbox.append(encode(Ping()))
-            while self._outbox:
+            if self._speak(link):
                 last_said = now
-                socket.send(self._outbox.popleft())
             if self.welcome is not None and now - last_heard > SILENCE_SECONDS:
                 raise ConnectionLost(f"the runtime has said nothing for {SILENCE_SECONDS:.0f} seconds")
             if not self._alive():
                 raise ConnectionLost("the runtime's process has ended", hint="the next run starts another")
         self._fail(ConnectionLost("the connection was closed").to_data())
 
-    def _receive(self, socket: zmq.Socket[bytes], decoder: Decoder) -> None:
+    def _speak(self, link: zmq.Socket[bytes]) -> bool:
+        """Sends what waits, as far as the socket's queue has room; the rest goes with the next turn."""
+        said = False
+        while self._outbox:
+            try:
+                link.send(self._outbox[0], zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._outbox.popleft()
+            said = True
+        return said
+
+    def _receive(self, link: zmq.Socket[bytes], decoder: Decoder) -> None:
         while True:
             try:
-                message = decoder.decode(socket.recv(zmq.NOBLOCK))
+                message = decoder.decode(link.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return
             except BadFrame as error:

@@ -1,21 +1,27 @@
 """The front's side of the engine: starts it, keeps it alive, and routes its events to whoever asked.
 
-One asyncio task reads the socket, one writes heartbeats, one watches the process. When the engine dies every open
-request gets its final event at once, with the reason, and a new engine is started.
+    _supervise  waits for the process to end, fails what was open, starts another
+    _read       decodes frames and calls back
+    _heartbeat  pings; kills an engine that has said nothing for too long while something was open
+
+Nothing that one message or one callback does wrong ends these tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import zmq
 import zmq.asyncio
 
-from latticework.lang.errors import Busy, EngineDied, LatticeworkError
+from latticework.lang.errors import Busy, ConnectionLost, EngineDied, LatticeworkError, RuntimeFailure
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.link import child
 from latticework.runtime.link.messages import (
@@ -38,38 +44,57 @@ from latticework.runtime.link.messages import (
 )
 from latticework.runtime.link.settings import EngineSettings
 from latticework.runtime.link.sockets import configure
-from latticework.runtime.request import GenSegment, Request, TokenEvent
+from latticework.runtime.request import Request, TokenEvent
 
-RESTART_SECONDS = 0.5  # between two attempts to start an engine
+GREETING_SECONDS = 30.0  # from "loaded" to the first answer on the socket
+HANG_SECONDS = 60.0  # an engine with open requests that says nothing for longer is killed
+RESTART_SECONDS = (0.1, 30.0)  # between two attempts to start an engine: at first, at most
+KEYS_TOLD = 100_000  # constraint keys remembered as known to the engine
+DEFINITIONS = 3  # times that one request's constraints are sent before it is given up
+
+log = logging.getLogger(__name__)
+
 OnEvent = Callable[[TokenEvent], None]
+Rules = Mapping[str, bytes]
+"""Compiled constraints by key, for the gens of one request."""
+
+
+@dataclass(slots=True)
+class _Call:
+    request: Request
+    rules: Rules
+    on_event: OnEvent
+    definitions: int = field(default=0)
 
 
 class EngineLink:
     """Owns the engine process and the socket to it.
 
     `submit` calls back with every TokenEvent of the request, in order, from the event loop; exactly one is final,
-    whatever happens to the engine.
+    whatever happens to the engine. generation: counts the engines; leases do not outlive theirs.
     """
 
-    def __init__(self, config: EngineConfig, address: str, log: IO[bytes] | None = None) -> None:
+    def __init__(self, config: EngineConfig, address: str, log_file: IO[bytes] | None = None) -> None:
         self.config = config
         self.address = address
-        self.log = log
         self.ready = asyncio.Event()
         self.greeting: EngineReady | None = None
         self.stats = EngineStats()
-        self.restarts = 0
+        self.generation = 0
         self.bad_frames = 0
-        self.failure: LatticeworkError | None = None
+        self._log_file = log_file
+        self._failure: LatticeworkError | None = None
         self._numbers = itertools.count(1)
-        self._open: dict[int, tuple[Request, OnEvent]] = {}
-        self._defined: dict[str, bytes] = {}
-        self._told: set[str] = set()  # keys this engine process knows
+        self._open: dict[int, _Call] = {}
+        self._told: set[str] = set()
         self._decoder = Decoder(FromEngine)
         self._context = zmq.asyncio.Context()
         self._socket: zmq.asyncio.Socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._exit: asyncio.Future[int] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._last_heard = 0.0
         self._closing = False
 
     # ------------------------------------------------------------ life
@@ -80,17 +105,24 @@ class EngineLink:
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._heartbeat())]
 
     async def _launch(self, progress: Callable[[float], None] | None = None) -> None:
-        self._process = child.spawn(
-            "latticework.runtime.link.engine_worker", EngineSettings(self.config, self.address), self.log
-        )
-        await asyncio.to_thread(child.await_ready, self._process, progress)
+        settings = EngineSettings(self.config, self.address)
+        process = child.spawn("latticework.runtime.link.engine_worker", settings, self._log_file)
+        self._process = process
+        await asyncio.to_thread(child.await_ready, process, progress)
+        self._exit = asyncio.get_running_loop().run_in_executor(None, process.wait)
+        self.generation += 1
         self._told.clear()
         self._socket = self._context.socket(zmq.DEALER)
         configure(self._socket)
         self._socket.connect(self.address)
         self._reader = asyncio.create_task(self._read(self._socket))
         self._send(Ping())
-        await self.ready.wait()
+        greeted = asyncio.ensure_future(self.ready.wait())
+        either: set[asyncio.Future[Any]] = {greeted, self._exit}
+        await asyncio.wait(either, timeout=GREETING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        greeted.cancel()
+        if not self.ready.is_set():
+            raise EngineDied("the engine loaded its model but does not answer")
 
     async def close(self) -> None:
         """Ends the engine; open requests get an error. Idempotent."""
@@ -106,38 +138,68 @@ class EngineLink:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
+    @property
+    def restarts(self) -> int:
+        return max(0, self.generation - 1)
+
+    async def available(self, timeout: float) -> None:
+        """Waits while the engine restarts. Raises EngineDied, or what keeps it from starting."""
+        try:
+            await asyncio.wait_for(self.ready.wait(), timeout)
+        except asyncio.TimeoutError:
+            raise self._failure or EngineDied("the engine is restarting", hint="retry in a few seconds") from None
+
     async def _supervise(self) -> None:
-        while not self._closing:
-            process = self._process
-            assert process is not None
-            code = await _exit_code(process)
-            if self._closing:
-                return
-            child.stop(process)  # it has ended: this closes its pipes
-            self._lose(EngineDied(f"the engine process ended (exit code {code})", hint="it is being restarted; retry"))
-            self.restarts += 1
-            try:
-                await self._launch()
-                self.failure = None
-            except LatticeworkError as error:
-                self.failure = error
-                await asyncio.sleep(RESTART_SECONDS)
+        while True:
+            assert self._exit is not None
+            code = await self._exit
+            await self._bury(EngineDied(f"the engine process ended (exit code {code})", hint="it is restarted; retry"))
+            pause, longest = RESTART_SECONDS
+            while not await self._relaunched():
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+
+    async def _relaunched(self) -> bool:
+        try:
+            await self._launch()
+        except Exception as error:  # it is tried again; meanwhile this is what requests are told
+            log.exception("the engine does not start")
+            if not isinstance(error, LatticeworkError):
+                error = RuntimeFailure(f"the engine does not start: {error}")
+            self._failure = error
+            await self._bury(error)
+            return False
+        self._failure = None
+        return True
+
+    async def _bury(self, error: LatticeworkError) -> None:
+        self._lose(error)
+        if self._process is not None:
+            await asyncio.to_thread(child.stop, self._process)
 
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._send(Ping())
+            silent = time.monotonic() - self._last_heard
+            if self._open and self.ready.is_set() and silent > HANG_SECONDS and self._process is not None:
+                log.error("the engine has said nothing for %.0f seconds: killed", silent)
+                self._process.kill()
 
     def _lose(self, error: LatticeworkError) -> None:
         """Forgets the engine and everything it knew."""
         self.ready.clear()
-        if self._socket is not None:
+        if self._reader is not None:
             self._reader.cancel()
+        if self._socket is not None:
             self._socket.close(linger=0)
             self._socket = None
+        self._fail_open(error)
+
+    def _fail_open(self, error: LatticeworkError) -> None:
         lost, self._open = self._open, {}
-        for request, on_event in lost.values():
-            on_event(failure_event(request, error))
+        for call in lost.values():
+            self._call_back(call, failure_event(call.request, error))
 
     # ------------------------------------------------------------ requests
 
@@ -145,30 +207,39 @@ class EngineLink:
         """A fresh id for a request, lease or group of this front."""
         return next(self._numbers)
 
-    def define(self, key: str, rules: bytes) -> None:
-        """Remembers a compiled constraint; the engine is told before the first request that needs it."""
-        self._defined[key] = rules
-
-    def submit(self, request: Request, on_event: OnEvent) -> None:
-        """Sends a request. Every key its chain names must be defined."""
+    def submit(self, request: Request, rules: Rules, on_event: OnEvent) -> None:
+        """Sends a request. rules: the compiled constraint behind every key its chain names."""
+        call = _Call(request, rules, on_event)
         if self._socket is None:
-            reason = self.failure or EngineDied("the engine is restarting", hint="retry in a few seconds")
-            on_event(failure_event(request, reason))
+            reason = self._failure or EngineDied("the engine is restarting", hint="retry in a few seconds")
+            self._call_back(call, failure_event(request, reason))
             return
-        self._open[request.id] = (request, on_event)
-        for segment in request.chain:
-            if isinstance(segment, GenSegment) and segment.constraint is not None:
-                self._tell(segment.constraint)
-        if not self._send(Submit(request)):
-            del self._open[request.id]
-            on_event(failure_event(request, Busy("the engine's queue is full", hint="retry later")))
+        self._open[request.id] = call
+        self._define_and_send(call)
+
+    def _define_and_send(self, call: _Call) -> None:
+        call.definitions += 1
+        for key, rules in call.rules.items():
+            if key not in self._told:
+                if len(self._told) >= KEYS_TOLD:
+                    self._told.clear()
+                self._told.add(key)
+                self._send(Define(key, rules))
+        if not self._send(Submit(call.request)):
+            self._give_up(call, Busy("the engine's queue is full", hint="retry later"))
+
+    def _give_up(self, call: _Call, error: LatticeworkError) -> None:
+        self._open.pop(call.request.id, None)
+        self._call_back(call, failure_event(call.request, error))
 
     def cancel(self, request_id: int) -> None:
         if request_id in self._open:
             self._send(Cancel(request_id))
 
-    def release(self, leases: tuple[int, ...]) -> None:
-        self._send(Release(leases))
+    def release(self, lease: int, generation: int) -> None:
+        """Gives a lease of that generation back."""
+        if generation == self.generation:
+            self._send(Release((lease,)))
 
     def flush_cache(self) -> None:
         self._send(FlushCache())
@@ -176,11 +247,6 @@ class EngineLink:
     @property
     def open_requests(self) -> int:
         return len(self._open)
-
-    def _tell(self, key: str) -> None:
-        if key not in self._told:
-            self._told.add(key)
-            self._send(Define(key, self._defined[key]))
 
     def _send(self, message: ToEngine) -> bool:
         if self._socket is None:
@@ -191,43 +257,66 @@ class EngineLink:
         sent.cancel()  # the queue is full
         return False
 
+    # ------------------------------------------------------------ events
+
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             frame = await socket.recv()
+            self._last_heard = time.monotonic()
             try:
-                message = self._decoder.decode(frame)
+                self._hear(self._decoder.decode(frame))
             except BadFrame:
                 self.bad_frames += 1
-                continue
-            match message:
-                case TokenEvents(events):
-                    for event in events:
-                        self._deliver(event)
-                case UnknownKey(key, request_id):
-                    self._told.discard(key)
-                    if request_id in self._open:
-                        request, on_event = self._open.pop(request_id)
-                        self.submit(request, on_event)
-                case EngineReady():
-                    self.greeting = message
-                    self.ready.set()
-                case EngineStats():
-                    self.stats = message
+            except Exception:
+                log.exception("a message of the engine could not be acted on")
+
+    def _hear(self, message: object) -> None:
+        match message:
+            case TokenEvents(events):
+                for event in events:
+                    self._deliver(event)
+            case UnknownKey(key, request_id):
+                self._define_again(key, request_id)
+            case EngineReady():
+                self._greet(message)
+            case EngineStats():
+                self.stats = message
+
+    def _greet(self, greeting: EngineReady) -> None:
+        """The first greeting: the engine is there. Another: it had given us up, and everything of ours with it."""
+        if self.ready.is_set():
+            self.generation += 1
+            self._told.clear()
+            self._fail_open(ConnectionLost("the engine had given this front up as silent", hint="retry"))
+        self.greeting = greeting
+        self.ready.set()
+
+    def _define_again(self, key: str, request_id: int) -> None:
+        self._told.discard(key)
+        call = self._open.get(request_id)
+        if call is None:
+            return
+        if call.definitions < DEFINITIONS:
+            self._define_and_send(call)
+        else:
+            self._give_up(call, RuntimeFailure("the engine cannot keep this request's constraints"))
 
     def _deliver(self, event: TokenEvent) -> None:
-        entry = self._open.get(event.request)
-        if entry is None:
+        call = self._open.get(event.request)
+        if call is None:
             return
         if event.final:
             del self._open[event.request]
-        entry[1](event)
+        self._call_back(call, event)
+
+    def _call_back(self, call: _Call, event: TokenEvent) -> None:
+        try:
+            call.on_event(event)
+        except Exception:
+            log.exception("an event of request %s could not be handled", event.request)
+            self.cancel(event.request)
 
 
 def failure_event(request: Request, error: LatticeworkError) -> TokenEvent:
     """The final event of a request that the engine will not answer."""
     return TokenEvent(request.id, 0, end="error", error=error.to_data(), final=True)
-
-
-async def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    """Waits for a process in a thread of its own, so that its end is noticed at once."""
-    return await asyncio.get_running_loop().run_in_executor(None, process.wait)

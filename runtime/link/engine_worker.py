@@ -6,7 +6,6 @@ Any number of fronts may connect; each is an owner whose requests and leases go 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import cast
 
 import msgspec
@@ -24,7 +23,6 @@ from latticework.runtime.link.messages import (
     EngineReady,
     EngineStats,
     FlushCache,
-    Ping,
     Release,
     Submit,
     ToEngine,
@@ -39,18 +37,12 @@ from latticework.runtime.schedule.sequence import Owner
 FRAMES_PER_STEP = 1000  # so that a flood of messages never keeps the model waiting
 
 
-@dataclass(slots=True)
-class _Front:
-    last_seen: float
-    greeted: bool = False
-
-
 class EngineServer:
     """Moves messages between the socket and the engine. Owns the socket."""
 
     def __init__(self, engine: Engine, address: str) -> None:
         self.engine = engine
-        self.fronts: dict[bytes, _Front] = {}
+        self.fronts: dict[bytes, float] = {}  # when each was heard last
         self.bad_frames = 0
         self._decoder = Decoder(ToEngine)
         self._context = zmq.Context()
@@ -81,8 +73,9 @@ class EngineServer:
             except zmq.Again:
                 return
             owner = frames[0]
-            front = self.fronts.setdefault(owner, _Front(now))
-            front.last_seen = now
+            if owner not in self.fronts:  # new, or given up before: either way it starts from nothing
+                self._send(owner, self._greeting())
+            self.fronts[owner] = now
             try:
                 if len(frames) != 2:
                     raise BadFrame(f"{len(frames)} frames")
@@ -90,9 +83,9 @@ class EngineServer:
             except BadFrame:
                 self.bad_frames += 1
                 continue
-            self._act(owner, front, message)
+            self._act(owner, message)
 
-    def _act(self, owner: bytes, front: _Front, message: object) -> None:
+    def _act(self, owner: bytes, message: object) -> None:
         match message:
             case Submit(request):
                 missing = self.engine.submit(owner, request)
@@ -106,10 +99,6 @@ class EngineServer:
                 self.engine.cancel(owner, request_id)
             case FlushCache():
                 self.engine.flush_cache()
-            case Ping():
-                if not front.greeted:
-                    front.greeted = True
-                    self._send(owner, self._greeting())
 
     def _greeting(self) -> EngineReady:
         return EngineReady(self.engine.context, self.engine.kv_tokens, self.engine.dtype)
@@ -119,8 +108,8 @@ class EngineServer:
             return
         self._next_heartbeat = now + HEARTBEAT_SECONDS
         stats = msgspec.structs.replace(self.engine.stats(), bad_frames=self.bad_frames)
-        for owner, front in list(self.fronts.items()):
-            if now - front.last_seen > SILENCE_SECONDS:
+        for owner, last_seen in list(self.fronts.items()):
+            if now - last_seen > SILENCE_SECONDS:
                 self._drop(owner)
             else:
                 self._send(owner, stats)

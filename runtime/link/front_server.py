@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError
+from latticework.lang.errors import Busy, ConnectionLost, InvalidArgument, LatticeworkError
 from latticework.lang.events import Event
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -36,6 +37,8 @@ from latticework.runtime.link.messages import (
 from latticework.runtime.link.sockets import bind, configure
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.run import Run
+
+log = logging.getLogger(__name__)
 
 
 class _Client:
@@ -88,14 +91,23 @@ class FrontServer:
             try:
                 if len(frames) != 2:
                     raise BadFrame(f"{len(frames)} frames")
-                message = self._decoder.decode(frames[1])
+                self._hear(frames[0], self._decoder.decode(frames[1]))
             except BadFrame:
                 self.bad_frames += 1
-                continue
-            identity = frames[0]
-            client = self._clients.setdefault(identity, _Client())
-            client.last_seen = time.monotonic()
-            self._act(identity, client, message)
+            except Exception:
+                log.exception("a client's message could not be acted on")
+
+    def _hear(self, identity: bytes, message: object) -> None:
+        """Whoever did not say Hello is a stranger: new, or dropped before. It is told, and has to begin anew."""
+        if isinstance(message, Hello):
+            self._clients.setdefault(identity, _Client())
+        client = self._clients.get(identity)
+        if client is None:
+            error = ConnectionLost("the runtime does not know this connection: it was silent too long, or restarted")
+            self._put(identity, Rejected(error.to_data()))
+            return
+        client.last_seen = time.monotonic()
+        self._act(identity, client, message)
 
     def _act(self, identity: bytes, client: _Client, message: object) -> None:
         match message:
@@ -171,13 +183,15 @@ class FrontServer:
             self._send(identity, RunEvents(run, tuple(events)))
 
     def _send(self, identity: bytes, message: ToClient) -> None:
-        if identity not in self._clients:
-            return
+        if identity in self._clients and not self._put(identity, message):
+            self._drop(identity)  # unreachable, or further behind than its queue is long
+
+    def _put(self, identity: bytes, message: ToClient) -> bool:
         sent: Any = self._socket.send_multipart([identity, encode(message)])
-        if sent.done() and sent.exception() is None:
-            return
-        sent.cancel()  # unreachable, or further behind than its queue is long
-        self._drop(identity)
+        if not sent.done():
+            sent.cancel()
+            return False
+        return sent.exception() is None
 
     def _drop(self, identity: bytes) -> None:
         client = self._clients.pop(identity, None)

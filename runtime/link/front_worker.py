@@ -6,13 +6,14 @@ The same front and engine as `latticework serve`, on one ipc socket, without HTT
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
+from pathlib import Path
 
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime.link.child import Lifeline
 from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.settings import FrontSettings
+from latticework.runtime.link.sockets import RuntimeFolder
 from latticework.runtime.programs.front import Front
 
 
@@ -24,9 +25,9 @@ async def serve(settings: FrontSettings, lifeline: Lifeline) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    lifeline.before_exit(lambda: shutil.rmtree(settings.folder, ignore_errors=True))
-    front = await Front.start(settings.engine, settings.server, lifeline.loading)
-    lifeline.before_exit(front.folder.remove)
+    folder = RuntimeFolder(Path(settings.folder))
+    lifeline.before_exit(folder.remove)
+    front = await Front.start(settings.engine, settings.server, lifeline.loading, folder)
     server = FrontServer(front, address, settings.server.max_open)
     server.start()
     lifeline.ready()

@@ -22,12 +22,16 @@ HIGH_WATER_MARK = 10_000  # messages; a peer further behind is treated as dead
 
 
 class RuntimeFolder:
-    """A private folder for the sockets and logs of one runtime. Owner: whoever made it; `remove()` ends it."""
+    """A private folder for the sockets and logs of one runtime; `remove()` ends it. path: one that exists already."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path if path is not None else self._make()
+
+    @staticmethod
+    def _make() -> Path:
         base = os.environ.get("XDG_RUNTIME_DIR")
         usable = base is not None and os.access(base, os.W_OK) and len(base) < MAX_SOCKET_PATH - 30
-        self.path = Path(tempfile.mkdtemp(prefix="lw-", dir=base if usable else None))
+        return Path(tempfile.mkdtemp(prefix="lw-", dir=base if usable else None))
 
     def address(self, name: str) -> str:
         return f"ipc://{self.path / name}"

@@ -15,9 +15,9 @@ from typing import IO
 
 import msgspec
 
-from latticework.lang.errors import from_data
+from latticework.lang.errors import PromptTooLong, from_data
 from latticework.lang.events import Done, TokenLogprob
-from latticework.lang.ir import Constraint, Gen, Sampling, constraint_key
+from latticework.lang.ir import Gen, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
 from latticework.runtime.constrain.pool import CompilePool
@@ -29,6 +29,8 @@ from latticework.runtime.programs.speech import Speech
 from latticework.runtime.request import GenSegment, Request, Segment, TextSegment, TokenEvent
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
+
+RESTART_PATIENCE = 30.0  # seconds that a new request waits for an engine that is restarting
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Front:
         self.folder = folder
         self.tokenizer = Tokenizer.from_file(Path(card.tokenizer))
         self.chat = ChatTemplate.of(card)
+        self._longest_token = max(map(len, self.tokenizer.token_bytes))
 
     @classmethod
     async def start(
@@ -57,17 +60,19 @@ class Front:
         engine: EngineConfig,
         server: ServerConfig,
         progress: Callable[[float], None] | None = None,
-        log: IO[bytes] | None = None,
+        folder: RuntimeFolder | None = None,
+        log_file: IO[bytes] | None = None,
     ) -> Front:
         """Finds the model, starts engine and compile child, and returns when both answer.
 
-        progress: called with 0 to 1 while weights load. log: where the children's stderr goes.
+        progress: called with 0 to 1 while weights load. folder: for the engine's socket, ours from now on; default:
+        a new one. log_file: where the engine's stderr goes; default: ours.
         Raises ModelError, or whatever the engine reports.
         """
         card = await asyncio.to_thread(find_model, engine.model)
-        folder = RuntimeFolder()
+        folder = folder or RuntimeFolder()
         pool = CompilePool(Limits(seconds=server.compile_seconds))
-        link = EngineLink(engine, folder.address("engine"), log)
+        link = EngineLink(engine, folder.address("engine"), log_file)
         try:
             await pool.start()
             await link.start(progress)
@@ -99,7 +104,17 @@ class Front:
 
     def text_run(self, pieces: Sequence[tuple[str, bool]], at_start: bool) -> TextSegment:
         """One run of a program: pieces of (text, is it the template's), encoded once. Only the template's pieces
-        may become special tokens. at_start: nothing precedes it, so the model's begin token does."""
+        may become special tokens. at_start: nothing precedes it, so the model's begin token does.
+
+        Text that cannot fit the context however it is encoded raises PromptTooLong before any time is spent on it.
+        """
+        size = sum(len(text) for text, _ in pieces)
+        if size > self.context * self._longest_token:
+            raise PromptTooLong(
+                f"the text has {size} characters; no text of more than {self.context * self._longest_token} fits the "
+                f"context of {self.context} tokens",
+                field="prompt",
+            )
         tokens, head, head_tokens = self.tokenizer.encode_pieces(pieces)
         begin = self.tokenizer.bos_ids
         if at_start and begin and tuple(tokens[: len(begin)]) != begin:
@@ -118,15 +133,14 @@ class Front:
 
     # ------------------------------------------------------------ generation
 
-    async def compile(self, constraint: Constraint) -> str:
-        """Compiles and names a constraint. Raises ConstraintError. Returns its key."""
-        key = constraint_key(constraint)
-        self.link.define(key, await self.pool.compile(constraint))
-        return key
-
-    async def gen_segment(self, gen: Gen, sampling: Sampling) -> GenSegment:
-        """The segment of a gen whose sampling is resolved and seeded."""
-        key = await self.compile(gen.constraint) if gen.constraint is not None else None
+    async def gen_segment(self, gen: Gen, sampling: Sampling, rules: dict[str, bytes]) -> GenSegment:
+        """The segment of a gen whose sampling is resolved and seeded. Its constraint is compiled into `rules`.
+        Raises ConstraintError."""
+        if gen.constraint is None:
+            return GenSegment(sampling)
+        key = constraint_key(gen.constraint)
+        if key not in rules:
+            rules[key] = await self.pool.compile(gen.constraint)
         return GenSegment(sampling, key, gen.on_length)
 
     def generate(self, prompt: TextSegment, gen: Gen) -> Generation:
@@ -149,8 +163,10 @@ class Generation:
         sampling = self._gen.sampling
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         seeded = msgspec.structs.replace(sampling, seed=self._seed)
-        chain: tuple[Segment, ...] = (self._prompt, await self._front.gen_segment(self._gen, seeded))
-        self._front.link.submit(Request(self._id, chain), self._events.put_nowait)
+        rules: dict[str, bytes] = {}
+        chain: tuple[Segment, ...] = (self._prompt, await self._front.gen_segment(self._gen, seeded, rules))
+        await self._front.link.available(RESTART_PATIENCE)
+        self._front.link.submit(Request(self._id, chain), rules, self._events.put_nowait)
         return self
 
     async def __aexit__(

@@ -10,20 +10,66 @@ This file knows no sockets: a run is given a callback for its events.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 
-from latticework.lang.errors import Cancelled, ErrorData, LatticeworkError, ProgramError, RuntimeFailure
+from latticework.lang.errors import (
+    Cancelled,
+    EngineDied,
+    ErrorData,
+    LatticeworkError,
+    ProgramError,
+    RuntimeFailure,
+    Unsupported,
+)
 from latticework.lang.events import Done, Event, Failed, Rendered, Usage
-from latticework.lang.ir import Fork, Gen, Join, Op, Role, Sampling, Select, Text, derive_seed, describe, merge_sampling
-from latticework.runtime.programs.front import Front
+from latticework.lang.ir import (
+    MAX_BRANCHES,
+    MAX_OPS,
+    Fork,
+    Gen,
+    Join,
+    Op,
+    Role,
+    Sampling,
+    Select,
+    Set,
+    Text,
+    derive_seed,
+    describe,
+    merge_sampling,
+)
+from latticework.runtime.programs.front import RESTART_PATIENCE, Front
 from latticework.runtime.programs.speech import Speech
 from latticework.runtime.request import Request, Segment, SelectSegment, TokenEvent
 
 Emit = Callable[[Event], None]
+Speaker: TypeAlias = Speech | tuple[int, Select]
+"""Who turns a generating segment's events into the op's: a Gen's Speech, or a Select and its position."""
+LONG_TEXT = 20_000  # characters; more are encoded in a thread
+
+log = logging.getLogger(__name__)
+
 ANSWERED = (Role, Gen, Select)  # ops that get a Rendered, a Done or a Failed
+
+
+@dataclass(slots=True)
+class Chain:
+    """A request in the making: its segments, who speaks for the generating ones, and their compiled constraints."""
+
+    segments: list[Segment] = field(default_factory=list)
+    speakers: dict[int, Speaker] = field(default_factory=dict)
+    rules: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, segment: Segment, speaker: Speaker | None = None) -> None:
+        if speaker is not None:
+            self.speakers[len(self.segments)] = speaker
+        self.segments.append(segment)
 
 
 class Hold:
@@ -31,6 +77,7 @@ class Hold:
 
     def __init__(self, front: Front) -> None:
         self.id = front.link.number()
+        self.generation = front.link.generation
         self._front = front
         self._holders = 1
 
@@ -41,7 +88,7 @@ class Hold:
     def drop(self) -> None:
         self._holders -= 1
         if self._holders == 0:
-            self._front.link.release((self.id,))
+            self._front.link.release(self.id, self.generation)
 
 
 class Run:
@@ -54,6 +101,7 @@ class Run:
         self.item = item
         self.emit = emit
         self.usage = Usage()
+        self.ops = 0
         self.branches = {0: BranchTask(self, 0, None, ())}
         self.branches[0].begin(None, (), None)
 
@@ -65,17 +113,23 @@ class Run:
             self.emit(Failed(branch, first, error.to_data()))
             return
         for op in ops:
-            task.add(op)
             if isinstance(op, Fork):
-                for index, child in enumerate(op.children):
-                    self._add_branch(task, child, (*task.path, task.forks, index))
-                task.forks += 1
+                self._fork(task, op)
+            task.add(op)
+            self.ops += 1
+            if self.ops > MAX_OPS:
+                task.fail(ProgramError(f"the run has more than {MAX_OPS} ops").to_data())
 
-    def _add_branch(self, parent: BranchTask, child: int, path: tuple[int, ...]) -> None:
-        if child in self.branches:
-            parent.fail(ProgramError(f"branch {child} exists already").to_data())
-            return
-        self.branches[child] = BranchTask(self, child, parent, path)
+    def _fork(self, parent: BranchTask, op: Fork) -> None:
+        """Children exist from here on, so that their ops can arrive before the parent comes to the fork."""
+        if len(set(op.children)) < len(op.children) or any(child in self.branches for child in op.children):
+            parent.fail(ProgramError(f"a fork starts branches that exist already: {op.children}").to_data())
+        elif len(self.branches) + len(op.children) > MAX_BRANCHES:
+            parent.fail(ProgramError(f"the run has more than {MAX_BRANCHES} branches").to_data())
+        for index, child in enumerate(op.children):
+            if child not in self.branches:
+                self.branches[child] = BranchTask(self, child, parent, (*parent.path, parent.forks, index))
+        parent.forks += 1
 
     async def close(self) -> None:
         """Cancels what runs. Every op without an answer gets Failed(Cancelled)."""
@@ -113,7 +167,6 @@ class BranchTask:
         self._hold: Hold | None = None
         self._ordinal = 0
         self._group: int | None = None
-        self._request: int | None = None
         self._counted = Usage()  # of the open request, given to ops that have ended
 
     # ------------------------------------------------------------ from the client
@@ -135,6 +188,8 @@ class BranchTask:
             self._unanswered[position] = op
         if self._error is not None:
             self.fail(self._error)
+            if isinstance(op, Fork):
+                self._fail_children(op)
             return
         self._queue.append((position, op))
         self._more.set()
@@ -150,9 +205,15 @@ class BranchTask:
         queue, self._queue = self._queue, deque()
         for _, op in queue:
             if isinstance(op, Fork):
-                for child in op.children:
-                    self.run.branches[child].fail(self._error)
+                self._fail_children(op)
         self.idle.set()
+
+    def _fail_children(self, op: Fork) -> None:
+        assert self._error is not None
+        for child in op.children:
+            branch = self.run.branches[child]
+            if branch.parent is self and branch.task is None:
+                branch.fail(self._error)
 
     def let_go(self) -> None:
         """Gives the lease back."""
@@ -169,54 +230,60 @@ class BranchTask:
                 await self._take()
                 if not self._queue:
                     self.idle.set()
-        except asyncio.CancelledError:
-            if self._request is not None:
-                self.front.link.cancel(self._request)
-            raise
         except LatticeworkError as error:
             self.fail(error.to_data())
             self.let_go()
         except Exception as error:  # ours: it fails this branch, with its name, and nothing else
+            log.exception("branch %d of a run failed", self.index)
             self.fail(RuntimeFailure(f"internal error: {type(error).__name__}: {error}").to_data())
             self.let_go()
 
     async def _take(self) -> None:
         """Turns the ops at hand into one chain and runs it; a fork ends the chain."""
-        chain: list[Segment] = []
-        speakers: dict[int, Speech | tuple[int, Select]] = {}
+        chain = Chain()
         while self._queue:
             position, op = self._queue[0]  # taken off when done, so that `fail` still sees it
-            match op:
-                case Text(text):
-                    self._pieces.append((text, False))
-                case Role(role):
-                    self._mark(position, role)
-                case Gen():
-                    self._end_text(chain)
-                    sampling, seed = self._seeded(op)
-                    speakers[len(chain)] = Speech(self.front.tokenizer, self.index, position, seed)
-                    chain.append(await self.front.gen_segment(op, sampling))
-                case Select(_, options, method):
-                    self._end_text(chain)
-                    self._ordinal += 1
-                    speakers[len(chain)] = (position, op)
-                    encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in options)
-                    chain.append(SelectSegment(encoded, method))
-                case Fork(children):
-                    self._end_text(chain)
-                    await self._send(chain, speakers)
-                    self._start(children)
-                    chain, speakers = [], {}
-                case Join(children):
-                    await self._send(chain, speakers)
-                    chain, speakers = [], {}
-                    for child in children:
-                        await self._end_child(child)
-                case _:
-                    raise ProgramError(f"this runtime does not run the op: {describe(op)}")
+            try:
+                chain = await self._step(chain, position, op)
+            except LatticeworkError:
+                await self._send(chain)  # what comes before the op at fault is good, and goes on
+                raise
             self._queue.popleft()
         self._more.clear()
-        await self._send(chain, speakers)
+        await self._send(chain)
+
+    async def _step(self, chain: Chain, position: int, op: Op) -> Chain:
+        """Adds an op to the chain, or ends the chain with it. Returns the chain to go on with."""
+        match op:
+            case Text(text):
+                self._pieces.append((text, False))
+            case Role(role):
+                self._mark(position, role)
+            case Gen():
+                await self._end_text(chain)
+                sampling, seed = self._seeded(op)
+                segment = await self.front.gen_segment(op, sampling, chain.rules)
+                chain.add(segment, Speech(self.front.tokenizer, self.index, position, seed))
+            case Select(_, options, method):
+                await self._end_text(chain)
+                self._ordinal += 1
+                encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in options)
+                chain.add(SelectSegment(encoded, method), (position, op))
+            case Fork(children):
+                await self._end_text(chain)
+                await self._send(chain)
+                self._start(children)
+                return Chain()
+            case Join(children):
+                await self._send(chain)
+                for child in children:
+                    await self._end_child(child)
+                return Chain()
+            case Set():
+                pass  # variables are the client's: text that depends on them arrives as text
+            case _:
+                raise Unsupported(f"an interpreted run cannot have the op: {describe(op)}")
+        return chain
 
     def _mark(self, position: int, role: str | None) -> None:
         """A role op: the template's marker joins the text."""
@@ -233,12 +300,16 @@ class BranchTask:
         del self._unanswered[position]
         self.run.emit(Rendered(self.index, position, marker))
 
-    def _end_text(self, chain: list[Segment]) -> None:
-        """Encodes the text gathered so far as one run."""
-        if self._pieces:
-            at_start = self._hold is None and not chain
-            chain.append(self.front.text_run(self._pieces, at_start))
-            self._pieces = []
+    async def _end_text(self, chain: Chain) -> None:
+        """Encodes the text gathered so far as one run; long text in a thread, so that nobody waits for it."""
+        if not self._pieces:
+            return
+        pieces, self._pieces = self._pieces, []
+        at_start = self._hold is None and not chain.segments
+        if sum(len(text) for text, _ in pieces) > LONG_TEXT:
+            chain.add(await asyncio.to_thread(self.front.text_run, pieces, at_start))
+        else:
+            chain.add(self.front.text_run(pieces, at_start))
 
     def _seeded(self, op: Gen) -> tuple[Sampling, int]:
         sampling = merge_sampling(self.run.sampling, op.sampling, op.given)
@@ -265,25 +336,35 @@ class BranchTask:
 
     # ------------------------------------------------------------ the engine
 
-    async def _send(self, chain: list[Segment], speakers: dict[int, Speech | tuple[int, Select]]) -> None:
+    async def _send(self, chain: Chain) -> None:
         """Runs a chain to its end and keeps its sequence for what follows."""
-        if not chain:  # text alone starts no work; it waits in the pieces
+        segments, chain.segments = chain.segments, []
+        if not segments:  # text alone starts no work; it waits in the pieces
             return
+        link = self.front.link
+        await link.available(RESTART_PATIENCE)
+        if self._hold is not None and self._hold.generation != link.generation:
+            raise EngineDied("the engine was restarted, and this program's text with it", hint="run it again")
         hold = Hold(self.front)
-        number = self.front.link.number()
+        number = link.number()
         done: asyncio.Future[TokenEvent] = asyncio.get_running_loop().create_future()
 
         def on_event(event: TokenEvent) -> None:
-            self._hear(event, speakers)
-            if event.final and not done.done():
-                done.set_result(event)
+            try:
+                self._hear(event, chain.speakers)
+            finally:
+                if event.final and not done.done():
+                    done.set_result(event)
 
         parent = self._hold.id if self._hold is not None else None
-        self._request = number
         self._counted = Usage()
-        self.front.link.submit(Request(number, tuple(chain), parent, hold.id, self._group), on_event)
-        final = await done
-        self._request = None
+        link.submit(Request(number, tuple(segments), parent, hold.id, self._group), chain.rules, on_event)
+        try:
+            final = await done
+        except asyncio.CancelledError:
+            link.cancel(number)
+            hold.drop()
+            raise
         self._group = None
         self.let_go()
         self._hold = hold
@@ -294,7 +375,7 @@ class BranchTask:
         if final.end == "cancelled":
             raise Cancelled("the request was cancelled")
 
-    def _hear(self, event: TokenEvent, speakers: dict[int, Speech | tuple[int, Select]]) -> None:
+    def _hear(self, event: TokenEvent, speakers: dict[int, Speaker]) -> None:
         speaker = speakers.get(event.segment)
         if event.error is not None or speaker is None:
             return

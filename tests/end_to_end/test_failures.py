@@ -19,6 +19,10 @@ import zmq
 import latticework as lw
 from latticework.lang.backends.runtime import Runtime, connect
 from latticework.lang.errors import ConnectionLost, EngineDied, InvalidArgument, LatticeworkError, ModelNotFound
+from latticework.lang.events import Event, Failed
+from latticework.lang.ir import Fork, Gen, Sampling, Text
+from latticework.runtime.link.client import Client
+from latticework.runtime.link.messages import Append, Decoder, Rejected, ToClient, encode
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,13 +88,22 @@ def test_a_killed_engine_fails_the_open_program_and_the_next_one_works(runtime: 
         state["a"]
     assert time.monotonic() - killed < 2.0
 
-    def works() -> bool:
-        try:
-            return len(short.run(backend=runtime, seed=1)["a"]) > 0
-        except EngineDied:
-            return False
+    assert short.run(backend=runtime, seed=1)["a"]  # it waits for the new engine
 
-    assert eventually(works, 60.0)
+
+def test_an_engine_killed_between_two_gens_fails_the_program_by_name(runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("a", max_tokens=3)
+        _ = s["a"]
+        engine = engine_of(runtime.pid)
+        os.kill(engine, signal.SIGKILL)
+        assert eventually(lambda: not alive(engine))
+        assert eventually(lambda: runtime.stats().restarts == 1, 60.0)
+        s += "y" + lw.gen("b", max_tokens=3)
+
+    with pytest.raises(EngineDied, match="restarted"):
+        program.run(backend=runtime, seed=1)
 
 
 def test_a_killed_front_fails_the_open_program_and_the_next_run_starts_another(runtime: Runtime) -> None:
@@ -177,6 +190,30 @@ def test_garbage_on_the_socket_is_dropped_and_the_runtime_lives(runtime: Runtime
     assert not marker.exists()
     with connect(runtime.address) as other:
         assert other.stats().bad_frames >= 6
+
+
+def test_a_stranger_is_told_to_begin_anew(runtime: Runtime) -> None:
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.connect(runtime.address)
+    dealer.send(encode(Append(1, 0, 0, ())))
+    assert dealer.poll(5000)
+    answer = Decoder(ToClient).decode(dealer.recv())
+    dealer.close()
+    context.term()
+    assert isinstance(answer, Rejected)
+    assert answer.error.type == "ConnectionLost"
+
+
+def test_impossible_forks_fail_their_run_and_nobody_else(runtime: Runtime) -> None:
+    heard: list[Event] = []
+    client = Client(runtime.address)
+    run = client.open(Sampling(), 1, 0, heard.append)
+    client.append(run, 0, 0, [Text("x"), Fork((0, 5)), Gen("a")])
+    assert eventually(lambda: any(isinstance(event, Failed) for event in heard))
+    client.close()
+    assert short.run(backend=runtime, seed=1)["a"]
 
 
 def test_the_socket_belongs_to_its_user_alone(runtime: Runtime) -> None:

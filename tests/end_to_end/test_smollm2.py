@@ -18,7 +18,7 @@ from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.engine import Engine
-from latticework.runtime.model.llama import Llama
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_model
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
@@ -121,7 +121,7 @@ PROMPTS = [
 
 
 @functools.cache
-def model() -> Llama:
+def model() -> Decoder:
     return load_model(find_model("smollm2"), "float32")
 
 

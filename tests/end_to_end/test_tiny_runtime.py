@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,55 @@ def test_a_batch_gives_what_single_runs_of_the_same_items_give(tiny_runtime: Run
     again = two_gens.run_batch(words, backend=tiny_runtime, seed=3, num_threads=1)
     assert [s.text() for s in together] == [s.text() for s in again]
     assert len({s["first"] for s in together}) > 1
+
+
+def test_a_variable_of_the_programs_own_needs_no_model(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s["mine"] = "value"
+        s += "x" + s["mine"] + lw.gen("a", max_tokens=3)
+
+    state = program.run(backend=tiny_runtime, seed=1)
+    assert state["mine"] == "value"
+    assert state.text() == "xvalue" + state["a"]
+
+
+def test_an_op_that_fails_leaves_the_ones_before_it_alone(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("good", max_tokens=3) + lw.gen("bad", regex="a++", max_tokens=3)
+
+    state = program.run(backend=tiny_runtime, seed=1, wait=False)
+    with pytest.raises(RegexError, match="gen 'bad'"):
+        state["bad"]
+    assert len(state["good"]) > 0
+
+
+def test_text_that_can_never_fit_is_refused_at_once_and_disturbs_nobody(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def huge(s: lw.State) -> None:
+        s += "x" * 8_000_000 + lw.gen("a", max_tokens=2)
+
+    other = two_gens.run("meanwhile", backend=tiny_runtime, seed=1, wait=False)
+    with pytest.raises(PromptTooLong, match="8000000 characters"):
+        huge.run(backend=tiny_runtime, seed=1)
+    assert other.text()
+
+
+def test_cancelled_programs_leave_no_lease(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("a", max_tokens=3) + lw.gen("b", max_tokens=100, regex="[a-z]{80,100}")
+
+    for seed in range(20):
+        program.run(backend=tiny_runtime, seed=seed, wait=False).cancel()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        stats = tiny_runtime.stats()
+        if stats.open_runs == 0 and stats.engine.leases == 0 and stats.engine.running == 0:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"something is still held: {stats}")
 
 
 @lw.function
