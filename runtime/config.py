@@ -9,7 +9,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from latticework.lang.errors import InvalidArgument
+
 DEFAULT_MODEL = "smollm2"
+
+AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,16 +27,21 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     attention: Annotated[
         Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")
     ] = "auto"
-    context: Annotated[int | None, Meta(description="longest sequence in tokens; default: the model's")] = None
-    kv_tokens: Annotated[int | None, Meta(description="KV pool size in tokens; default: by free memory")] = None
+    context: Annotated[AtLeastOne | None, Meta(description="longest sequence in tokens; default: the model's")] = None
+    kv_tokens: Annotated[
+        AtLeastOne | None,
+        Meta(description="KV pool size in tokens, rounded down to whole pages; default: by free memory"),
+    ] = None
     page_size: Annotated[int, Meta(description="tokens in a KV page", ge=1, le=256)] = 16
     prefix_cache: Annotated[bool, Meta(description="reuse the KV of shared prefixes")] = True
     max_running: Annotated[int, Meta(description="sequences in one batch", ge=1, le=4096)] = 64
     chunk_tokens: Annotated[int, Meta(description="prompt tokens computed in one step", ge=1)] = 512
     max_waiting: Annotated[int, Meta(description="requests that may wait before 'busy' is answered", ge=1)] = 4096
     mask_budget_ms: Annotated[float, Meta(description="time a step may spend on cold masks", gt=0)] = 50.0
-    row_cache_mb: Annotated[int, Meta(description="bytes of cached mask rows", ge=1)] = 256
-    threads: Annotated[int | None, Meta(description="CPU threads of the engine; default: the cores allowed")] = None
+    row_cache_mb: Annotated[int, Meta(description="MiB for all constraints and their cached mask rows", ge=1)] = 256
+    threads: Annotated[AtLeastOne | None, Meta(description="CPU threads of the engine; default: the cores allowed")] = (
+        None
+    )
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +52,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
     max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
     compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
+
+
+def check_sizes(config: EngineConfig, longest: int) -> None:
+    """Raises InvalidArgument for sizes that the model, of sequences up to `longest`, or a KV page cannot have."""
+    if config.context is not None and not 1 <= config.context <= longest:
+        raise InvalidArgument(
+            f"context is {config.context}; expected 1 to {longest}, the longest sequence of {config.model}",
+            field="context",
+            hint="leave it out for the model's own",
+        )
+    if config.kv_tokens is not None and config.kv_tokens < config.page_size:
+        raise InvalidArgument(
+            f"kv_tokens is {config.kv_tokens}; expected at least one page of {config.page_size} tokens",
+            field="kv_tokens",
+            hint="leave it out to size the pool by free memory",
+        )
 
 
 def cache_folder() -> Path:

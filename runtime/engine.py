@@ -28,8 +28,9 @@ from latticework.runtime.cache.kv import allocate_kv, copy_tokens, pages_for_mem
 from latticework.runtime.cache.leases import LeaseTable
 from latticework.runtime.cache.pages import PagePool
 from latticework.runtime.cache.radix import RadixTree
-from latticework.runtime.config import EngineConfig
+from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
+from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.constrain.base import Row as MaskRow
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.model.load import load_model, resolve_dtype, torch_dtype
@@ -37,8 +38,9 @@ from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
 from latticework.runtime.model.threads import use_threads
-from latticework.runtime.request import Request, TextSegment, TokenEvent
-from latticework.runtime.sample.sampler import Row, sample
+from latticework.runtime.request import GenSegment, Request, TextSegment, TokenEvent
+from latticework.runtime.sample.contained import draw
+from latticework.runtime.sample.sampler import Row
 from latticework.runtime.sample.scores import token_logprobs
 from latticework.runtime.schedule.accepted import check_request, constraint_keys
 from latticework.runtime.schedule.automata import Automata, Build
@@ -46,7 +48,7 @@ from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.scheduler import Plan, Scheduler, Work
-from latticework.runtime.schedule.sequence import Owner, Sequence
+from latticework.runtime.schedule.sequence import Owner, Scoring, Selection, Sequence
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ class Engine:
 
         progress: told the fraction of the weights read. Sets the number of CPU threads of the process."""
         card = find_model(config.model)
+        check_sizes(config, card.spec.max_position_embeddings)
         use_threads(config.threads)
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
@@ -128,13 +131,17 @@ class Engine:
         if config.kv_tokens is None:
             pages = pages_for_memory(card.spec, kind.itemsize, config.page_size)
         else:
-            pages = max(1, config.kv_tokens // config.page_size)
+            pages = config.kv_tokens // config.page_size
         kv = allocate_kv(card.spec, pages, config.page_size, kind)
-        runner = ModelRunner(model, make_attention(config.attention, "cpu", card.spec.head_dim, kind), kv)
+        layers = card.spec.attention_layers
+        attention = make_attention(config.attention, "cpu", card.spec.head_dim, kind, layers)
+        runner = ModelRunner(model, attention, kv)
         vocabulary = Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids)
 
+        row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
+
         def build(rules: bytes) -> Automaton:
-            return Automaton(decode_rules(rules), vocabulary)
+            return Automaton(decode_rules(rules), vocabulary, row_bytes)
 
         return Engine(config, runner, tokenizer, build, card.spec, card.end_ids, dtype)
 
@@ -151,16 +158,19 @@ class Engine:
         keys = constraint_keys(request)
         missing = self.automata.missing(keys)
         if missing is not None:
+            self.automata.expect((owner, request.id), keys)
             return missing
         try:
             self._accept(owner, request)
         except Exception as error:
             event = TokenEvent(request.id, 0, end="error", error=_describe(error), final=True)
             self._events.setdefault(owner, []).append(event)
+        self.automata.expected((owner, request.id))  # after it has taken its own
         return None
 
     def cancel(self, owner: Owner, request_id: int) -> None:
         """Ends a request with end "cancelled". Ignored if it has ended."""
+        self.automata.expected((owner, request_id))
         sequence = self._open.get((owner, request_id))
         if sequence is not None:
             self._close(sequence, TokenEvent(request_id, sequence.segment, end="cancelled", complete=False), True)
@@ -173,6 +183,7 @@ class Engine:
         """The owner is gone: ends its requests, gives its leases back, forgets its events."""
         for key in [key for key in self._open if key[0] == owner]:
             self.cancel(*key)
+        self.automata.expect_nothing_of(owner)
         self.leases.release_all(owner)
         self._events.pop(owner, None)
 
@@ -189,11 +200,20 @@ class Engine:
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
         self._deadline = time.monotonic() + self.config.mask_budget_ms / 1000
-        plan = self.scheduler.schedule()
+        plan = self._plan()
         logits = self._run(plan)
         self._settle(plan, logits)
         events, self._events = self._events, {}
         return events
+
+    def _plan(self) -> Plan:
+        """What to compute. Where planning itself fails, and not over one sequence, those that run are the likeliest
+        cause; without them the others are. They end, so that the next step is another one."""
+        try:
+            return self.scheduler.schedule()
+        except Exception as error:
+            suspects = self.scheduler.running or self.scheduler.waiting
+            return Plan(0, failures=[(sequence, error) for sequence in suspects])
 
     def _run(self, plan: Plan) -> Tensor | None:
         """Logits [R, V] of the planned rows. A failing batch fails its requests."""
@@ -202,8 +222,8 @@ class Engine:
         try:
             return self._runner.run(build_batch([work.entry for work in plan.works], self.pool.page_size))
         except Exception as error:
-            plan.failures += [(work.sequence, error) for work in plan.works]
-            plan.works = []
+            for work in plan.works:
+                plan.fail(work.sequence, error)
             return None
 
     def _settle(self, plan: Plan, logits: Tensor | None) -> None:
@@ -224,7 +244,10 @@ class Engine:
             if work.scoring is None:
                 work.sequence.computed += len(work.entry.tokens)
             if not work.entry.logits:
-                self._publish(work)
+                try:
+                    self._publish(work)
+                except Exception as error:
+                    self._fail(work.sequence, error)
             elif work.sequence.output is not None:
                 samples.append((work, row))
             else:
@@ -245,39 +268,37 @@ class Engine:
                 self._fail(work.sequence, error)
         if not drawing:
             return
-        rows = [row for _, row, _ in drawing]
-        picked = logits if len(rows) == len(logits) else logits[rows]  # a decode batch is not copied
-        drawn = sample(picked, [rule for _, _, rule in drawing])
-        for index, (work, _, _) in enumerate(drawing):
+        drawn = draw(logits, [row for _, row, _ in drawing], [rule for _, _, rule in drawing])
+        for (work, _, _), found in zip(drawing, drawn, strict=True):
             sequence = work.sequence
             try:
-                if index in drawn.errors:
-                    raise RuntimeFailure(drawn.errors[index])
+                if isinstance(found, Exception):
+                    raise found
                 self._publish(work)
-                event = self.chain.accept(sequence, drawn.tokens[index], drawn.logprobs[index])
+                event = self.chain.accept(sequence, *found)
             except Exception as error:
                 self._fail(sequence, error)
                 continue
             self._proceed(sequence, event)
 
     def _settle_scores(self, works: list[tuple[Work, int]], logits: Tensor) -> None:
-        """Hands log-probabilities to the options of selects, and decides those that are complete."""
+        """Hands log-probabilities to the options of selects, and decides those that are complete. A failure is that
+        of its own sequence."""
         touched: dict[Sequence, None] = {}
         for work, row in works:
+            if not self._is_open(work.sequence):
+                continue  # another of its options has failed it
             selection = work.sequence.selection
             assert selection is not None
             rows = logits[row : row + work.entry.logits]
+            try:
+                _score(selection, work.scoring, rows)
+            except Exception as error:
+                self._fail(work.sequence, error)
             touched[work.sequence] = None
-            if work.scoring is None:
-                firsts = token_logprobs(rows, [[scoring.tokens[0] for scoring in selection.options]])[0]
-                for scoring, logprob in zip(selection.options, firsts, strict=True):
-                    scoring.logprobs = [logprob]
-            else:
-                known = len(work.scoring.logprobs)
-                predicted = work.scoring.tokens[known : known + len(rows)]
-                work.scoring.logprobs += [one for (one,) in token_logprobs(rows, [[token] for token in predicted])]
         for sequence in touched:
-            self._decide(sequence)
+            if self._is_open(sequence):
+                self._decide(sequence)
 
     def _decide(self, sequence: Sequence) -> None:
         selection = sequence.selection
@@ -306,7 +327,9 @@ class Engine:
         output = sequence.output
         assert output is not None
         assert output.matcher is not None
-        return output.matcher.prepare(math.inf if patient else self._deadline) or patient
+        is_ready = output.matcher.prepare(math.inf if patient else self._deadline) or patient
+        self._count_growth(sequence)
+        return is_ready
 
     def _mask(self, sequence: Sequence) -> MaskRow | None:
         """The tokens that may come next, [W]; None: all."""
@@ -315,7 +338,15 @@ class Engine:
             return None
         row = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
         output.matcher.fill_mask(row, output.remaining if output.closing else None)
+        self._count_growth(sequence)
         return row
+
+    def _count_growth(self, sequence: Sequence) -> None:
+        """A mask was computed: all automata together stay within their bytes."""
+        segment = sequence.request.chain[sequence.segment]
+        assert isinstance(segment, GenSegment)
+        assert segment.constraint is not None
+        self.automata.grown(segment.constraint)
 
     # ------------------------------------------------------------ the life of a request
 
@@ -372,13 +403,16 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         """Ends one request with an error. Its KV is not kept: it may be what is wrong."""
-        if (sequence.owner, sequence.request.id) not in self._open:
+        if not self._is_open(sequence):
             return
         if not isinstance(error, LatticeworkError):
             log.error("request %s failed", sequence.request.id, exc_info=error)
         segment = min(sequence.segment, max(0, len(sequence.request.chain) - 1))
         event = TokenEvent(sequence.request.id, segment, end="error", complete=False, error=_describe(error))
         self._close(sequence, event, False)
+
+    def _is_open(self, sequence: Sequence) -> bool:
+        return self._open.get((sequence.owner, sequence.request.id)) is sequence
 
     def _close(self, sequence: Sequence, event: TokenEvent, keep: bool) -> None:
         """The one way in which a request ends. keep: its KV is good."""
@@ -422,6 +456,18 @@ class Engine:
         """Proves that every page has one owner and every open request one place. For tests, after each step."""
         self.scheduler.check(self._open.values())
         self.memory.check(self._open.values())
+
+
+def _score(selection: Selection, scoring: Scoring | None, logits: Tensor) -> None:
+    """Hands log-probabilities to one option, or, where `scoring` is None, their first ones to all. logits: [R, V]"""
+    if scoring is None:
+        firsts = token_logprobs(logits, [[option.tokens[0] for option in selection.options]])[0]
+        for option, logprob in zip(selection.options, firsts, strict=True):
+            option.logprobs = [logprob]
+    else:
+        known = len(scoring.logprobs)
+        predicted = scoring.tokens[known : known + len(logits)]
+        scoring.logprobs += [one for (one,) in token_logprobs(logits, [[token] for token in predicted])]
 
 
 def _describe(error: Exception) -> ErrorData:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Setting:
     """One field of a settings struct."""
 
     name: str
-    type: Any  # as annotated, without Meta
+    type: Any  # as annotated, without Meta; optional ones with None
     default: Any
     description: str
     minimum: float | None
@@ -58,9 +59,21 @@ def settings_of(struct: type[msgspec.Struct]) -> list[Setting]:
 
 
 def _setting(name: str, annotation: Any, default: Any) -> Setting:
-    kind, *metas = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
-    meta = next((meta for meta in metas if isinstance(meta, msgspec.Meta)), msgspec.Meta())
-    return Setting(name, kind, default, meta.description or "", meta.ge, meta.le)
+    kind, meta = _bare(annotation)
+    bounds = meta
+    if typing.get_origin(kind) in _UNIONS:  # X | None carries its description, X its bounds
+        kinds, metas = zip(*map(_bare, typing.get_args(kind)), strict=True)
+        kind = functools.reduce(operator.or_, kinds)
+        bounds = metas[0]
+    return Setting(name, kind, default, meta.description or "", bounds.ge, bounds.le)
+
+
+def _bare(annotation: Any) -> tuple[Any, msgspec.Meta]:
+    """A type and what its Meta says."""
+    if typing.get_origin(annotation) is not Annotated:
+        return annotation, msgspec.Meta()
+    kind, *metas = typing.get_args(annotation)
+    return kind, next((meta for meta in metas if isinstance(meta, msgspec.Meta)), msgspec.Meta())
 
 
 def option(setting: Setting) -> inspect.Parameter:
@@ -68,7 +81,7 @@ def option(setting: Setting) -> inspect.Parameter:
     flag, low, high = setting.flag, None, None
     if setting.type is bool:
         flag = f"{flag}/--no-{flag[2:]}"
-    elif setting.type in (int, float):
+    elif setting.type in (int, float, int | None, float | None):
         low, high = setting.minimum, setting.maximum
     info = typer.Option(flag, help=setting.description, min=low, max=high)
     return inspect.Parameter(

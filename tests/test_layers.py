@@ -32,7 +32,6 @@ MAY_IMPORT_TORCH = (
     "runtime/sample",
     "runtime/cache/kv.py",
     "runtime/engine.py",
-    "runtime/link/engine_worker.py",
 )
 
 

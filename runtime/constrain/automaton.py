@@ -73,6 +73,13 @@ class Automaton:
         walks = sum(walk.tokens.nbytes + walk.costs.nbytes for walk in self._walks.values())
         return self._row_bytes + walks + self.states.nbytes
 
+    def forget(self) -> None:
+        self.states.reset()
+        self._rows.clear()
+        self._words.clear()
+        self._walks.clear()
+        self._row_bytes = 0
+
     # ------------------------------------------------------------ rows
 
     def has_row(self, state: State) -> bool:
@@ -101,11 +108,7 @@ class Automaton:
     def adopt(self, state: State) -> State:
         """`state`, usable now; forgets the others first if they have grown too many."""
         if self.states.nbytes > STATE_BYTES:
-            self.states.reset()
-            self._rows.clear()
-            self._words.clear()
-            self._walks.clear()
-            self._row_bytes = 0
+            self.forget()
         return self.states.adopt(state)
 
     def _pack(self, tokens: NDArray[np.int32], is_complete: bool) -> Row:

@@ -82,3 +82,7 @@ class Automaton(Protocol):
     def cached_bytes(self) -> int:
         """Memory held by cached rows and states."""
         ...
+
+    def forget(self) -> None:
+        """Drops cached rows and states; matchers go on, and make what they need again."""
+        ...

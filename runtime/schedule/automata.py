@@ -1,5 +1,9 @@
 """The compiled constraints an engine holds, by key: bounded in bytes, never dropped while a request needs them.
 
+    no user     dropped, the least recently used first
+    in use      kept, but rows and states that can be made again are forgotten, the largest automaton first
+    awaited     kept: a request that was sent back for one of its keys names these, too
+
 This file knows names and sizes. What an automaton is, is runtime/constrain's business.
 """
 
@@ -10,9 +14,12 @@ from dataclasses import dataclass
 
 from latticework.lang.errors import ConstraintError, LatticeworkError
 from latticework.runtime.constrain.base import Automaton, Matcher
+from latticework.runtime.schedule.sequence import Owner
 
 Build = Callable[[bytes], Automaton]
 """From an encoded rule graph to an automaton over the engine's vocabulary."""
+
+MAX_AWAITED = 1024  # requests sent back for a key; those of a front that never sends them again must not add up
 
 
 @dataclass(slots=True)
@@ -20,26 +27,41 @@ class _Entry:
     automaton: Automaton | LatticeworkError  # the error: a rule graph that could not be used
     rules_bytes: int
     users: int = 0
+    size: int = 0  # when it was last measured
+    least: int = 0  # size without anything that `forget` drops
 
-    @property
-    def size(self) -> int:
-        return self.rules_bytes + (0 if isinstance(self.automaton, LatticeworkError) else self.automaton.cached_bytes)
+    def measure(self) -> None:
+        cached = 0 if isinstance(self.automaton, LatticeworkError) else self.automaton.cached_bytes
+        self.size = self.rules_bytes + cached
 
 
 class Automata:
-    """Owner of all automata of one engine. Those without users go, the least recently used first, when all of
-    them together exceed `limit_bytes`."""
+    """Owner of all automata of one engine. All of them together hold at most `limit_bytes`, and beyond it only
+    what those in use cannot do without.
+
+    forgotten: how often rows and states of an automaton in use were given up.
+    """
 
     def __init__(self, build: Build, limit_bytes: int) -> None:
         self._build = build
         self._limit = limit_bytes
         self._entries: dict[str, _Entry] = {}  # least recently used first
+        self._awaited: dict[tuple[Owner, int], list[str]] = {}  # keys by request, the longest awaited first
+        self._size = 0
+        self.forgotten = 0
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return self._size
+
+    # ------------------------------------------------------------ names
 
     def define(self, key: str, rules: bytes) -> None:
         """Never raises: a rule graph that cannot be used fails the requests that name it. A key names content, so
@@ -56,11 +78,30 @@ class Automata:
         except Exception as error:
             automaton = ConstraintError(f"the compiled constraint cannot be used: {error}", field="constraint")
         self.trim()  # before it comes in: its first request is on its way
-        self._entries[key] = _Entry(automaton, len(rules))
+        entry = self._entries[key] = _Entry(automaton, len(rules))
+        self._measure(entry)
+        entry.least = entry.size
 
     def missing(self, keys: Iterable[str]) -> str | None:
         """The first key that is not defined."""
         return next((key for key in keys if key not in self._entries), None)
+
+    def expect(self, request: tuple[Owner, int], keys: list[str]) -> None:
+        """Keeps these keys, defined or not yet, until `expected` is told of the same request: it will come again."""
+        self._awaited.pop(request, None)
+        self._awaited[request] = keys
+        if len(self._awaited) > MAX_AWAITED:
+            del self._awaited[next(iter(self._awaited))]
+
+    def expected(self, request: tuple[Owner, int]) -> None:
+        """The request has come, or will not come any more. Ignored if it was not awaited."""
+        self._awaited.pop(request, None)
+
+    def expect_nothing_of(self, owner: Owner) -> None:
+        """None of its requests will come any more."""
+        self._awaited = {request: keys for request, keys in self._awaited.items() if request[0] != owner}
+
+    # ------------------------------------------------------------ users
 
     def acquire(self, keys: Iterable[str]) -> None:
         """Keeps automata until `release`, once for each."""
@@ -83,11 +124,33 @@ class Automata:
             raise automaton
         return automaton.matcher()
 
+    # ------------------------------------------------------------ memory
+
+    def grown(self, key: str) -> None:
+        """To be told when an automaton has computed something. Makes room when all of them hold too much."""
+        self._measure(self._entries[key])
+        self.trim()
+
     def trim(self) -> None:
-        total = sum(entry.size for entry in self._entries.values())
+        if self._size <= self._limit:
+            return
+        awaited = {key for keys in self._awaited.values() for key in keys}
         for key, entry in list(self._entries.items()):
-            if total <= self._limit:
-                return
-            if entry.users == 0:
-                total -= entry.size
+            if entry.users == 0 and key not in awaited:
+                self._size -= entry.size
                 del self._entries[key]
+                if self._size <= self._limit:
+                    return
+        for entry in sorted(self._entries.values(), key=lambda entry: -entry.size):
+            if not isinstance(entry.automaton, LatticeworkError) and entry.size > entry.least:
+                entry.automaton.forget()
+                self.forgotten += 1
+                self._measure(entry)
+                entry.least = entry.size
+                if self._size <= self._limit:
+                    return
+
+    def _measure(self, entry: _Entry) -> None:
+        self._size -= entry.size
+        entry.measure()
+        self._size += entry.size

@@ -66,19 +66,22 @@ class Memory:
         if not self._cache:
             return
         match = self.tree.match(self._findable(sequence), sequence.request.namespace)
-        own: list[int] = []
         self.tree.lock(match.node)
-        if match.partial_page is not None and match.partial_node is not None:
-            self.tree.lock(match.partial_node)
+        sequence.node = match.node
+        sequence.pages = list(match.pages)
+        sequence.shared = len(match.pages)
+        sequence.computed = match.length
+        if match.partial_page is None or match.partial_node is None:
+            return
+        self.tree.lock(match.partial_node)
+        try:
             self._evict_for(1)
             if self.pool.free_count:  # otherwise those few tokens are computed again
-                own = self.pool.allocate(1)
-                self._copy(match.partial_page, own[0], match.partial)
+                sequence.pages += self.pool.allocate(1)
+                self._copy(match.partial_page, sequence.pages[-1], match.partial)
+                sequence.computed += match.partial
+        finally:
             self.tree.unlock(match.partial_node)
-        sequence.node = match.node
-        sequence.pages = match.pages + own
-        sequence.shared = len(match.pages)
-        sequence.computed = match.length + (match.partial if own else 0)
 
     def reserve(self, sequence: Sequence, length: int) -> None:
         """Pages for the first `length` tokens; evicts and breaks leases as needed. Raises OutOfPages."""

@@ -11,7 +11,8 @@ no bytes and no events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from latticework.lang.errors import PromptTooLong
@@ -45,6 +46,22 @@ class Plan:
 
     def includes(self, sequence: Sequence) -> bool:
         return any(work.sequence is sequence for work in self.works)
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """The sequence ends with this error; nothing more is computed for it."""
+        self.works = [work for work in self.works if work.sequence is not sequence]
+        self.failures.append((sequence, error))
+
+    def has_failed(self, sequence: Sequence) -> bool:
+        return any(failed is sequence for failed, _ in self.failures)
+
+    @contextmanager
+    def blaming(self, sequence: Sequence) -> Iterator[None]:
+        """What goes wrong inside is the sequence's fault."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(sequence, error)
 
 
 class Scheduler:
@@ -81,10 +98,12 @@ class Scheduler:
         postponed: list[Sequence] = []
         for sequence in oldest_first:
             if sequence.running and sequence.uncomputed == 1:
-                self._plan_decode(plan, sequence, postponed)
+                with plan.blaming(sequence):
+                    self._plan_decode(plan, sequence, postponed)
         for sequence in oldest_first:
             if sequence.running and plan.budget > 0 and sequence.uncomputed != 1:
-                self._plan_prompt(plan, sequence, postponed)
+                with plan.blaming(sequence):
+                    self._plan_prompt(plan, sequence, postponed)
         self._admit(plan, postponed)
         if not plan.works:
             self._wait_for_a_mask(plan, postponed)
@@ -113,13 +132,9 @@ class Scheduler:
         output = sequence.output
         if output is None or output.matcher is None:
             return True
-        try:
-            if self._is_ready(sequence, output.postponed >= MASK_PATIENCE):
-                output.postponed = 0
-                return True
-        except Exception as error:
-            plan.failures.append((sequence, error))
-            return False
+        if self._is_ready(sequence, output.postponed >= MASK_PATIENCE):
+            output.postponed = 0
+            return True
         output.postponed += 1
         postponed.append(sequence)
         return False
@@ -127,9 +142,10 @@ class Scheduler:
     def _wait_for_a_mask(self, plan: Plan, postponed: list[Sequence]) -> None:
         """With nothing else to do, the oldest cold mask is computed to its end."""
         for sequence in postponed:
-            if sequence.running and sequence.output is not None:
+            if sequence.running and sequence.output is not None and not plan.has_failed(sequence):
                 sequence.output.postponed = MASK_PATIENCE
-                self._plan_prompt(plan, sequence, [])
+                with plan.blaming(sequence):
+                    self._plan_prompt(plan, sequence, [])
                 return
 
     def _extend(self, plan: Plan, sequence: Sequence, count: int, is_last: bool) -> bool:
@@ -185,7 +201,7 @@ class Scheduler:
             except OutOfPages:
                 youngest = max(self.running, key=lambda other: other.order)
                 if len(self.running) == 1:
-                    plan.failures.append((sequence, self._too_long(sequence)))
+                    plan.fail(sequence, self._too_long(sequence))
                     return False
                 self._retract(plan, youngest)
                 if youngest is sequence:
@@ -218,23 +234,27 @@ class Scheduler:
         cached: dict[Sequence, int] = {}
 
         def look_up(sequence: Sequence) -> int:
-            cached[sequence] = self._memory.cached(sequence)
-            return cached[sequence]
+            with plan.blaming(sequence):
+                cached[sequence] = self._memory.cached(sequence)
+            return cached.get(sequence, 0)
 
         for sequence in admission_order(self.waiting, look_up, self.step, self._age_tokens):
             if not self._has_place(plan):
                 return
+            if sequence not in cached:
+                continue  # it has failed
             waited = (self.step - sequence.waiting_since) * self._age_tokens
-            if self._memory.about_to_cache(sequence, prefilling) - cached[sequence] - waited >= WORTH_SHARING:
-                continue  # a running prefill will have done this work soon; the gain shrinks with every step
-            self._memory.attach(sequence)
-            if self.running and not self._leaves_headroom(sequence):
-                self._memory.detach(sequence, keep=False)
-                return  # nobody overtakes it: running sequences will end
-            self._start(sequence)
-            if sequence.uncomputed > 1:
-                prefilling.append(sequence)
-            self._plan_prompt(plan, sequence, postponed)
+            with plan.blaming(sequence):
+                if self._memory.about_to_cache(sequence, prefilling) - cached[sequence] - waited >= WORTH_SHARING:
+                    continue  # a running prefill will have done this work soon; the gain shrinks with every step
+                self._memory.attach(sequence)
+                if self.running and not self._leaves_headroom(sequence):
+                    self._memory.detach(sequence, keep=False)
+                    return  # nobody overtakes it: running sequences will end
+                self._start(sequence)
+                if sequence.uncomputed > 1:
+                    prefilling.append(sequence)
+                self._plan_prompt(plan, sequence, postponed)
 
     def _start(self, sequence: Sequence) -> None:
         if sequence.cached is None:

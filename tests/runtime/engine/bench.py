@@ -26,7 +26,7 @@ from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.engine import Engine, Runner
-from latticework.runtime.model.llama import Llama
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.tiny import SPEC, tiny_weights
 from latticework.runtime.request import GenSegment, Request, Segment, SelectSegment, TextSegment, TokenEvent
@@ -66,10 +66,10 @@ def merged_tokenizer() -> Tokenizer:
 
 
 @functools.cache
-def model_for(vocab_size: int) -> Llama:
+def model_for(vocab_size: int) -> Decoder:
     """The tiny model in float64; tokens past the bytes are as likely as printable ones."""
     spec = msgspec.structs.replace(SPEC, vocab_size=vocab_size)
-    model = Llama(spec, torch.float64)
+    model = Decoder(spec, torch.float64)
     weights = dict(tiny_weights(spec))
     weights["lm_head.weight"][256:] *= 3.0
     model.load(weights.items())
@@ -115,9 +115,14 @@ class FiniteAutomaton:
         self.cached_bytes = 0
         self.cold = 0  # how many calls of prepare come too early
         self.prepared = 0
+        self.forgotten = 0
 
     def matcher(self) -> FiniteMatcher:
         return FiniteMatcher(self)
+
+    def forget(self) -> None:
+        self.cached_bytes = 0
+        self.forgotten += 1
 
 
 class FiniteMatcher:
@@ -199,7 +204,7 @@ class Bench:
         self.events: dict[tuple[bytes | str, int], list[TokenEvent]] = {}
         self._ids = itertools.count()
 
-    def _runner(self, model: Llama) -> ModelRunner:
+    def _runner(self, model: Decoder) -> ModelRunner:
         assert self.config.kv_tokens is not None
         pages = self.config.kv_tokens // self.config.page_size
         kv = allocate_kv(model.spec, pages, self.config.page_size, torch.float64)

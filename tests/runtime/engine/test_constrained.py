@@ -118,6 +118,40 @@ def test_an_unknown_key_is_returned_and_nothing_starts(bench: Bench) -> None:
     assert bench.data(7, 2) == b"almond"
 
 
+def test_a_request_whose_graphs_exceed_the_limit_together_is_served() -> None:
+    bench = Bench(row_cache_mb=1)
+    rules = {key: f'["{key}"]'.encode() + b" " * 700_000 for key in ("one", "two", "three")}
+    request = Request(0, (bench.text("x"), *map(gen, rules)))
+    for key in rules:
+        bench.engine.define("a", key, rules[key])
+    sent_back = 0
+    while (missing := bench.engine.submit("a", request)) is not None:
+        sent_back += 1
+        assert sent_back <= len(rules)
+        bench.engine.define("a", missing, rules[missing])
+    bench.run()
+    assert bench.data(0) == b"onetwothree"
+    bench.define("small", "a")
+    assert len(bench.engine.automata) == 2  # what the limit allows, and the new one
+
+
+@pytest.mark.parametrize("gone", ["cancel", "drop"])
+def test_graphs_of_a_request_that_never_comes_are_not_kept(gone: str) -> None:
+    bench = Bench(row_cache_mb=1)
+    rules = b'["a"]' + b" " * 700_000
+    bench.engine.define("a", "one", rules)
+    assert bench.engine.submit("a", Request(0, (bench.text("x"), gen("one"), gen("two")))) == "two"
+    bench.engine.define("a", "two", rules)
+    bench.define("small", "a")
+    assert "one" in bench.engine.automata
+    if gone == "cancel":
+        bench.engine.cancel("a", 0)
+    else:
+        bench.engine.drop("a")
+    bench.define("another", "a")
+    assert "one" not in bench.engine.automata
+
+
 def test_rules_that_cannot_be_used_fail_the_requests_that_name_them(bench: Bench) -> None:
     bench.engine.define("a", "garbage", b"\xff\x00")
     bench.engine.define("a", "refused", b"{}")

@@ -19,11 +19,11 @@ def test_forks_continue_from_a_lease(cache: bool) -> None:
     whole = [bench.submit(DOCUMENT + f"Branch {n}: ", greedy(4)) for n in range(4)]
     bench.run()
     assert [bench.tokens(n) for n in forks] == [bench.tokens(n) for n in whole]
-    usage = bench.final(forks[1]).usage
-    assert usage is not None
-    assert usage.prompt == len(DOCUMENT) + len("Branch 1: ")
-    assert usage.cached == (len(DOCUMENT) + len("Branch ") if cache and usage.cached > len(DOCUMENT) else usage.cached)
-    assert usage.cached >= (len(DOCUMENT) if cache else 0)
+    for number in forks:
+        usage = bench.final(number).usage
+        assert usage is not None
+        assert usage.prompt == len(DOCUMENT) + len("Branch 1: ")
+        assert usage.cached == (len(DOCUMENT) if cache else 0)  # siblings come in together: none waits for another
 
 
 def test_a_broken_lease_is_computed_again() -> None:

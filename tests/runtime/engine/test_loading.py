@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from latticework.lang.errors import ModelNotFound
+from latticework.lang.errors import InvalidArgument, ModelNotFound
 from latticework.lang.ir import JsonSchema, Regex, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.constrain import encode_rules, to_rules
@@ -66,6 +66,54 @@ def test_constrained_output_parses(engine: Engine) -> None:
         assert re.fullmatch(r"[0-9]{3}-[a-f]+", text.decode())
     for text in texts[1::2]:
         assert set(json.loads(text)) == {"name", "tags"}
+
+
+def test_running_constraints_stay_within_the_row_cache() -> None:
+    config = EngineConfig(model="tiny", dtype="float64", kv_tokens=4096, context=256, threads=1, row_cache_mb=1)
+    engine = Engine.load(config)
+    schemas = [
+        JsonSchema(
+            {
+                "type": "object",
+                "properties": {f"field {n} {m}": {"type": "string", "maxLength": 40} for m in range(3)},
+                "required": [f"field {n} {m}" for m in range(3)],
+            }
+        )
+        for n in range(12)
+    ]
+    for number, schema in enumerate(schemas):
+        engine.define(b"front", constraint_key(schema), encode_rules(to_rules(schema)))
+        gen = GenSegment(Sampling(max_tokens=180, seed=number), constraint_key(schema))
+        assert engine.submit(b"front", Request(number, (TextSegment(tuple(b"Say: ")), gen))) is None
+    texts = [b""] * len(schemas)
+    largest = 0
+    while engine.has_work():
+        for event in engine.step().get(b"front", []):
+            assert event.error is None
+            texts[event.request] += event.data
+        largest = max(largest, engine.automata.size)
+    assert largest <= 1 << 20
+    assert engine.automata.forgotten > 0
+    for number, text in enumerate(texts):
+        assert set(json.loads(text)) == {f"field {number} {m}" for m in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "said"),
+    [
+        ({"context": 100_000}, "context", ["100000", "expected 1 to"]),
+        ({"context": 0}, "context", ["context is 0"]),
+        ({"kv_tokens": 15}, "kv_tokens", ["kv_tokens is 15", "one page of 16 tokens"]),
+        ({"kv_tokens": -5}, "kv_tokens", ["kv_tokens is -5"]),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_and_never_changed(
+    settings: dict[str, int], field: str, said: list[str]
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Engine.load(EngineConfig(model="tiny", threads=1, **settings))  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert all(part in caught.value.message for part in said)
 
 
 def test_an_unknown_model_is_said_to_be_unknown() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
+from latticework.runtime import engine
 from latticework.runtime.engine import Runner
 from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment
+from latticework.runtime.sample import contained
+from latticework.runtime.sample.sampler import Drawn, Row, sample
+from latticework.runtime.sample.scores import token_logprobs
 from latticework.runtime.schedule.batch import Batch
+from latticework.runtime.schedule.sequence import Sequence as Running
 from tests.runtime.engine.bench import Bench, gen, greedy
 
 
@@ -110,19 +115,111 @@ def test_a_matcher_that_raises_fails_its_own_request_only(method: str, monkeypat
     bench.assert_all_free()
 
 
+def test_a_draw_that_fails_is_that_of_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(logits: Tensor, rows: Sequence[Row]) -> Drawn:
+        if any(row.sampling.seed == 13 for row in rows):
+            raise MemoryError("no room for the draw")
+        return sample(logits, rows)
+
+    monkeypatch.setattr(contained, "sample", explode)
+    bench, alone = Bench(), Bench()
+    numbers = [bench.submit(f"number {seed}", gen(seed=seed, max_tokens=4, logprobs=1)) for seed in (12, 13, 14)]
+    twins = [alone.submit(f"number {seed}", gen(seed=seed, max_tokens=4, logprobs=1)) for seed in (12, 14)]
+    bench.run()
+    alone.run()
+    assert [bench.tokens(n) for n in numbers] == [alone.tokens(twins[0]), [], alone.tokens(twins[1])]
+    error = bench.final(numbers[1]).error
+    assert error is not None
+    assert error.message == "internal error: MemoryError: no room for the draw"
+    bench.assert_all_free()
+
+
+def test_scores_that_fail_are_those_of_their_own_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(logits: Tensor, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        if any(ord("#") in wanted for wanted in tokens):
+            raise MemoryError("no room for the scores")
+        return token_logprobs(logits, tokens)
+
+    monkeypatch.setattr(engine, "token_logprobs", explode)
+    bench = Bench()
+    first = bench.submit("Which? ", bench.select("#one", "two", "three"))
+    later = bench.submit("Which? ", bench.select("one#", "two", "three"))
+    good = bench.submit("Which? ", bench.select("one", "two", "three"))
+    bench.run()
+    errors = [bench.final(number).error for number in (first, later, good)]
+    assert [error and error.type for error in errors] == ["RuntimeFailure", "RuntimeFailure", None]
+    bench.assert_all_free()
+
+
+@pytest.mark.parametrize("method", ["cached", "about_to_cache", "attach", "reserve", "publish", "_copy"])
+def test_planning_that_fails_over_one_request_fails_that_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(chunk_tokens=16)
+    bench.submit("bad: what others have computed before")
+    bench.run()
+    kept = getattr(bench.engine.memory, method)
+
+    def explode(*arguments: object) -> object:
+        if not isinstance(arguments[0], Running) or bytes(arguments[0].tokens[:5]) == b"bad: ":
+            raise ZeroDivisionError("in the memory")
+        return kept(*arguments)
+
+    monkeypatch.setattr(bench.engine.memory, method, explode)
+    good = [bench.submit(f"{n} good, and in more than one chunk", greedy(6)) for n in range(2)]
+    bad = bench.submit("bad: what others do not know, in more than one chunk", greedy(6))
+    bench.run()
+    error = bench.final(bad).error
+    assert error is not None
+    assert error.message == "internal error: ZeroDivisionError: in the memory"
+    assert [len(bench.tokens(number)) for number in good] == [6, 6]
+    monkeypatch.undo()
+    bench.assert_all_free()
+
+
+def test_planning_that_fails_as_a_whole_ends_what_runs_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(max_running=2)
+    numbers = [bench.submit(f"{n} of them", greedy(6)) for n in range(3)]
+    bench.step()
+    bench.step()
+
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("in the policy")
+
+    monkeypatch.setattr(bench.engine.scheduler, "_admit", explode)
+    bench.step()
+    monkeypatch.undo()
+    bench.run()
+    errors = [bench.final(number).error for number in numbers]
+    assert [error and error.message for error in errors] == ["internal error: ZeroDivisionError: in the policy"] * 2 + [
+        None
+    ]
+    bench.assert_all_free()
+
+
+def test_planning_that_never_works_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("in the policy")
+
+    bench = Bench()
+    monkeypatch.setattr(bench.engine.scheduler, "_admit", explode)
+    numbers = [bench.submit(f"{n} of them", greedy(6)) for n in range(3)]
+    bench.run(limit=3)
+    assert all(bench.final(number).error for number in numbers)
+    bench.assert_all_free()
+
+
 def test_a_prompt_that_can_never_fit_is_refused() -> None:
     bench = Bench(kv_tokens=64, context=4096)
     short = Bench(context=50)
-    for engine, limit in ((bench, 64), (short, 50)):
-        fits = engine.submit("x" * (limit - 1), greedy(9))
-        full = engine.submit("x" * limit, greedy(9))
-        held = engine.submit("x" * limit)
-        over = engine.submit("x" * (limit + 1))
-        engine.run()
-        assert (len(engine.tokens(fits)), engine.final(fits).end) == (1, "length")  # what fits of max_tokens
-        assert engine.final(held).end == "text"
+    for one, limit in ((bench, 64), (short, 50)):
+        fits = one.submit("x" * (limit - 1), greedy(9))
+        full = one.submit("x" * limit, greedy(9))
+        held = one.submit("x" * limit)
+        over = one.submit("x" * (limit + 1))
+        one.run()
+        assert (len(one.tokens(fits)), one.final(fits).end) == (1, "length")  # what fits of max_tokens
+        assert one.final(held).end == "text"
         for number, said in ((full, f"{limit} tokens and needs 1 more"), (over, f"{limit + 1} tokens")):
-            error = engine.final(number).error
+            error = one.final(number).error
             assert error is not None
             assert error.type == "PromptTooLong"
             assert said in error.message
