@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from latticework.lang.errors import ConstraintError
+import msgspec
+
+from latticework.lang.errors import ConstraintError, ErrorData
 from latticework.lang.ir import MAX_TOKENS_LIMIT
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.rules import (
@@ -34,6 +36,13 @@ MAX_FOLLOWERS = 250_000  # pairs (where a text can be, where its next byte can b
 _FREE_STARTS = 128  # the widest character classes begin with about this many byte sets; more is ambiguity
 _MANY_WORDS = 8  # from this many literals side by side on, they become one node
 _MANY = 1 << 40  # where sizes stop being counted
+
+
+class OutOfTime(ConstraintError):
+    """The time limit was exceeded, which depends on the machine too. To users it is a ConstraintError."""
+
+    def to_data(self) -> ErrorData:
+        return msgspec.structs.replace(super().to_data(), type=ConstraintError.__name__)
 
 
 class Builder:
@@ -203,7 +212,9 @@ class Builder:
         """Raises when compiling has taken longer than the limit."""
         self._ticks += 1
         if self._ticks % 256 == 0 and time.monotonic() > self._deadline:
-            raise self._exceeded("seconds", "compiling takes too long")
+            limit = self.limits.seconds
+            message = f"compiling takes too long; the limit `seconds` is {limit}"
+            raise OutOfTime(message, field=self.field)
 
     # ------------------------------------------------------------ internals
 

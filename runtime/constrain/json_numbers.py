@@ -37,8 +37,12 @@ class Bounds:
 
 
 def exact(value: int | float) -> Fraction:
-    """A bound as validators see it: a float stands for its shortest decimal."""
-    return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(value)))
+    """A bound as validators compare with it. A float stands for its shortest decimal, which a text of at most
+    DIGITS digits is on the same side of as the double it is read as; from 2**53 on only integers are written, which
+    are compared with the double itself."""
+    if isinstance(value, int) or abs(value) >= 2**53:
+        return Fraction(value)
+    return Fraction(Decimal(repr(value)))
 
 
 def build_integer(builder: Builder, bounds: Bounds) -> int:

@@ -7,28 +7,30 @@ raises SchemaError with its JSON pointer. The language may be smaller than what 
   lists none, and whose `additionalProperties` is not false, holds any keys (a key may come twice);
 - a schema without assertions is any JSON value that nests at most FREE_DEPTH deep;
 - assertions without a `type` also choose the type (`{"minLength": 1}` is a string);
+- an integer is never written as 1.0, which draft 4 does not count as one;
 - enum and const values are written one way; numbers are bounded in length (`json_numbers.py`).
 
-Keywords unknown to every draft, and unknown formats, are annotations, as the standard says. No recursion yet.
+A keyword means what it means in the draft that `$schema` names (`json_drafts.py`). Keywords unknown to every draft,
+and unknown formats, are annotations, as the standard says. No recursion yet.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote
 
 from latticework.lang.errors import SchemaError
 from latticework.lang.ir import JsonSchema
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
-from latticework.runtime.constrain.json_numbers import Bounds, build_integer, build_number, exact
+from latticework.runtime.constrain.json_drafts import LATEST, Draft, draft_of, known_drafts
+from latticework.runtime.constrain.json_keywords import bounds, counts, fail, has_type, place, shown
+from latticework.runtime.constrain.json_numbers import build_integer, build_number
 from latticework.runtime.constrain.json_text import build_string
-from latticework.runtime.constrain.rules import MAX_COUNT
 
 FREE_DEPTH = 8  # how deep a value nests where the schema says nothing
-_LARGEST_BOUND = 10**300
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 _ENFORCED = {  # assertion -> the types it speaks about
@@ -89,7 +91,11 @@ def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) 
         )
     try:
         schema = json.loads(text)
-        return _SchemaBuilder(builder, schema, constraint.whitespace, limits).schema(schema, "", 0)
+        draft = draft_of(schema)
+        if draft is None:
+            hint = f"the drafts are {', '.join(known_drafts())}; without $schema it is {LATEST.name}"
+            fail(f"unknown draft {shown(schema['$schema'])}", "/$schema", hint)
+        return _SchemaBuilder(builder, schema, draft, constraint.whitespace, limits).schema(schema, "", 0)
     except RecursionError:
         raise SchemaError("the schema nests too deep", field="json_schema", pointer="") from None
 
@@ -97,9 +103,10 @@ def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) 
 class _SchemaBuilder:
     """One schema on its way into a builder. Pointers are those of the text; depth counts nested schemas."""
 
-    def __init__(self, builder: Builder, root: Any, whitespace: str, limits: Limits) -> None:
+    def __init__(self, builder: Builder, root: Any, draft: Draft, whitespace: str, limits: Limits) -> None:
         self.builder = builder
         self.root = root
+        self.draft = draft
         self.limits = limits
         self.comma, self.colon = (", ", ": ") if whitespace == "spaced" else (",", ":")
         self._by_reference: dict[str, int] = {}
@@ -111,15 +118,16 @@ class _SchemaBuilder:
     def schema(self, schema: Any, pointer: str, depth: int) -> int:
         self.builder.tick()
         if depth > self.limits.depth:
-            _fail(f"schemas nest too deep; the limit `depth` is {self.limits.depth}", pointer)
-        if schema is True:
-            return self.free_value(FREE_DEPTH)
-        if schema is False:
-            return NEVER
+            fail(f"schemas nest too deep; the limit `depth` is {self.limits.depth}", pointer)
+        if isinstance(schema, bool) and self.draft.has_boolean_schemas:
+            return self.free_value(FREE_DEPTH) if schema else NEVER
         if not isinstance(schema, dict):
-            _fail(f"a schema is an object or a boolean; got {_shown(schema)}", pointer)
-        if pointer and "$id" in schema:
-            _fail("$id inside a schema is not supported", f"{pointer}/$id", "references start at the root")
+            kinds = (
+                "an object or a boolean" if self.draft.has_boolean_schemas else f"an object in draft {self.draft.name}"
+            )
+            fail(f"a schema is {kinds}; got {shown(schema)}", pointer)
+        if pointer:
+            self._refuse_roots(schema, pointer)
         types = self._types(schema, pointer)
         self._refuse(schema, types, pointer)
         combiners = [key for key in _COMBINERS if key in schema]
@@ -131,15 +139,24 @@ class _SchemaBuilder:
                 return self.free_value(FREE_DEPTH)
         return self.builder.either([self._typed(kind, schema, pointer, depth) for kind in types])
 
+    def _refuse_roots(self, schema: dict[str, Any], pointer: str) -> None:
+        """Raises where a schema inside the schema starts anew: with a name that references would start at, or in
+        another draft."""
+        name = self.draft.identifier
+        if name in schema:
+            fail(f"{name} inside a schema is not supported", f"{pointer}/{name}", "references start at the root")
+        if "$schema" in schema and draft_of(schema) != self.draft:
+            fail("another draft inside a schema is not supported", f"{pointer}/$schema")
+
     def _types(self, schema: dict[str, Any], pointer: str) -> tuple[str, ...] | None:
         if "type" not in schema:
             return None
         given = schema["type"]
         names = given if isinstance(given, list) else [given]
         if not names or any(name not in _TYPES for name in names if isinstance(name, str)):
-            _fail(f"unknown type {_shown(given)}", f"{pointer}/type", f"the types are {', '.join(_TYPES)}")
+            fail(f"unknown type {shown(given)}", f"{pointer}/type", f"the types are {', '.join(_TYPES)}")
         if any(not isinstance(name, str) for name in names):
-            _fail(f"a type is a string; got {_shown(given)}", f"{pointer}/type")
+            fail(f"a type is a string; got {shown(given)}", f"{pointer}/type")
         types = tuple(dict.fromkeys(names))
         return tuple(name for name in types if name != "integer") if "number" in types else types
 
@@ -157,16 +174,20 @@ class _SchemaBuilder:
             if about is not None:
                 is_idle = key in ("then", "else") and "if" not in schema
                 is_idle = is_idle or (key == "uniqueItems" and value is False)
+                is_idle = is_idle or (key == "additionalItems" and self._has_item_list(schema))  # _array enforces it
                 is_idle = is_idle or (bool(about) and types is not None and not set(about) & set(types))
                 if not is_idle:
-                    _fail(f"the keyword {key!r} is not supported yet", _at(pointer, key), "remove it or simplify it")
+                    fail(f"the keyword {key!r} is not supported yet", place(pointer, key), "remove it or simplify it")
             elif (
                 key == "format"
                 and isinstance(value, str)
                 and value in _FORMATS
                 and (types is None or "string" in types)
             ):
-                _fail(f"the format {value!r} is not supported yet", _at(pointer, key), "remove it, or describe it")
+                fail(f"the format {value!r} is not supported yet", place(pointer, key), "remove it, or describe it")
+
+    def _has_item_list(self, schema: dict[str, Any]) -> bool:
+        return self.draft.has_item_lists and isinstance(schema.get("items"), list)
 
     # ------------------------------------------------------------ references, combiners, values
 
@@ -176,25 +197,25 @@ class _SchemaBuilder:
         keyword = combiners[0]
         at = f"{pointer}/{keyword}"
         if len(combiners) > 1:
-            _fail(f"{keyword!r} beside {combiners[1]!r} is not supported yet", f"{pointer}/{combiners[1]}")
+            fail(f"{keyword!r} beside {combiners[1]!r} is not supported yet", f"{pointer}/{combiners[1]}")
         for key in schema:
             if key in _ENFORCED:
-                _fail(f"{key!r} beside {keyword!r} is not supported yet", _at(pointer, key))
+                fail(f"{key!r} beside {keyword!r} is not supported yet", place(pointer, key))
         if keyword in ("const", "enum"):
             return self._values([schema["const"]] if keyword == "const" else schema["enum"], types, at)
         if types is not None:
-            _fail(f"'type' beside {keyword!r} is not supported yet", f"{pointer}/type")
+            fail(f"'type' beside {keyword!r} is not supported yet", f"{pointer}/type")
         if keyword == "$ref":
             return self._reference(schema["$ref"], at, depth)
         branches = schema[keyword]
         if not isinstance(branches, list) or not branches:
-            _fail(f"{keyword!r} is a list of schemas; got {_shown(branches)}", at)
+            fail(f"{keyword!r} is a list of schemas; got {shown(branches)}", at)
         if keyword == "allOf" and len(branches) > 1:
-            _fail("'allOf' of several schemas is not supported yet", at, "merge them into one")
+            fail("'allOf' of several schemas is not supported yet", at, "merge them into one")
         if keyword == "oneOf" and len(branches) > 1:
             self._check_disjoint(branches, at)
         if len(branches) > self.limits.alternatives:
-            _fail(f"{len(branches)} schemas; the limit `alternatives` is {self.limits.alternatives}", at)
+            fail(f"{len(branches)} schemas; the limit `alternatives` is {self.limits.alternatives}", at)
         return self.builder.either([self.schema(b, f"{at}/{i}", depth + 1) for i, b in enumerate(branches)])
 
     def _check_disjoint(self, branches: list[Any], at: str) -> None:
@@ -203,17 +224,17 @@ class _SchemaBuilder:
         for branch in branches:
             types = self._types(branch, at) if isinstance(branch, dict) else None
             if types is None:
-                _fail("'oneOf' is supported only where each schema has a `type` of its own", at, "use anyOf")
+                fail("'oneOf' is supported only where each schema has a `type` of its own", at, "use anyOf")
             wide = {"number" if kind == "integer" else kind for kind in types}
             if wide & seen:
-                _fail("'oneOf' is supported only where the types differ", at, "use anyOf")
+                fail("'oneOf' is supported only where the types differ", at, "use anyOf")
             seen |= wide
 
     def _reference(self, reference: Any, at: str, depth: int) -> int:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            _fail(f"only references into this schema are supported (#/…); got {_shown(reference)}", at)
+            fail(f"only references into this schema are supported (#/…); got {shown(reference)}", at)
         if reference in self._open_references:
-            _fail(f"recursive references are not supported yet: {reference} leads back to itself", at)
+            fail(f"recursive references are not supported yet: {reference} leads back to itself", at)
         if reference not in self._by_reference:
             target = self._resolve(reference, at)
             self._open_references.append(reference)
@@ -224,21 +245,30 @@ class _SchemaBuilder:
     def _resolve(self, reference: str, at: str) -> Any:
         target = self.root
         for part in reference.split("/")[1:]:
+            if target is not self.root and isinstance(target, dict):
+                self._refuse_names_on_the_way(target, reference, at)
             name = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and name in target:
                 target = target[name]
             elif isinstance(target, list) and name.isascii() and name.isdigit() and int(name) < len(target):
                 target = target[int(name)]
             else:
-                _fail(f"nothing is at {reference}", at)
+                fail(f"nothing is at {reference}", at)
         return target
+
+    def _refuse_names_on_the_way(self, schema: dict[str, Any], reference: str, at: str) -> None:
+        """A reference inside a schema that has a name starts there, not at the root."""
+        if isinstance(schema.get(self.draft.identifier), str):
+            fail(f"{reference} leads through a schema with {self.draft.identifier}, which is not supported", at)
 
     def _values(self, values: Any, types: tuple[str, ...] | None, at: str) -> int:
         if not isinstance(values, list):
-            _fail(f"'enum' is a list of values; got {_shown(values)}", at)
+            fail(f"'enum' is a list of values; got {shown(values)}", at)
         if len(values) > self.limits.alternatives:
-            _fail(f"{len(values)} values; the limit `alternatives` is {self.limits.alternatives}", at)
-        kept = [value for value in values if types is None or any(_has_type(value, kind) for kind in types)]
+            fail(f"{len(values)} values; the limit `alternatives` is {self.limits.alternatives}", at)
+        kept = [value for value in values if types is None or any(has_type(value, kind) for kind in types)]
+        if types is not None and "integer" in types:  # in draft 4, and for many readers, 1.0 is none
+            kept = [int(value) if isinstance(value, float) and value.is_integer() else value for value in kept]
         return self.builder.either([self._literal(value, at) for value in kept])
 
     def _literal(self, value: Any, at: str) -> int:
@@ -246,11 +276,11 @@ class _SchemaBuilder:
         try:
             text = json.dumps(value, ensure_ascii=False, separators=separators, allow_nan=False)
         except ValueError:
-            _fail("a number is too large for JSON", at)
+            fail("a number is too large for JSON", at)
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            _fail("a string holds a lone surrogate, which is no text", at)
+            fail("a string holds a lone surrogate, which is no text", at)
         return self.builder.literal(data)
 
     # ------------------------------------------------------------ types
@@ -262,11 +292,11 @@ class _SchemaBuilder:
             case "boolean":
                 return self.builder.either([self.builder.literal(b"true"), self.builder.literal(b"false")])
             case "integer":
-                return build_integer(self.builder, _bounds(schema, pointer))
+                return build_integer(self.builder, bounds(schema, self.draft, pointer))
             case "number":
-                return build_number(self.builder, _bounds(schema, pointer))
+                return build_number(self.builder, bounds(schema, self.draft, pointer))
             case "string":
-                low, high = _counts(schema, "minLength", "maxLength", pointer)
+                low, high = counts(schema, "minLength", "maxLength", pointer)
                 return build_string(self.builder, low, high)
             case "array":
                 return self._array(schema, pointer, depth)
@@ -274,21 +304,33 @@ class _SchemaBuilder:
                 return self._object(schema, pointer, depth)
 
     def _array(self, schema: dict[str, Any], pointer: str, depth: int) -> int:
-        low, high = _counts(schema, "minItems", "maxItems", pointer)
+        low, high = counts(schema, "minItems", "maxItems", pointer)
         items = schema.get("items", True)
-        if isinstance(items, list):
-            _fail("a list of schemas in 'items' is not supported yet", f"{pointer}/items")
-        if items is True:
-            item = self.free_value(FREE_DEPTH - 1)
+        if self._has_item_list(schema):
+            prefix, at = items, f"{pointer}/items"
+            item = self._rest(schema.get("additionalItems", True), f"{pointer}/additionalItems", depth)
+        elif isinstance(items, list):
+            hint = "use prefixItems, or name an earlier draft in $schema"
+            fail(f"a list of schemas in 'items' is not of draft {self.draft.name}", f"{pointer}/items", hint)
         else:
-            item = self.schema(items, f"{pointer}/items", depth + 1)
-        prefix = schema.get("prefixItems", [])
+            prefix, at = schema.get("prefixItems", []), f"{pointer}/prefixItems"
+            is_free = "items" not in schema or (items is True and self.draft.has_boolean_schemas)
+            item = self.schema(items, f"{pointer}/items", depth + 1) if not is_free else self._rest(True, "", depth)
+        if "prefixItems" in schema and self.draft.has_item_lists:
+            hint = "use a list in 'items', or another $schema"
+            fail(f"'prefixItems' is not of draft {self.draft.name}", f"{pointer}/prefixItems", hint)
         if not isinstance(prefix, list):
-            _fail(f"'prefixItems' is a list of schemas; got {_shown(prefix)}", f"{pointer}/prefixItems")
+            fail(f"'prefixItems' is a list of schemas; got {shown(prefix)}", at)
         if not prefix:
             return self._list("[", item, "]", low, high)
-        first = [self.schema(value, f"{pointer}/prefixItems/{i}", depth + 1) for i, value in enumerate(prefix)]
+        first = [self.schema(value, f"{at}/{i}", depth + 1) for i, value in enumerate(prefix)]
         return self._tuple(first, item, low, high)
+
+    def _rest(self, schema: Any, pointer: str, depth: int) -> int:
+        """A value that no schema of its own speaks about. Here every draft allows true and false."""
+        if isinstance(schema, bool):
+            return self.free_value(FREE_DEPTH - 1) if schema else NEVER
+        return self.schema(schema, pointer, depth + 1)
 
     def _tuple(self, first: list[int], item: int, low: int, high: int | None) -> int:
         """`low` to `high` items: those of `first` in order, then any number of `item`."""
@@ -318,21 +360,21 @@ class _SchemaBuilder:
     def _object(self, schema: dict[str, Any], pointer: str, depth: int) -> int:
         properties = schema.get("properties", {})
         if not isinstance(properties, dict):
-            _fail(f"'properties' is an object; got {_shown(properties)}", f"{pointer}/properties")
+            fail(f"'properties' is an object; got {shown(properties)}", f"{pointer}/properties")
         required = schema.get("required", [])
         if not isinstance(required, list) or any(not isinstance(name, str) for name in required):
-            _fail(f"'required' is a list of names; got {_shown(required)}", f"{pointer}/required")
+            fail(f"'required' is a list of names; got {shown(required)}", f"{pointer}/required")
         extra = schema.get("additionalProperties", True)
         if not properties and not required:
-            return self._free_object(extra, pointer, depth)
+            return self._free_members(self._rest(extra, f"{pointer}/additionalProperties", depth))
         members: list[tuple[bool, int]] = []
         for name, value in properties.items():
-            at = _at(f"{pointer}/properties", name)
+            at = place(f"{pointer}/properties", name)
             members.append((name in required, self._member(name, self.schema(value, at, depth + 1), at)))
         for name in dict.fromkeys(required):
             if name not in properties:
                 at = f"{pointer}/additionalProperties"
-                members.append((True, self._member(name, self.schema(extra, at, depth + 1), f"{pointer}/required")))
+                members.append((True, self._member(name, self._rest(extra, at, depth), f"{pointer}/required")))
         return self._members(members)
 
     def _member(self, name: str, value: int, at: str) -> int:
@@ -350,13 +392,6 @@ class _SchemaBuilder:
             first = with_this if is_required else build.either([with_this, first])
             later = after_this if is_required else build.either([after_this, later])
         return build.sequence([build.literal(b"{"), first])
-
-    def _free_object(self, extra: Any, pointer: str, depth: int) -> int:
-        if extra is True:
-            value = self.free_value(FREE_DEPTH - 1)
-        else:
-            value = self.schema(extra, f"{pointer}/additionalProperties", depth + 1)
-        return self._free_members(value)
 
     def _free_members(self, value: int) -> int:
         key = build_string(self.builder, 0, None)
@@ -378,75 +413,3 @@ class _SchemaBuilder:
     def _scalar(self) -> int:
         kinds = ("null", "boolean", "number", "string")
         return self.builder.either([self._typed(kind, {}, "", 0) for kind in kinds])
-
-
-# ---------------------------------------------------------------- keywords' values
-
-
-def _bounds(schema: dict[str, Any], pointer: str) -> Bounds:
-    """The tightest of the four bound keywords on each side."""
-    bounds = {}
-    for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-        if keyword not in schema:
-            continue
-        value = schema[keyword]
-        at = f"{pointer}/{keyword}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = "draft 4's boolean form is not supported" if isinstance(value, bool) else None
-            _fail(f"{keyword!r} is a number; got {_shown(value)}", at, hint)
-        if not -_LARGEST_BOUND < value < _LARGEST_BOUND:  # also false for NaN
-            _fail(f"{keyword!r} is out of range: {_shown(value)}", at)
-        bounds[keyword] = exact(value)
-    low, low_exclusive = bounds.get("minimum"), False
-    above = bounds.get("exclusiveMinimum")
-    if above is not None and (low is None or above >= low):
-        low, low_exclusive = above, True
-    high, high_exclusive = bounds.get("maximum"), False
-    below = bounds.get("exclusiveMaximum")
-    if below is not None and (high is None or below <= high):
-        high, high_exclusive = below, True
-    return Bounds(low, high, low_exclusive, high_exclusive)
-
-
-def _counts(schema: dict[str, Any], low_keyword: str, high_keyword: str, pointer: str) -> tuple[int, int | None]:
-    counts: list[int | None] = []
-    for keyword in (low_keyword, high_keyword):
-        value = schema.get(keyword)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
-        if keyword in schema and not is_count:
-            _fail(f"{keyword!r} is a whole number from 0; got {_shown(value)}", f"{pointer}/{keyword}")
-        counts.append(value)
-    return counts[0] or 0, counts[1]
-
-
-def _has_type(value: Any, kind: str) -> bool:
-    match value:
-        case None:
-            return kind == "null"
-        case bool():
-            return kind == "boolean"
-        case int():
-            return kind in ("integer", "number")
-        case float():
-            return kind == "number" or (kind == "integer" and value.is_integer())
-        case str():
-            return kind == "string"
-        case list():
-            return kind == "array"
-        case _:
-            return kind == "object"
-
-
-def _at(pointer: str, name: str) -> str:
-    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _fail(message: str, pointer: str, hint: str | None = None) -> NoReturn:
-    raise SchemaError(f"{message} (at {pointer or 'the root'})", hint=hint, field="json_schema", pointer=pointer)

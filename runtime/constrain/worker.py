@@ -11,13 +11,14 @@ import contextlib
 import os
 import struct
 import sys
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 import msgspec
 
 from latticework.lang.errors import ConstraintError, ErrorData, LatticeworkError, RuntimeFailure
 from latticework.lang.ir import Constraint
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.builder import OutOfTime
 from latticework.runtime.constrain.compile import to_rules
 from latticework.runtime.constrain.rules import encode_rules
 
@@ -36,8 +37,14 @@ class Compiled(msgspec.Struct, frozen=True, tag="compiled", forbid_unknown_field
     rules: bytes
 
 
+Reason: TypeAlias = Literal["constraint", "time", "memory", "fault"]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed", forbid_unknown_fields=True):
+    """reason: what was at fault. Only a fault of the constraint itself is there again the next time."""
+
     error: ErrorData
+    reason: Reason = "constraint"
 
 
 Answer: TypeAlias = Compiled | Failed
@@ -50,12 +57,15 @@ def answer(frame: bytes) -> Answer:
     try:
         job = _jobs.decode(frame)
         return Compiled(encode_rules(to_rules(job.constraint, job.limits)))
+    except OutOfTime as error:
+        return Failed(error.to_data(), "time")
     except LatticeworkError as error:
         return Failed(error.to_data())
     except (MemoryError, RecursionError) as error:
-        return Failed(ConstraintError(f"compiling the constraint needs too much memory ({error!r})").to_data())
+        message = f"compiling the constraint needs too much memory ({error!r})"
+        return Failed(ConstraintError(message).to_data(), "memory")
     except Exception as error:  # our own fault, but it must not end the child
-        return Failed(RuntimeFailure(f"compiling the constraint failed: {error!r}").to_data())
+        return Failed(RuntimeFailure(f"compiling the constraint failed: {error!r}").to_data(), "fault")
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:

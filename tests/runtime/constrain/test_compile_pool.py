@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from latticework.lang.errors import ConstraintError, RegexError, RuntimeFailure, SchemaError
+from latticework.lang.errors import Busy, ConstraintError, RegexError, RuntimeFailure, SchemaError
 from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Limits, decode_rules, to_rules
 from latticework.runtime.constrain.pool import CompilePool
@@ -31,8 +33,9 @@ def with_pool(test: Callable[[CompilePool], Awaitable[None]], limits: Limits | N
 
 
 def child_of(pool: CompilePool) -> int:
-    assert pool._child is not None
-    return pool._child.pid
+    process = pool._quick.process
+    assert process is not None
+    return process.pid
 
 
 def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_ones() -> None:
@@ -55,13 +58,13 @@ def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_one
 def test_equal_constraints_are_compiled_once() -> None:
     async def test(pool: CompilePool) -> None:
         asked: list[Job] = []
-        ask = pool._ask
+        ask = pool._quick.ask
 
-        async def counting(child: asyncio.subprocess.Process, job: Job):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def counting(process: asyncio.subprocess.Process, job: Job):  # type: ignore[no-untyped-def]  # noqa: ANN202
             asked.append(job)
-            return await ask(child, job)
+            return await ask(process, job)
 
-        pool._ask = counting  # type: ignore[method-assign]
+        pool._quick.ask = counting  # type: ignore[method-assign]
         results = await asyncio.gather(*(pool.compile(Regex("[a-z]+")) for _ in range(10)))
         assert len(set(results)) == 1
         await pool.compile(Regex("[a-z]+"))
@@ -153,6 +156,87 @@ def test_the_cache_keeps_its_bound() -> None:
         assert 1 <= len(pool._cache) <= 3
 
     with_pool(test, cache_bytes=2000)
+
+
+WIDE = Limits(seconds=30.0, alternatives=1 << 20, states=1 << 20)
+
+
+def test_a_constraint_that_takes_long_lets_the_others_pass() -> None:
+    async def test(pool: CompilePool) -> None:
+        slow = [asyncio.create_task(pool.compile(Regex(f"{SLOW.pattern}|{name}"))) for name in "xyz"]
+        await asyncio.sleep(0)
+        for number in range(3):
+            assert await pool.compile(Regex(f"a{number}"))
+        assert not slow[-1].done()
+        patient = pool._patient.process
+        assert patient is not None
+        assert patient.pid != child_of(pool)
+
+    with_pool(test, WIDE)
+
+
+def test_what_does_not_fit_the_slice_is_compiled_with_the_whole_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latticework.runtime.constrain.pool.SLICE_SECONDS", 0.0)
+    large = Choices(tuple(f"item {number}" for number in range(2000)))
+
+    async def test(pool: CompilePool) -> None:
+        assert decode_rules(await pool.compile(large)) == to_rules(large)
+        assert pool._patient.process is not None
+        with pytest.raises(RegexError):
+            await pool.compile(Regex("("))
+
+    with_pool(test)
+
+
+def test_a_full_line_is_refused_and_the_next_comer_is_not() -> None:
+    async def test(pool: CompilePool) -> None:
+        os.kill(child_of(pool), signal.SIGSTOP)
+        waiting = [asyncio.create_task(pool.compile(Regex(f"a{number}"))) for number in range(3)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Busy, match="2 constraints wait"):
+            await pool.compile(Regex("b"))
+        joined = asyncio.create_task(pool.compile(Regex("a0")))  # one of those in line already
+        await asyncio.sleep(0)
+        os.kill(child_of(pool), signal.SIGCONT)
+        await asyncio.gather(*waiting, joined)
+        assert await pool.compile(Regex("b"))
+
+    with_pool(test, max_waiting=2)
+
+
+@pytest.mark.parametrize("name", ["memory", "`seconds`"])
+def test_an_error_is_remembered_whatever_names_it_quotes(name: str) -> None:
+    async def test(pool: CompilePool) -> None:
+        with pytest.raises(SchemaError, match=name):
+            await pool.compile(JsonSchema({"properties": {name: {"not": {}}}, "type": "object"}))
+        with pytest.raises(SchemaError, match=name):
+            await pool.compile(JsonSchema({"$ref": f"#/{name}"}))
+        assert len(pool._cache) == 2
+
+    with_pool(test)
+
+
+def test_the_worker_says_what_was_at_fault() -> None:
+    def reason(constraint: Constraint, limits: Limits) -> str:
+        found = answer(msgspec.msgpack.encode(Job(constraint, limits)))
+        assert isinstance(found, Failed)
+        assert found.error.type in ("ConstraintError", "SchemaError")
+        return found.reason
+
+    assert reason(JsonSchema({"not": {}}), Limits()) == "constraint"
+    assert reason(Choices(tuple(map(str, range(5000)))), Limits(seconds=0)) == "time"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
+def test_modules_in_the_users_folder_do_not_reach_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("msgspec", "json", "latticework"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+
+    async def test(pool: CompilePool) -> None:
+        assert await pool.compile(Regex("a"))
+
+    with_pool(test)
 
 
 def test_garbage_jobs_are_answered_with_an_error() -> None:

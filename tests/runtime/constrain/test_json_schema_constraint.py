@@ -243,6 +243,52 @@ def test_bounded_numbers_are_exactly_those_within_the_bounds(
         assert validator.is_valid(json.loads(text)), text
 
 
+HUGE_BOUND = st.one_of(
+    st.integers(-(10**40), 10**40),
+    st.floats(-1e30, 1e30, allow_nan=False),
+    st.floats(-1e299, 1e299, allow_nan=False),
+    st.integers(-200, 200).map(lambda power: (-1 if power < 0 else 1) * 2.0 ** abs(power)),
+    st.sampled_from([1.8446744073709552e19, 1e23, -(2.0**63), 2.0**53, -(2.0**53), 2.0**53 - 1, 9007199254740993]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["integer", "number"]),
+    st.lists(st.sampled_from(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]), min_size=1, max_size=3),
+    st.lists(HUGE_BOUND | BOUND, min_size=3, max_size=3),
+    st.integers(0, 999),
+)
+@example("integer", ["maximum"], [1.8446744073709552e19, 0, 0], 1)
+@example("number", ["exclusiveMinimum"], [1e23, 0, 0], 1)
+@example("integer", ["minimum"], [-(2.0**63), 0, 0], 1)
+def test_no_number_is_on_the_wrong_side_of_a_huge_bound(
+    kind: str, keys: list[str], bounds: list[Any], seed: int
+) -> None:
+    schema = {"type": kind, **dict(zip(keys, bounds, strict=False))}
+    validator = jsonschema.Draft202012Validator(schema)
+    try:
+        automaton = compiled(schema)
+    except SchemaError as error:
+        assert "no JSON value" in str(error)  # noqa: PT017
+        return
+    rng = random.Random(seed)
+    texts = [walk(automaton, automaton.matcher().shortest() + rng.randint(0, 40), rng, 0.05) for _ in range(3)]
+    for bound in bounds:
+        near = (int(bound), *(int(math.nextafter(bound, side)) for side in (-math.inf, math.inf)))
+        numbers = {number + step for number in near for step in (-1, 0, 1)} | {int(Decimal(repr(bound)))}
+        texts += [str(n).encode() for n in numbers if accepts(automaton, str(n).encode())]
+    for text in texts:
+        assert validator.is_valid(json.loads(text)), text
+
+
+def test_a_huge_float_bound_is_the_double_and_not_its_shortest_decimal() -> None:
+    automaton = compiled({"type": "integer", "maximum": 1.8446744073709552e19})
+    assert accepts(automaton, b"18446744073709551616")
+    assert not accepts(automaton, b"18446744073709551617")
+    assert not accepts(automaton, b"18446744073709551999")
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.integers(-2000, 2000), st.integers(0, 1500), st.integers(0, 9))
 def test_bounded_integers_are_exactly_those_within_the_bounds(low: int, size: int, seed: int) -> None:
@@ -260,6 +306,114 @@ def test_bounded_integers_are_exactly_those_within_the_bounds(low: int, size: in
         assert accepts(automaton, str(number).encode()) == (low <= number <= low + size), number
 
 
+# ---------------------------------------------------------------- drafts
+
+DRAFTS: list[Any] = [
+    jsonschema.Draft4Validator,
+    jsonschema.Draft6Validator,
+    jsonschema.Draft7Validator,
+    jsonschema.Draft201909Validator,
+    jsonschema.Draft202012Validator,
+]
+OF_SOME_DRAFT: list[dict[str, Any]] = [
+    {"type": "array", "items": [{"type": "integer"}, {"type": "null"}], "minItems": 3, "maxItems": 4},
+    {"type": "array", "items": [{"const": 1}], "additionalItems": {"type": "null"}, "minItems": 2},
+    {"type": "array", "items": [{"type": "integer"}, {"type": "null"}], "additionalItems": False},
+    {"type": "array", "items": [{}], "additionalItems": True, "minItems": 2},
+    {"type": "array", "items": {"type": "null"}, "additionalItems": False, "minItems": 1},
+    {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "null"}, "minItems": 2},
+    {"type": "array", "prefixItems": [{"type": "integer"}], "items": [{"type": "null"}], "minItems": 2},
+    {"type": "array", "items": True},
+    {"type": "array", "items": False},
+    {"type": "object", "properties": {"a": True}, "additionalProperties": False},
+    {"type": "object", "required": ["a"], "additionalProperties": True},
+    {"type": "integer", "minimum": 3, "exclusiveMinimum": True, "maximum": 4},
+    {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 0.25, "exclusiveMaximum": True},
+    {"type": "integer", "minimum": 3, "exclusiveMinimum": False, "maximum": 3},
+    {"type": "integer", "exclusiveMaximum": True},
+    {"type": "integer", "minimum": 5, "exclusiveMinimum": 3, "maximum": 5},
+    {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 5},
+    {"type": "integer", "enum": [1.0, -0.0, 1e22]},
+    {"type": ["integer", "string"], "const": 3.0},
+    {"type": ["integer", "number"], "enum": [1.0, 2.5]},
+    {"type": "integer"},
+    {"type": "number", "minimum": 1, "maximum": 2},
+    {"definitions": {"a": {"type": "integer"}}, "items": {"$ref": "#/definitions/a"}, "minItems": 1},
+    {"definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a"},
+    {"definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a", "maxLength": 0},
+    {"type": "object", "dependencies": {"a": ["b"]}, "properties": {"a": {}, "b": {}}},
+    {"type": "object", "dependentRequired": {"a": ["b"]}, "properties": {"a": {}, "b": {}}},
+    {"if": {"type": "integer"}, "then": {"minimum": 3}},
+    {"type": "array", "items": {"id": "#x", "type": "integer"}},
+    {"properties": {"id": {"type": "string"}, "$id": {"type": "integer"}}, "required": ["id"]},
+]
+
+
+@pytest.mark.parametrize("cls", DRAFTS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("schema", OF_SOME_DRAFT, ids=lambda schema: json.dumps(schema)[:60])
+def test_the_validator_of_the_draft_accepts_every_walk_or_the_schema_is_refused(schema: Any, cls: Any) -> None:
+    schema = {"$schema": cls.META_SCHEMA["$schema"], **schema}
+    try:
+        automaton = compiled(schema)
+    except SchemaError as error:
+        assert error.pointer  # noqa: PT017
+        return
+    rng = random.Random(5)
+    for _ in range(12):
+        text = walk(automaton, automaton.matcher().shortest() + 12, rng, 0.15)
+        cls(schema).validate(json.loads(text))
+
+
+DRAFT_4, DRAFT_7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "yes", "no"),
+    [
+        ({"$schema": DRAFT_4, "type": "integer", "minimum": 3, "exclusiveMinimum": True}, ["4"], ["3", "4.0"]),
+        ({"$schema": DRAFT_4, "type": "integer", "enum": [1.0]}, ["1"], ["1.0"]),
+        ({"$schema": DRAFT_7, "type": "array", "items": [{"type": "null"}]}, ["[null,1]", "[]"], ["[1]"]),
+        (
+            {"$schema": DRAFT_7, "type": "array", "items": [{"type": "null"}], "additionalItems": False},
+            ["[null]", "[]"],
+            ["[null,null]"],
+        ),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "null"}, ["null"], []),
+    ],
+)
+def test_a_keyword_means_what_it_does_in_the_draft(schema: Any, yes: list[str], no: list[str]) -> None:
+    automaton = compiled(schema)
+    assert all(accepts(automaton, text.encode()) for text in yes)
+    assert not any(accepts(automaton, text.encode()) for text in no)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "message"),
+    [
+        ({"$schema": "https://example.org/mine"}, "/$schema", "unknown draft"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#"}, "/$schema", "unknown draft"),
+        ({"$schema": 7}, "/$schema", "unknown draft"),
+        ({"items": {"$schema": DRAFT_7}}, "/items/$schema", "another draft"),
+        ({"$schema": DRAFT_7, "type": "array", "prefixItems": []}, "/prefixItems", "not of draft 7"),
+        ({"$schema": DRAFT_7, "type": "integer", "exclusiveMinimum": True}, "/exclusiveMinimum", "is a number"),
+        ({"$schema": DRAFT_4, "type": "integer", "exclusiveMinimum": 3}, "/exclusiveMinimum", "true or false"),
+        ({"$schema": DRAFT_4, "properties": {"a": True}}, "/properties/a", "an object in draft 4"),
+        ({"$schema": DRAFT_4, "items": True}, "/items", "an object in draft 4"),
+        ({"$schema": DRAFT_4, "items": {"id": "x"}}, "/items/id", "id inside a schema"),
+        (
+            {"$ref": "#/$defs/a/$defs/b", "$defs": {"a": {"$id": "x", "$defs": {"b": {"$ref": "#/$defs/c"}}}}},
+            "/$ref",
+            "leads through a schema with \\$id",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_is_not_of_the_draft_is_refused_with_its_pointer(schema: Any, pointer: str, message: str) -> None:
+    with pytest.raises(SchemaError, match=message) as caught:
+        to_rules(JsonSchema(schema))
+    assert caught.value.pointer == pointer
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -275,7 +429,8 @@ def test_bounded_integers_are_exactly_those_within_the_bounds(low: int, size: in
         ({"type": "object", "patternProperties": {}}, "/patternProperties", "patternProperties"),
         ({"type": "object", "properties": {"a/b": {"not": {}}}}, "/properties/a~1b/not", "'not'"),
         ({"type": "array", "items": {"minContains": 1}}, "/items/minContains", "minContains"),
-        ({"type": "array", "items": [{}, {}]}, "/items", "list of schemas"),
+        ({"type": "array", "items": [{}, {}]}, "/items", "not of draft 2020-12"),
+        ({"type": "array", "additionalItems": False}, "/additionalItems", "additionalItems"),
         ({"if": {}, "then": {}}, "/if", "'if'"),
         ({"anyOf": [{"type": "null"}], "minimum": 3}, "/minimum", "beside 'anyOf'"),
         ({"anyOf": [{"type": "null"}], "type": "null"}, "/type", "beside 'anyOf'"),
