@@ -14,11 +14,31 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from latticework.lang.errors import BrokenModel, UnsupportedModel
-from latticework.runtime.model.registry import check_architecture
-from latticework.runtime.model.spec import ModelCard, ModelSpec, RopeScaling
+from latticework.runtime.model.hub_config import HubConfig
+from latticework.runtime.model.registry import check_architecture, family_fields
+from latticework.runtime.model.spec import ModelCard, ModelSpec
 
 INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth")
+# Read alike in every family, under transformers' names; what else a family needs, its own file reads.
+_PLAIN_FIELDS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_act",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+)
 
 
 def folder_card(folder: Path, name: str) -> ModelCard:
@@ -51,40 +71,21 @@ def folder_spec(config: Mapping[str, Any], source: str) -> ModelSpec:
     check_architecture(architecture, source)
     if config.get("quantization_config"):
         raise UnsupportedModel(f"{source} has quantised weights; supported: float16, bfloat16 and float32")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"{source} has hidden_act {config['hidden_act']!r}; supported: 'silu'")
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModel(f"{source} rotates only part of each head; supported: all of it")
-    theta, scaling = _rope(config, source)
-    fields = {name: config[name] for name in ModelSpec.__struct_fields__ if config.get(name) is not None}
-    fields |= {"architecture": architecture, "rope_theta": theta, "rope_scaling": scaling}
+    fields = {name: config[name] for name in _PLAIN_FIELDS if config.get(name) is not None}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     fields.setdefault("num_key_value_heads", heads)
     if isinstance(heads, int) and isinstance(hidden, int):
         fields.setdefault("head_dim", hidden // max(heads, 1))
-    fields.setdefault("rms_norm_eps", 1e-6)  # transformers' default
+    fields.setdefault("rms_norm_eps", 1e-6)  # transformers' default for most families
+    fields |= {"architecture": architecture, **family_fields(architecture, HubConfig(config, source))}
+    if fields.get("hidden_act", "silu") not in ("silu", "gelu_pytorch_tanh"):
+        raise UnsupportedModel(f"{source} has hidden_act {fields['hidden_act']!r}; supported: 'silu'")
     try:
         spec = msgspec.convert(fields, ModelSpec)
     except msgspec.ValidationError as error:
         raise BrokenModel(f"{source} is no model config: {error}") from None
     spec.check(source)
     return spec
-
-
-def _rope(config: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:
-    """rope_theta and scaling, from `rope_parameters` (transformers 5) or the older pair of fields."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = parameters.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind == "default":
-        return float(theta), None
-    if kind != "llama3":
-        raise UnsupportedModel(f"{source} has rope_type {kind!r}; supported: 'default' and 'llama3'")
-    fields = {name: parameters.get(name) for name in RopeScaling.__struct_fields__}
-    try:
-        return float(theta), msgspec.convert(fields, RopeScaling)
-    except msgspec.ValidationError as error:
-        raise BrokenModel(f"{source}: the rope parameters are incomplete: {error}") from None
 
 
 def weight_files(folder: Path) -> list[Path]:

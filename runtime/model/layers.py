@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latticework.runtime.model.spec import ModelSpec, RopeScaling
+from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeScaling
 
 
 def uninitialised(*shape: int, dtype: torch.dtype) -> nn.Parameter:
@@ -44,35 +44,79 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
+class OffsetNorm(RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * (offset + weight), in float32 or better (Gemma)."""
+
+    def __init__(self, size: int, eps: float, dtype: torch.dtype, offset: float) -> None:
+        super().__init__(size, eps, dtype)
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, size] -> [T, size]
+        work = torch.promote_types(x.dtype, torch.float32)
+        return functional.rms_norm(x.to(work), (x.shape[-1],), self.weight.to(work) + self.offset, self.eps).to(x.dtype)
+
+
+def make_norm(size: int, spec: ModelSpec, dtype: torch.dtype) -> RMSNorm:
+    if spec.norm_offset:
+        return OffsetNorm(size, spec.rms_norm_eps, dtype, spec.norm_offset)
+    return RMSNorm(size, spec.rms_norm_eps, dtype)
+
+
+class QueryKeyNorm(nn.Module):
+    """Norms of q and k, each head by itself or all heads as one."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads = spec.num_attention_heads, spec.num_key_value_heads
+        self.whole = spec.qk_norm == "whole"
+        q_size, k_size = (spec.head_dim * (heads if self.whole else 1) for heads in self.heads)
+        self.q, self.k = make_norm(q_size, spec, dtype), make_norm(k_size, spec, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, heads + kv_heads, head_dim] -> the same
+        q, k = x.split(self.heads, dim=1)
+        if self.whole:
+            return torch.cat((self.q(q.flatten(1)), self.k(k.flatten(1))), dim=1).view_as(x)
+        return torch.cat((self.q(q), self.k(k)), dim=1)
+
+
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al., 2021), halves rotated as transformers does.
 
-    cos, sin: [context, head_dim], computed once. They are no part of the weights.
+    cos, sin: [context, rotary_dim], computed once. They are no part of the weights.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, local: bool = False) -> None:
+        """local: of the layers with local_rope_theta."""
         super().__init__()
+        theta = spec.rope_theta if not local or spec.local_rope_theta is None else spec.local_rope_theta
+        scaling = None if local else spec.rope_scaling
+        turning = spec.rotary_dim or spec.head_dim
         # float32 by way of transformers, whose angles are float32 too; float64 only for a float64 model
         precision = torch.float64 if dtype == torch.float64 else torch.float32
-        steps = torch.arange(0, spec.head_dim, 2, dtype=precision) / spec.head_dim
-        inverse = 1.0 / (spec.rope_theta**steps)
-        if spec.rope_scaling:
-            inverse = _stretch(inverse, spec.rope_scaling)
+        steps = torch.arange(0, turning, 2, dtype=precision) / turning
+        inverse = 1.0 / (theta**steps)
+        if isinstance(scaling, RopeScaling):
+            inverse = _stretch(inverse, scaling)
+        elif isinstance(scaling, LinearScaling):
+            inverse = inverse / scaling.factor
         angles = torch.outer(torch.arange(spec.max_position_embeddings, dtype=precision), inverse)
         angles = torch.cat((angles, angles), dim=-1)
         self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
         self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions: [T] int64 -> cos, sin: [T, 1, head_dim], for every layer of one step."""
+        """positions: [T] int64 -> cos, sin: [T, 1, rotary_dim], for every layer of one step."""
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [T, heads, head_dim] turned by its position's angles."""
+    """x: [T, heads, head_dim], its first rotary_dim dimensions turned by its position's angles."""
+    turning = cos.shape[-1]
+    if turning < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turning], cos, sin), x[..., turning:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -90,13 +134,23 @@ def _stretch(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)); gate and up are one matrix."""
+    """down(act(gate(x)) * up(x)); gate and up are one matrix."""
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size, spec.mlp_bias, dtype)
         self.down = Linear(spec.intermediate_size, spec.hidden_size, spec.mlp_bias, dtype)
+        self.activate = functional.silu if spec.hidden_act == "silu" else gelu_tanh
 
     def forward(self, x: Tensor) -> Tensor:  # [T, hidden] -> [T, hidden]
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(functional.silu(gate) * up)
+        return self.down(self.activate(gate) * up)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap): as x where small, never beyond the cap."""
+    return torch.tanh(x / cap) * cap

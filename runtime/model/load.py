@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError
-from latticework.runtime.model.llama import Llama
-from latticework.runtime.model.registry import model_class
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.tiny import tiny_weights
 from latticework.runtime.model.weights import Progress, folder_weights, gguf_weights
@@ -35,15 +34,15 @@ def torch_dtype(dtype: str) -> torch.dtype:
     return _DTYPES[resolve_dtype(dtype)]
 
 
-def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Llama:
+def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Decoder:
     """Reads the card's weights as `dtype` ("auto" allowed), in eval mode and without gradients.
 
     Raises ModelError when memory is too small, BrokenModel naming the file when weights are missing, unknown,
     misshapen or cannot be read.
     """
-    family, kind = model_class(card.spec.architecture), torch_dtype(dtype)
+    kind = torch_dtype(dtype)
     try:
-        model = family(card.spec, kind, device)
+        model = Decoder(card.spec, kind, device)
     except RuntimeError as error:  # torch's answer to too little memory
         raise ModelError(f"{card.name} does not fit into memory as {kind}: {error}") from None
     try:

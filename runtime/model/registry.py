@@ -1,7 +1,4 @@
-"""Which architectures are supported, and the class that runs each.
-
-`SUPPORTED` can be read without torch; `model_class` imports the family it names.
-"""
+"""Which architectures are supported, and the file that knows each. No torch."""
 
 from __future__ import annotations
 
@@ -11,9 +8,20 @@ from typing import TYPE_CHECKING
 from latticework.lang.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from latticework.runtime.model.llama import Llama
+    from latticework.runtime.model.hub_config import Fields, HubConfig
 
-_FAMILIES = {"LlamaForCausalLM": ("latticework.runtime.model.llama", "Llama")}
+_FAMILIES = {  # transformers' class: the file beside this one
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "SmolLM3ForCausalLM": "smollm3",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+    "Phi3ForCausalLM": "phi3",
+    "Olmo2ForCausalLM": "olmo2",
+    "GraniteForCausalLM": "granite",
+}
 
 SUPPORTED = tuple(_FAMILIES)
 """transformers' class names."""
@@ -25,8 +33,7 @@ def check_architecture(architecture: str, source: str) -> None:
         raise UnsupportedModel(f"{source} is a {architecture}; supported: {', '.join(SUPPORTED)}")
 
 
-def model_class(architecture: str) -> type[Llama]:
-    check_architecture(architecture, "the model")
-    module, name = _FAMILIES[architecture]
-    kind: type[Llama] = getattr(import_module(module), name)
-    return kind
+def family_fields(architecture: str, config: HubConfig) -> Fields:
+    """What the family's file reads from the config. Raises UnsupportedModel or BrokenModel."""
+    found: Fields = import_module(f"latticework.runtime.model.{_FAMILIES[architecture]}").fields(config)
+    return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from latticework.lang.errors import BrokenModel
+from latticework.runtime.attention.layer import LayerAttention
 
 MAX_SIZE = 1 << 24
 _SIZES = (
@@ -19,7 +22,7 @@ _SIZES = (
 )
 
 
-class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
+class RopeScaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):
     """Llama 3's stretching of the rotary wavelengths (rope_type "llama3")."""
 
     factor: float
@@ -28,8 +31,25 @@ class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
     original_max_position_embeddings: int
 
 
+class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
+    """Positions divided by `factor` (rope_type "linear")."""
+
+    factor: float
+
+
+RopeKind = Literal["global", "local", "none"]
+"""How a layer turns its heads: with rope_theta and rope_scaling, with local_rope_theta, or not at all."""
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of a decoder."""
+    """The shape of a decoder, and how it differs from a Llama.
+
+    rotary_dim: how many dimensions of a head turn, None for all. hidden_act: the MLP's. output_bias: the attention
+    output's, None for attention_bias (then only q, k and v have one). norms: around attention and MLP, before them,
+    after them, or both. norm_offset: norms multiply by offset + weight. qk_norm: of q and k, by head or over the whole
+    projection. fused_weights: q, k, v and gate, up are one matrix each in the files. logits_scaling: logits are
+    divided by it, then capped. attention_layers, rope_layers: one a layer; empty for plain attention, all "global".
+    """
 
     architecture: str  # transformers' class name, e.g. "LlamaForCausalLM"
     num_hidden_layers: int
@@ -41,11 +61,25 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     max_position_embeddings: int
     rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | LinearScaling | None = None
+    local_rope_theta: float | None = None
+    rotary_dim: int | None = None
+    rope_layers: tuple[RopeKind, ...] = ()
+    attention_layers: tuple[LayerAttention, ...] = ()
+    hidden_act: Literal["silu", "gelu_pytorch_tanh"] = "silu"
     rms_norm_eps: float = 1e-5
+    norms: Literal["before", "after", "both"] = "before"
+    norm_offset: float = 0.0
+    qk_norm: Literal["head", "whole"] | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
+    output_bias: bool | None = None
     mlp_bias: bool = False
+    fused_weights: bool = False
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+    logits_soft_cap: float | None = None
 
     def check(self, source: str) -> None:
         """Raises BrokenModel for a shape that no model has; `source` is the file that says so."""
@@ -53,8 +87,16 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         for name, size in sizes.items():
             if not 0 < size <= MAX_SIZE:
                 raise BrokenModel(f"{source}: {name} is {size}; expected 1 to {MAX_SIZE}")
-        if self.head_dim % 2:
-            raise BrokenModel(f"{source}: head_dim is {self.head_dim}; expected an even number")
+        rotated = self.head_dim if self.rotary_dim is None else self.rotary_dim
+        if rotated % 2 or not 0 < rotated <= self.head_dim:
+            raise BrokenModel(f"{source}: head_dim is {self.head_dim} with {rotated} rotated; expected an even number")
+        for name in ("attention_layers", "rope_layers"):
+            if len(getattr(self, name)) not in (0, self.num_hidden_layers):
+                raise BrokenModel(
+                    f"{source} describes {len(getattr(self, name))} layers of {self.num_hidden_layers} ({name})"
+                )
+        if any(layer.window is not None and layer.window < 1 for layer in self.attention_layers):
+            raise BrokenModel(f"{source}: sliding_window is not positive")
         if self.num_attention_heads % self.num_key_value_heads:
             raise BrokenModel(
                 f"{source}: num_attention_heads {self.num_attention_heads} is no multiple of "

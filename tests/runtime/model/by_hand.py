@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.attention.torch_cpu import TorchAttention
 from latticework.runtime.cache.kv import allocate_kv
-from latticework.runtime.model.llama import Llama
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.schedule.batch import Batch
 from latticework.runtime.text.tokenizer import Tokenizer
@@ -60,13 +60,13 @@ def step(runner: ModelRunner, rows: Sequence[tuple[Row, Sequence[int]]]) -> list
     return list(runner.run(batch).split([len(new) for _, new in rows]))
 
 
-def make_runner(model: Llama, dtype: torch.dtype, pages: int = 64) -> ModelRunner:
+def make_runner(model: Decoder, dtype: torch.dtype, pages: int = 64) -> ModelRunner:
     kv: KVCache = allocate_kv(model.spec, pages, PAGE_SIZE, dtype)
-    return ModelRunner(model, TorchAttention(), kv)
+    return ModelRunner(model, TorchAttention(model.spec.attention_layers), kv)
 
 
-def save_llama(folder: Path, **changes: Any) -> LlamaForCausalLM:
-    """A tiny random Llama and a byte tokenizer as a Hugging Face folder."""
+def save_model(folder: Path, architecture: str, config: str, **changes: Any) -> Any:
+    """A tiny random model of transformers' class and a byte tokenizer as a Hugging Face folder. Returns the model."""
     settings: dict[str, Any] = {
         "vocab_size": 264,
         "hidden_size": 32,
@@ -81,10 +81,16 @@ def save_llama(folder: Path, **changes: Any) -> LlamaForCausalLM:
         "tie_word_embeddings": False,
     }
     torch.manual_seed(7)
-    model = LlamaForCausalLM(LlamaConfig(**settings | changes)).eval()
+    shape = getattr(transformers, config)(**settings | changes)
+    model: Any = getattr(transformers, architecture)(shape).eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # norms and biases start as ones and zeros, which would hide mistakes
-            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+            mean = 1.0 if "norm" in name and bool(parameter.any()) else 0.0
+            torch.nn.init.normal_(parameter, mean=mean, std=0.2)
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(Tokenizer.bytes_only().to_json())
     return model
+
+
+def save_llama(folder: Path, **changes: Any) -> transformers.LlamaForCausalLM:
+    return save_model(folder, "LlamaForCausalLM", "LlamaConfig", **changes)

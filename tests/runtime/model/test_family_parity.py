@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,28 +10,11 @@ import torch
 from latticework.runtime.model.load import load_model
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
-from tests.runtime.model.by_hand import Row, make_runner, save_llama, step
+from tests.runtime.model.by_hand import Row, make_runner, save_llama, save_model, step
+from tests.runtime.model.families import FAMILIES, Family
 
 TOLERANCE = 1e-4
-SHAPES: dict[str, dict[str, Any]] = {
-    "grouped queries": {},
-    "one kv head": {"num_key_value_heads": 1},
-    "a kv head per query head": {"num_key_value_heads": 4},
-    "wide heads": {"head_dim": 16},
-    "tied": {"tie_word_embeddings": True},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "other rope base": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-    "llama3 rope": {
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-    },
-}
+ROWS = [(family, shape) for family in FAMILIES for shape in family.shapes]
 FIRST = [int(token) for token in torch.randint(0, 259, (29,), generator=torch.Generator().manual_seed(1))]
 SECOND = [
     *FIRST[:8],
@@ -72,20 +53,30 @@ def after_a_prefix_hit(runner: ModelRunner) -> tuple[torch.Tensor, torch.Tensor]
     return torch.cat(found), torch.cat(other)
 
 
-@pytest.mark.parametrize("way", [whole, chunked, after_a_prefix_hit])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logits_equal_transformers(
-    shape: str, way: Callable[[ModelRunner], tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
-) -> None:
-    theirs = save_llama(tmp_path, **SHAPES[shape])
+def greedy(runner: ModelRunner, count: int) -> list[int]:
+    row, new = Row(list(range(10, 20))), FIRST
+    for _ in range(count):
+        (logits,) = step(runner, [(row, new)])
+        new = [int(logits[-1].argmax())]
+    return (row.tokens + new)[len(FIRST) :]
+
+
+@pytest.mark.parametrize(("family", "shape"), ROWS, ids=lambda value: str(value))
+def test_logits_and_greedy_tokens_equal_transformers(family: Family, shape: str, tmp_path: Path) -> None:
+    theirs = save_model(tmp_path, family.architecture, family.config, **family.base | family.shapes[shape])
     ours = load_model(find_model(str(tmp_path)), "float32")
-    for tokens, logits in zip((FIRST, SECOND), way(make_runner(ours, torch.float32)), strict=True):
-        with torch.no_grad():
-            expected = theirs(torch.tensor([tokens])).logits[0]
-        assert logits.shape == expected.shape
-        assert logits.dtype == torch.float32
-        assert expected.abs().max() > 1.0  # the comparison means something
-        assert (logits - expected).abs().max() <= TOLERANCE
+    with torch.no_grad():
+        expected = [theirs(torch.tensor([tokens])).logits[0] for tokens in (FIRST, SECOND)]
+    for way in (whole, chunked, after_a_prefix_hit):
+        for logits, other in zip(way(make_runner(ours, torch.float32)), expected, strict=True):
+            assert logits.shape == other.shape
+            assert logits.dtype == torch.float32
+            assert other.abs().max() > 1.0  # the comparison means something
+            assert (logits - other).abs().max() <= TOLERANCE, way.__name__
+    written = greedy(make_runner(ours, torch.float32), 8)
+    with torch.no_grad():
+        choices = theirs(torch.tensor([FIRST + written])).logits[0, len(FIRST) - 1 : -1].argmax(-1)
+    assert written == choices.tolist()
 
 
 def test_logits_equal_transformers_in_float64(tmp_path: Path) -> None:
