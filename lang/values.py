@@ -3,24 +3,35 @@
 A pydantic model is recognised by its methods, so pydantic is never imported; everything else (dataclass,
 TypedDict, Enum, Literal, builtin and union types) goes through msgspec. What a schema may contain is decided by
 the constraint core, which refuses what it cannot enforce; nothing is dropped here except annotations.
+
+A type whose values are written in a string's inner form (dates, decimals, bytes, addresses) is refused here: its
+schema says so only in annotations, and text that keeps the schema would seldom be such a value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
-from latticework.lang.errors import InvalidArgument, InvalidValue
+from latticework.lang.errors import InvalidArgument, InvalidValue, SchemaError
 from latticework.lang.ir import JsonSchema
 
 ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
 )
 SHOWN_CHARACTERS = 200
+NAMED_SCHEMAS = ("properties", "$defs", "patternProperties")  # hold names, not keywords
+_HARMLESS_FORMATS = frozenset({"password", "path"})  # every string is one
+_CONTENT = ("contentEncoding", "contentMediaType", "contentSchema")
+_INNER_FORMS = ("DateTime", "Date", "Time", "TimeDelta", "Decimal", "UUID", "Bytes", "ByteArray", "MemoryView", "Ext")
+_PYDANTIC_KEYS = ("int", "float", "bool", "none", "decimal", "complex", "date", "time", "datetime", "timedelta", "uuid")
+_PYDANTIC_VALUES = ("default", "metadata", "expected", "members", "config", "serialization")  # hold no schema
+_INNER_FORM_HINT = "use str, int or float for it and convert the value yourself, or give the schema as json_schema="
 
 
 class Decoder(msgspec.Struct, frozen=True):
@@ -54,8 +65,11 @@ def constraint_of(kind: Any) -> tuple[JsonSchema, Decoder]:
     """
     for schema_method, read_method in (("model_json_schema", "model_validate_json"), ("json_schema", "validate_json")):
         if hasattr(kind, schema_method) and hasattr(kind, read_method):
-            schema = getattr(kind, schema_method)()
-            return JsonSchema(_tidy(schema)), Decoder(_name(kind), getattr(kind, read_method))
+            schema = _tidy(getattr(kind, schema_method)())
+            _refuse_inner_forms(schema, _name(kind), "")
+            core = getattr(kind, "core_schema", None) or getattr(kind, "__pydantic_core_schema__", None)
+            _refuse_pydantic_parts(core, _name(kind))
+            return JsonSchema(schema), Decoder(_name(kind), getattr(kind, read_method))
     if isinstance(kind, str | dict):
         raise InvalidArgument(
             f"schema is a {type(kind).__name__}; expected a type", field="schema", hint="use json_schema= for a schema"
@@ -73,7 +87,10 @@ def constraint_of(kind: Any) -> tuple[JsonSchema, Decoder]:
         ) from error
     if definitions:
         schema = {**schema, "$defs": definitions}
-    return JsonSchema(_tidy(schema)), Decoder(_name(kind), reader.decode)
+    schema = _tidy(schema)
+    _refuse_inner_forms(schema, _name(kind), "")
+    _refuse_msgspec_parts(msgspec.inspect.type_info(kind), _name(kind), set())
+    return JsonSchema(schema), Decoder(_name(kind), reader.decode)
 
 
 def _name(kind: Any) -> str:
@@ -103,7 +120,7 @@ def _without_annotations(schema: Any) -> Any:
     for key, value in schema.items():
         if key in ANNOTATIONS:
             continue
-        if key in ("properties", "$defs", "patternProperties"):
+        if key in NAMED_SCHEMAS:
             tidy[key] = {name: _without_annotations(part) for name, part in value.items()}
         elif key in ("enum", "const"):
             tidy[key] = value
@@ -112,6 +129,27 @@ def _without_annotations(schema: Any) -> Any:
         else:
             tidy[key] = _without_annotations(value)
     return tidy
+
+
+def _refuse_inner_forms(schema: Any, name: str, pointer: str) -> None:
+    """Raises for the first keyword that says what a string holds without any validator's check."""
+    if not isinstance(schema, dict):
+        return
+    for key, value in schema.items():
+        at = f"{pointer}/{key}"
+        is_format = key == "format" and isinstance(value, str) and value not in _HARMLESS_FORMATS
+        if is_format or key in _CONTENT:
+            message = f"schema={name} has strings of {key} {json.dumps(value)}, which is not enforced (at {at})"
+            raise SchemaError(message, hint=_INNER_FORM_HINT, field="schema", pointer=at)
+        if key in NAMED_SCHEMAS:
+            for part_name, part in value.items():
+                escaped = part_name.replace("~", "~0").replace("/", "~1")
+                _refuse_inner_forms(part, name, f"{at}/{escaped}")
+        elif isinstance(value, list) and key != "enum":
+            for index, part in enumerate(value):
+                _refuse_inner_forms(part, name, f"{at}/{index}")
+        elif key not in ("const", "discriminator"):
+            _refuse_inner_forms(value, name, at)
 
 
 def _refers(schema: Any, reference: str) -> bool:
@@ -144,3 +182,49 @@ def _collect_typed_dicts(kind: Any, found: dict[type, list[str]], seen: set[int]
         found[kind] = list(hints)
     for part in hints.values():
         _collect_typed_dicts(part, found, seen)
+
+
+# ---------------------------------------------------------------- what a schema leaves unsaid
+
+
+def _refuse_msgspec_parts(part: Any, place: str, seen: set[int]) -> None:
+    """Raises for a part of msgspec's description of a type that its JSON Schema writes as any string, or any key."""
+    if isinstance(part, tuple):
+        for item in part:
+            _refuse_msgspec_parts(item, place, seen)
+    if not isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) or id(part) in seen:
+        return
+    seen.add(id(part))
+    if type(part).__name__.removesuffix("Type") in _INNER_FORMS:
+        _refuse_part(f"{place} is a {type(part).__name__.removesuffix('Type').lower()}")
+    free_keys = msgspec.inspect.StrType | msgspec.inspect.AnyType
+    if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, free_keys):
+        _refuse_part(f"{place} has keys other than str")
+    for name in part.__struct_fields__:
+        inner = f"{place}.{part.name}" if isinstance(part, msgspec.inspect.Field) else place
+        _refuse_msgspec_parts(getattr(part, name), inner, seen)
+
+
+def _refuse_pydantic_parts(part: Any, place: str) -> None:
+    """The same for pydantic's core schema, nested dicts and lists that name a `type` each."""
+    if isinstance(part, list | tuple):
+        for item in part:
+            _refuse_pydantic_parts(item, place)
+    if not isinstance(part, dict):
+        return
+    kind = part.get("type")
+    if kind in ("decimal", "complex"):
+        _refuse_part(f"{place} is a {kind}")
+    keys = part.get("keys_schema")
+    if kind == "dict" and isinstance(keys, dict) and keys.get("type") in _PYDANTIC_KEYS:
+        _refuse_part(f"{place} has keys other than str")
+    for name, inner in part.items():
+        if name == "fields" and isinstance(inner, dict):
+            for field, schema in inner.items():
+                _refuse_pydantic_parts(schema, f"{place}.{field}")
+        elif name not in _PYDANTIC_VALUES:
+            _refuse_pydantic_parts(inner, place)
+
+
+def _refuse_part(what: str) -> NoReturn:
+    raise InvalidArgument(f"schema: {what}, which no JSON Schema enforces", field="schema", hint=_INNER_FORM_HINT)

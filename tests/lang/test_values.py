@@ -1,16 +1,21 @@
 """Types as JSON Schema, and text as values."""
 
 import dataclasses
+import datetime
+import decimal
 import enum
+import ipaddress
 import json
+import pathlib
+import uuid
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import jsonschema
 import msgspec
 import pytest
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import UUID4, BaseModel, Field, Json, SecretStr, TypeAdapter
 
-from latticework.lang.errors import InvalidArgument, InvalidValue
+from latticework.lang.errors import InvalidArgument, InvalidValue, SchemaError
 from latticework.lang.values import JSON, constraint_of
 
 
@@ -142,6 +147,105 @@ def test_what_is_no_usable_type_is_refused_naming_schema(kind: object) -> None:
         constraint_of(kind)
     assert caught.value.field == "schema"
     assert caught.value.hint
+
+
+class Addressed(BaseModel):
+    id: int
+    net: ipaddress.IPv4Network
+
+
+class Keyed(BaseModel):
+    by_id: UUID4
+
+
+class Wrapped(BaseModel):
+    inner: list[Keyed]
+
+
+class Encoded(BaseModel):
+    payload: Json[list[int]]
+
+
+@dataclasses.dataclass
+class Order:
+    total: decimal.Decimal
+
+
+@dataclasses.dataclass
+class Blob:
+    orders: dict[str, bytes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pointer"),
+    [
+        (Addressed, "/properties/net/format"),
+        (Wrapped, "/$defs/Keyed/properties/by_id/format"),
+        (Encoded, "/properties/payload/contentMediaType"),
+        (Order, "/properties/total/format"),
+        (Blob, "/properties/orders/additionalProperties/contentEncoding"),
+        (uuid.UUID, "/format"),
+        (datetime.date | None, "/anyOf/0/format"),
+        (TypeAdapter(datetime.datetime), "/format"),
+    ],
+)
+def test_strings_with_an_inner_form_are_refused_with_their_pointer(kind: Any, pointer: str) -> None:
+    with pytest.raises(SchemaError, match="not enforced") as caught:
+        constraint_of(kind)
+    assert caught.value.pointer == pointer
+    assert caught.value.field == "schema"
+    assert caught.value.hint
+
+
+@dataclasses.dataclass
+class Meeting:
+    when: datetime.datetime | None
+    others: "list[Meeting]"
+
+
+class Table(TypedDict):
+    rows: dict[int, str]
+
+
+class Price(BaseModel):
+    amounts: list[decimal.Decimal]
+    others: list["Price"]
+
+
+class Numbered(BaseModel):
+    names: dict[int, str]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        (Meeting, "Meeting.when is a datetime"),
+        (Table, "Table.rows has keys other than str"),
+        (Price, "Price.amounts is a decimal"),
+        (Numbered, "Numbered.names has keys other than str"),
+        (TypeAdapter(dict[int, str]), "has keys other than str"),
+    ],
+)
+def test_what_a_schema_leaves_unsaid_is_refused_with_its_place(kind: Any, place: str) -> None:
+    with pytest.raises(InvalidArgument, match=place) as caught:
+        constraint_of(kind)
+    assert caught.value.field == "schema"
+    assert caught.value.hint
+
+
+class Harmless(BaseModel):
+    format: Literal["uuid", "date"]
+    type: str = "decimal"
+    secret: SecretStr
+    file: pathlib.Path
+    extra: dict[str, Any] = {"format": "date", "type": "decimal"}
+
+
+def test_names_and_values_that_look_like_formats_and_harmless_formats_are_not_refused() -> None:
+    constraint, decoder = constraint_of(Harmless)
+    document = {"format": "uuid", "secret": "a\n\0", "file": "\0/..", "extra": {"format": 3}}
+    jsonschema.validate(document, json.loads(constraint.text))
+    assert decoder.decode("x", json.dumps(document)).file == pathlib.Path("\0/..")
 
 
 @pytest.mark.parametrize("kind", [City, Point, int, Color])
