@@ -4,7 +4,8 @@
     python -m benchmarks.serve --start                   # starts `latticework serve` itself
     python -m benchmarks.serve --start --transformers    # and puts transformers.generate beside it
 
-Knows HTTP and the clock; what is sent is in workloads.py. Numbers are medians over repeats.
+Knows HTTP and the clock; what is sent is in workloads.py. Numbers are medians over repeats. Output tokens are those
+of the server's own usage; ours counts every token drawn, the end token included.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import conditions
 from benchmarks.workloads import SCHEMA, WORKLOADS, Call, Sizes, Task, Workload
+from latticework.runtime.config import DEFAULT_MODEL, EngineConfig
 
 TIMEOUT_SECONDS = 600.0
 
@@ -239,18 +242,43 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9, help="of the prompts; default: new ones")
     for field in fields(Sizes):
         parser.add_argument("--" + field.name.replace("_", "-"), type=int)
-    parser.add_argument("--transformers", action="store_true", help="also time transformers.generate on smollm2")
+    parser.add_argument(
+        "--transformers",
+        action="store_true",
+        help="with --start and the default model: also time transformers.generate",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every repeat there")
     options = parser.parse_args(arguments)
     options.workload = options.workload or list(WORKLOADS)
+    options.serve = (["--model", options.model] if options.start and options.model else []) + options.serve_args.split()
+    if options.serve_args and not options.start:
+        parser.error("--serve-args are for --start; a running server has its own")
+    if options.transformers:
+        if not options.start:
+            parser.error("--transformers needs --start: threads and number format of a running server are not known")
+        options.engine = engine_of(options.serve)
+        if options.engine.model != DEFAULT_MODEL:
+            parser.error(f"--transformers runs {DEFAULT_MODEL} only, not {options.engine.model}")
     return options
+
+
+def engine_of(arguments: list[str]) -> EngineConfig:
+    """What `latticework serve` makes of its options, as far as transformers can be given the same."""
+    parser = argparse.ArgumentParser(prog="--serve-args", add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int)
+    found, _ = parser.parse_known_args(arguments)
+    try:
+        return msgspec.convert(vars(found), EngineConfig)
+    except msgspec.ValidationError as error:
+        parser.error(str(error))
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.start:
-        model = ["--model", options.model] if options.model else []
-        with started_server(model + options.serve_args.split()) as base_url:
+        with started_server(options.serve) as base_url:
             results = asyncio.run(measure(base_url, None, options))
     else:
         results = asyncio.run(measure(options.base_url, options.model, options))
@@ -258,7 +286,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.transformers:
         from benchmarks import transformers_generate
 
-        peer = transformers_generate.measure(options.workload, options.repeats, options.seed, sizes(options))
+        peer = transformers_generate.measure(
+            options.workload, options.repeats, options.seed, sizes(options), options.engine
+        )
     about = conditions() | {"seed": options.seed, "repeats": options.repeats}
     Console(width=None if sys.stdout.isatty() else 140).print(table(results, peer, about))
     if options.json:

@@ -1,6 +1,7 @@
 """`transformers.generate` on the default model: the same prompts, weights, threads and number format as our engine.
 
-Static batches of the workload's concurrency, greedy. Only workloads of independent requests have a counterpart.
+An engine's config says which threads and format those are. Tokens are counted alike: every token drawn, the end token
+included. Static batches of the workload's concurrency, greedy. Only workloads of independent requests have a counterpart.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import WORKLOADS, Call, Sizes
-from latticework.runtime.config import DEFAULT_MODEL
+from latticework.runtime.config import DEFAULT_MODEL, EngineConfig
 from latticework.runtime.environment import allowed_cores
 from latticework.runtime.model.load import resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
@@ -20,11 +21,23 @@ from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
 
 COMPARABLE = ("one_stream", "batch")
+LLAMA_SHAPE = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+)
 
 
-def measure(names: list[str], repeats: int, seed: int, sizes: Sizes) -> dict[str, list[float]]:
-    """Output tokens a second, per workload and repeat."""
-    generator = Generator()
+def measure(names: list[str], repeats: int, seed: int, sizes: Sizes, engine: EngineConfig) -> dict[str, list[float]]:
+    """Output tokens a second, per workload and repeat. engine: that of the server beside which this is put."""
+    generator = Generator(engine)
     generator.run([Call([{"role": "user", "content": "Warm up."}], 8)])  # as the server is, before it is timed
     rates: dict[str, list[float]] = {name: [] for name in names if name in COMPARABLE}
     for repeat in range(repeats):
@@ -39,23 +52,22 @@ def measure(names: list[str], repeats: int, seed: int, sizes: Sizes) -> dict[str
 
 
 class Generator:
-    """The default model in transformers."""
+    """The default model in transformers, with an engine's threads and number format."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: EngineConfig) -> None:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
         self.torch = torch
-        torch.set_num_threads(allowed_cores())
+        torch.set_num_threads(engine.threads or allowed_cores())
         card = find_model(DEFAULT_MODEL)
         spec = card.spec
-        shape = {name: getattr(spec, name) for name in spec.__struct_fields__}
-        del shape["architecture"], shape["rope_theta"]
+        shape = {name: getattr(spec, name) for name in LLAMA_SHAPE}
         config = LlamaConfig(
             **shape,
             rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
         )
-        dtype = torch_dtype(resolve_dtype("auto"))
+        dtype = torch_dtype(resolve_dtype(engine.dtype))
         model: Any = LlamaForCausalLM(config)
         model.load_state_dict(dict(gguf_weights(Path(card.weights), spec)), strict=False)  # the head is tied
         self.model = model.to(dtype).eval()
@@ -80,8 +92,10 @@ class Generator:
                 eos_token_id=self.end_ids,
                 pad_token_id=pad,
             )
-        return sum(self._length(row[width:].tolist()) for row in output)
+        return sum(drawn_tokens(row[width:].tolist(), self.end_ids) for row in output)
 
-    def _length(self, tokens: list[int]) -> int:
-        ends = [index for index, token in enumerate(tokens) if token in self.end_ids]
-        return ends[0] + 1 if ends else len(tokens)
+
+def drawn_tokens(tokens: list[int], end_ids: list[int]) -> int:
+    """How many tokens were drawn: up to the first end token and with it; what follows is padding."""
+    ends = [index for index, token in enumerate(tokens) if token in end_ids]
+    return ends[0] + 1 if ends else len(tokens)

@@ -1,4 +1,4 @@
-"""`python -m latticework`: the same as the console script. The embedded runtime is started this way."""
+"""`python -m latticework`: the same as the console script."""
 
 from latticework.runtime.cli import main
 

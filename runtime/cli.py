@@ -37,9 +37,11 @@ def main() -> None:
     try:
         app()
     except LatticeworkError as error:
+        from latticework.runtime.terminal import printable
+
         console = Console(stderr=True, highlight=False)
         console.print(f"[bold red]{type(error).__name__}[/]:", end=" ")
-        console.print(str(error), markup=False, soft_wrap=True)
+        console.print(printable(str(error)), markup=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 

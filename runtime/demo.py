@@ -12,7 +12,7 @@ from rich.syntax import Syntax
 
 import latticework as lw
 from latticework.runtime.config import EngineConfig
-from latticework.runtime.terminal import started, usage_line, values_table
+from latticework.runtime.terminal import run_text, started, usage_line, values_table
 
 MAIL = "Hello, my name is Anna Berg. I would like to order 3 red bicycles. Please send them by express."
 TASKS = ("Write a subject line for our answer.", "Write one sentence to thank the customer.")
@@ -52,7 +52,7 @@ def show_demo(engine: EngineConfig) -> None:
         state = read_mail.run(MAIL, temperature=0, seed=SEED, backend=backend)
         seconds = time.perf_counter() - start
         console.print(Rule("its text; bold is the model's, coloured is constrained", align="left"))
-        console.print(lw.show_run(state), soft_wrap=True)
+        console.print(run_text(state), soft_wrap=True)
         console.print(Rule("its values", align="left"))
         console.print(values_table(state))
         console.print(Rule("its cost", align="left"))

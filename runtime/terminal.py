@@ -16,6 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 import latticework as lw
 from latticework.lang.backends.runtime import Runtime
@@ -75,11 +76,12 @@ def load_function(target: str) -> lw.Function:
 
 
 def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_latticework_run_{path.stem}"  # of its own: json.py is not to replace json
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InvalidArgument(f"{path} is no Python file", field="target")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # dataclasses look their module up by name
     sys.path.insert(0, str(path.parent.resolve()))  # as `python file.py` does
     spec.loader.exec_module(module)
     return module
@@ -102,10 +104,20 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
 def print_state(state: lw.State, seconds: float) -> None:
     """A finished run: its text with what the model wrote marked, its variables as values, its tokens."""
     console = Console(highlight=False)
-    console.print(lw.show_run(state), soft_wrap=True)
+    console.print(run_text(state), soft_wrap=True)
     console.print()
     console.print(values_table(state))
     console.print(usage_line(state, seconds), style="dim")
+
+
+def run_text(state: lw.State) -> Text:
+    """`lw.show_run`, without control characters."""
+    shown, safe, end = lw.show_run(state), Text(), 0
+    for span in shown.spans:  # side by side, as they were appended
+        safe.append(printable(shown.plain[end : span.start]))
+        safe.append(printable(shown.plain[span.start : span.end]), span.style)
+        end = span.end
+    return safe.append(printable(shown.plain[end:]))
 
 
 def values_table(state: lw.State) -> Table:
@@ -115,7 +127,8 @@ def values_table(state: lw.State) -> Table:
         table.add_column(column, header_style="dim", overflow="fold")
     for name in state.variables():
         value = state.value(name)
-        table.add_row(f"[bold]{name}[/]", repr(value).replace("[", r"\["), type(value).__name__)
+        cells = (printable(text) for text in (name, repr(value), type(value).__name__))
+        table.add_row(Text(next(cells), style="bold"), *map(Text, cells))
     return table
 
 

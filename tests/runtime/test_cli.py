@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,17 +10,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 
+import latticework as lw
 from latticework.lang.errors import InvalidArgument
+from latticework.runtime import cli, demo
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.options import settings_of
 from latticework.runtime.server.http import bind, check_host, url_of
-from latticework.runtime.terminal import load_function, parse_arguments, printable
+from latticework.runtime.terminal import load_function, parse_arguments, print_state, printable
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -55,7 +60,20 @@ def test_settings_carry_type_bounds_default_and_description() -> None:
     assert dtype.type_name == "auto | bfloat16 | float32 | float64"
 
 
+@pytest.mark.parametrize("name", ["context", "kv_tokens", "threads"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_an_optional_size_has_bounds_too(name: str, value: int) -> None:
+    setting = next(setting for setting in settings_of(EngineConfig) if setting.name == name)
+    assert (setting.type, setting.type_name, setting.minimum) == (int | None, "int", 1)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({name: value}, EngineConfig)
+    assert msgspec.convert({name: None}, EngineConfig) == EngineConfig()
+
+
 def test_a_value_out_of_bounds_is_refused_by_its_option() -> None:
+    shown = latticework("serve", "--threads", "0")
+    assert shown.returncode == 2
+    assert "--threads" in shown.stderr
     shown = latticework("serve", "--page-size", "0")
     assert shown.returncode == 2
     assert "--page-size" in shown.stderr
@@ -138,6 +156,69 @@ def test_a_target_must_be_a_program(tmp_path: Path) -> None:
 
 def test_control_characters_never_reach_the_terminal() -> None:
     assert printable("a\x1b[31mb\x07\tc\nd\r") == "a[31mb\tc\nd"
+
+
+@lw.function
+def two_words(s: lw.State) -> None:
+    s += "Say: \x1b[2J" + lw.gen("[link]")
+    forks = s.fork(1)
+    forks += lw.gen("more")
+    forks.join()
+
+
+def test_what_a_model_writes_never_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with lw.Scripted({"[link]": "\x1b[31mred\x07 [bold]\x9b2J", "more": "\x1b]0;title\x07\u202e!"}) as backend:
+        print_state(two_words.run(backend=backend), 1.0)
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\x07\x9b\u202e")
+    assert "Say: [2J[31mred [bold]2J" in shown  # as text, markup included
+    assert "]0;title!" in shown
+
+
+def test_the_demo_shows_no_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = '{"customer": "A", "quantity": 1, "product": "\x1b[31mb", "express": true}'.replace("\x1b", "\\u001b")
+
+    @contextmanager
+    def scripted(_: EngineConfig) -> Iterator[lw.Scripted]:
+        with lw.Scripted({"order": order, "kind": "an order", "draft": "\x1b[2Jgone"}) as backend:
+            yield backend
+
+    monkeypatch.setattr(demo, "started", scripted)
+    demo.show_demo(EngineConfig(model="tiny"))
+    shown = capsys.readouterr().out
+    assert "[2Jgone" in shown
+    assert "\x1b" not in shown
+
+
+def test_an_error_that_quotes_a_model_does_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise InvalidArgument("it wrote \x1b[2J")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == "InvalidArgument: it wrote [2J\n"
+
+
+def test_a_file_named_like_a_module_does_not_replace_it(tmp_path: Path) -> None:
+    file = tmp_path / "json.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "import latticework as lw\n"
+        "@dataclasses.dataclass\n"
+        "class Point:\n    x: int\n"
+        "@lw.function\n"
+        "def f(s):\n    s += lw.gen('p', schema=Point)\n"
+    )
+    function = load_function(f"{file}:f")
+    assert sys.modules["json"] is json
+    with lw.Scripted({"p": '{"x":1}'}) as backend:
+        assert function.run(backend=backend).value("p").x == 1
 
 
 def test_run_prints_text_values_and_usage(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -78,6 +79,32 @@ def test_a_hub_id_is_read_from_its_local_snapshot(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert find_model("some-org/some-model").weights == str(folder)
     assert asked == [{"allow_patterns": ["*.safetensors", "*.json", "*.jinja"], "local_files_only": True}]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_snapshot_without_some_of_its_shards_is_downloaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, index: bool
+) -> None:
+    names = [f"model-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)]
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").rename(folder / names[0])
+    if index:
+        weight_map = {f"weight {n}": name for n, name in enumerate(names)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    asked: list[bool] = []
+
+    def snapshot(name: str, local_files_only: bool = False, **_: object) -> str:
+        asked.append(local_files_only)
+        if not local_files_only:
+            for missing in names[1:]:
+                (folder / missing).write_bytes(weights)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert find_model("some-org/some-model").weights == str(folder)
+    assert asked == [True, False]
+    find_model("some-org/some-model")
+    assert asked == [True, False, True]  # it is whole now
 
 
 def test_an_unwritable_cache_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
