@@ -1,7 +1,8 @@
 """`transformers.generate` on the default model: the same prompts, weights, threads and number format as our engine.
 
-An engine's config says which threads and format those are. Tokens are counted alike: every token drawn, the end token
-included. Static batches of the workload's concurrency, greedy. Only workloads of independent requests have a counterpart.
+An engine's config says which threads and format those are. Static batches of the workload's concurrency, greedy.
+Tokens are counted as our server counts them, the end token included. Only workloads of independent requests have a
+counterpart.
 """
 
 from __future__ import annotations

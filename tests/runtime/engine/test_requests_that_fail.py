@@ -166,10 +166,12 @@ def test_planning_that_fails_over_one_request_fails_that_one(method: str, monkey
     monkeypatch.setattr(bench.engine.memory, method, explode)
     good = [bench.submit(f"{n} good, and in more than one chunk", greedy(6)) for n in range(2)]
     bad = bench.submit("bad: what others do not know, in more than one chunk", greedy(6))
+    held = bench.submit("bad: text alone", hold_lease=1)
     bench.run()
-    error = bench.final(bad).error
-    assert error is not None
-    assert error.message == "internal error: ZeroDivisionError: in the memory"
+    for number in (bad, held):
+        error = bench.final(number).error
+        assert error is not None
+        assert error.message == "internal error: ZeroDivisionError: in the memory"
     assert [len(bench.tokens(number)) for number in good] == [6, 6]
     monkeypatch.undo()
     bench.assert_all_free()
