@@ -10,19 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as HfTokenizer
 
 from latticework.lang.errors import BrokenModel, UnsupportedModel
 from latticework.runtime import config
 from latticework.runtime.model.files import write_atomically
-from latticework.runtime.model.gguf import GgufFile
+from latticework.runtime.model.gguf import GgufFile, dequantise
 from latticework.runtime.model.registry import SUPPORTED
-from latticework.runtime.model.spec import ModelCard, ModelSpec
+from latticework.runtime.model.spec import LinearScaling, ModelCard, ModelSpec, RopeFactors
 
 CONVERSION = 1  # raise it when a conversion changes, so that cached ones are not used
 
-_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _CONTROL, _USER_DEFINED = 3, 4  # ggml's token types
 # Control tokens that end a text in the families we run, whatever eos_token_id says (llama.cpp does the same).
 _END_TEXTS = frozenset({"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>"})
@@ -30,6 +30,7 @@ _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace("{1,3}", "")
 
 T = TypeVar("T", bound="int | float | str | list[object]")
 
@@ -68,12 +69,6 @@ def gguf_spec(file: GgufFile) -> ModelSpec:
         raise UnsupportedModel(f"{file.path} has the architecture {kind!r}; supported in GGUF files: {known}")
     if file.metadata.get(f"{kind}.expert_count"):
         raise UnsupportedModel(f"{file.path} is a mixture of experts; supported: dense models")
-    scaling = file.metadata.get(f"{kind}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise UnsupportedModel(
-            f"{file.path} stretches its rotary positions, which is not supported in GGUF files",
-            hint="use the model's safetensors folder",
-        )
     hidden = _get(file, f"{kind}.embedding_length", int)
     heads = _get(file, f"{kind}.attention.head_count", int)
     head_dim = _get(file, f"{kind}.attention.key_length", int, hidden // max(heads, 1))
@@ -94,11 +89,36 @@ def gguf_spec(file: GgufFile) -> ModelSpec:
         vocab_size=embedding.shape[0],
         max_position_embeddings=_get(file, f"{kind}.context_length", int),
         rope_theta=_get(file, f"{kind}.rope.freq_base", float, 10000.0),
+        rope_scaling=_rope_scaling(file, kind, head_dim),
         rms_norm_eps=_get(file, f"{kind}.attention.layer_norm_rms_epsilon", float),
         tie_word_embeddings="output.weight" not in file.tensors,
+        qk_norm="head" if "blk.0.attn_q_norm.weight" in file.tensors else None,
         attention_bias="blk.0.attn_q.bias" in file.tensors,
+        output_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias="blk.0.ffn_down.bias" in file.tensors,
     )
+
+
+def _rope_scaling(file: GgufFile, kind: str, head_dim: int) -> LinearScaling | RopeFactors | None:
+    """llama.cpp stores Llama 3's stretching as the factors that come of it."""
+    scaling = _get(file, f"{kind}.rope.scaling.type", str, "none")
+    factors = file.tensors.get("rope_freqs.weight")
+    if factors is not None and scaling == "none":
+        found = dequantise(factors).reshape(-1).tolist()
+        if len(found) != head_dim // 2 or min(found) <= 0:
+            raise BrokenModel(f"{file.path}: rope_freqs.weight is {found}; expected {head_dim // 2} factors above 0")
+        return RopeFactors(factors=tuple(found))
+    if scaling == "linear" and factors is None:
+        factor = _get(file, f"{kind}.rope.scaling.factor", float)
+        if factor <= 0:
+            raise BrokenModel(f"{file.path}: {kind}.rope.scaling.factor is {factor}; expected more than 0")
+        return LinearScaling(factor=factor)
+    if scaling != "none":
+        raise UnsupportedModel(
+            f"{file.path} stretches its rotary positions ({scaling!r}); supported in GGUF files: linear, llama3",
+            hint="use the model's safetensors folder",
+        )
+    return None
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -123,6 +143,8 @@ def gguf_tokenizer(file: GgufFile) -> HfTokenizer:
         raise BrokenModel(f"{file.path}: the tokenizer's merges do not fit its vocabulary: {error}") from None
     found = HfTokenizer(model)
     found.pre_tokenizer = _PRE_TOKENIZERS[split]()
+    if split == "qwen2":
+        found.normalizer = normalizers.NFC()
     found.decoder = decoders.ByteLevel()
     for kind_number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
         added = [text for text, number in zip(tokens, types, strict=True) if number == kind_number]
@@ -145,10 +167,10 @@ def _gpt2() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
-def _llama3() -> pre_tokenizers.PreTokenizer:
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -157,7 +179,8 @@ def _llama3() -> pre_tokenizers.PreTokenizer:
 _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "smollm": _smollm,
     "gpt-2": _gpt2,
-    "llama-bpe": _llama3,
+    "llama-bpe": lambda: _split(_LLAMA3_SPLIT),
+    "qwen2": lambda: _split(_QWEN2_SPLIT),
 }
 
 

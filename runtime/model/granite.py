@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from latticework.lang.errors import BrokenModel
 from latticework.runtime.attention.layer import LayerAttention
 from latticework.runtime.model.hub_config import Fields, HubConfig, rope_fields, same_attention
 
 
 def fields(config: HubConfig) -> Fields:
-    if not config.get("logits_scaling", float, 1.0):
-        raise BrokenModel(f"{config.source}: logits_scaling is 0")
     return {
         **rope_fields(config),
         **same_attention(config, LayerAttention(scale=config.get("attention_multiplier", float, 1.0))),

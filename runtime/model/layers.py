@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeScaling
+from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeFactors, RopeScaling
 
 
 def uninitialised(*shape: int, dtype: torch.dtype) -> nn.Parameter:
@@ -102,6 +102,8 @@ class Rotary(nn.Module):
             inverse = _stretch(inverse, scaling)
         elif isinstance(scaling, LinearScaling):
             inverse = inverse / scaling.factor
+        elif isinstance(scaling, RopeFactors):
+            inverse = inverse / torch.tensor(scaling.factors, dtype=precision)
         angles = torch.outer(torch.arange(spec.max_position_embeddings, dtype=precision), inverse)
         angles = torch.cat((angles, angles), dim=-1)
         self.register_buffer("cos", angles.cos().to(dtype), persistent=False)

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from latticework.lang.errors import BrokenModel
-from latticework.runtime.attention.layer import LayerAttention
+from latticework.runtime.attention.layer import PLAIN, LayerAttention
 
 MAX_SIZE = 1 << 24
 _SIZES = (
@@ -37,6 +37,12 @@ class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
     factor: float
 
 
+class RopeFactors(msgspec.Struct, frozen=True, kw_only=True, tag="factors"):
+    """Each wavelength multiplied by a number of its own: what GGUF files hold of any stretching."""
+
+    factors: tuple[float, ...]  # [rotary_dim / 2]
+
+
 RopeKind = Literal["global", "local", "none"]
 """How a layer turns its heads: with rope_theta and rope_scaling, with local_rope_theta, or not at all."""
 
@@ -61,7 +67,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     max_position_embeddings: int
     rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | LinearScaling | None = None
+    rope_scaling: RopeScaling | LinearScaling | RopeFactors | None = None
     local_rope_theta: float | None = None
     rotary_dim: int | None = None
     rope_layers: tuple[RopeKind, ...] = ()
@@ -95,8 +101,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
                 raise BrokenModel(
                     f"{source} describes {len(getattr(self, name))} layers of {self.num_hidden_layers} ({name})"
                 )
-        if any(layer.window is not None and layer.window < 1 for layer in self.attention_layers):
-            raise BrokenModel(f"{source}: sliding_window is not positive")
+        positive = {"rope_theta": self.rope_theta, "local_rope_theta": self.local_rope_theta}
+        positive |= {"the soft cap of logits": self.logits_soft_cap, "logits_scaling": self.logits_scaling}
+        for layer in set(self.attention_layers) or {PLAIN}:
+            positive |= {"sliding_window": layer.window, "the soft cap of scores": layer.soft_cap}
+            for name, number in positive.items():
+                if number is not None and not number > 0:
+                    raise BrokenModel(f"{source}: {name} is {number}; expected more than 0")
         if self.num_attention_heads % self.num_key_value_heads:
             raise BrokenModel(
                 f"{source}: num_attention_heads {self.num_attention_heads} is no multiple of "

@@ -1,6 +1,6 @@
 """Weights by transformers' names, one after the other, from GGUF files and safetensors folders.
 
-This file knows how llama.cpp renames and reorders a Llama's weights. It knows no model class.
+This file knows how llama.cpp renames weights, and reorders a Llama's. It knows no model class.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _IN_LAYERS = {
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
@@ -41,14 +43,16 @@ _IN_LAYERS = {
 def gguf_weights(path: Path, spec: ModelSpec, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
     """Dequantised to float32."""
     tensors = GgufFile(path).tensors
+    permuted = spec.architecture == "LlamaForCausalLM"  # Qwen's heads are stored as they are
     for done, tensor in enumerate(tensors.values(), start=1):
-        name = transformers_name(tensor.name)
-        weight = torch.from_numpy(dequantise(tensor))
-        if "self_attn.q_proj." in name:
-            weight = unpermute(weight, spec.num_attention_heads)
-        elif "self_attn.k_proj." in name:
-            weight = unpermute(weight, spec.num_key_value_heads)
-        yield name, weight
+        if tensor.name != "rope_freqs.weight":  # part of the spec
+            name = transformers_name(tensor.name)
+            weight = torch.from_numpy(dequantise(tensor))
+            if permuted and "self_attn.q_proj." in name:
+                weight = unpermute(weight, spec.num_attention_heads)
+            elif permuted and "self_attn.k_proj." in name:
+                weight = unpermute(weight, spec.num_key_value_heads)
+            yield name, weight
         if progress:
             progress(done, len(tensors))
 
@@ -60,7 +64,7 @@ def transformers_name(name: str) -> str:
             return f"model.layers.{layer}.{_IN_LAYERS[part]}.{kind}"
         case [part, kind] if part in _OUTSIDE_LAYERS:
             return f"{_OUTSIDE_LAYERS[part]}.{kind}"
-    raise BrokenModel(f"tensor {name!r} has no place in a Llama")
+    raise BrokenModel(f"tensor {name!r} has no place in a Llama or Qwen")
 
 
 def unpermute(weight: Tensor, heads: int) -> Tensor:

@@ -30,6 +30,11 @@ def test_a_folder_gives_shape_tokenizer_and_end_tokens(folder: Path) -> None:
     assert card.chat_template is None
 
 
+def test_generation_config_may_name_several_end_tokens(folder: Path) -> None:
+    change_json(folder / "generation_config.json", eos_token_id=[256, 257])
+    assert find_model(str(folder)).end_ids == (256, 257, 258)
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "several"])
 def test_the_chat_template_is_found_wherever_it_is(name: str, folder: Path) -> None:
     if name == "chat_template.jinja":
