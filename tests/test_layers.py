@@ -23,7 +23,7 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "lang/choices.py": CONTRACTS,
 }
 
-FINDS_THE_PACKAGE = {"runtime/link/child.py"}  # `import latticework`, to know where it lies
+FINDS_THE_PACKAGE = {"runtime/link/child.py", "runtime/constrain/child.py"}  # `import latticework`: where it lies
 
 MAY_IMPORT_TORCH = (
     "kernels",
