@@ -1,0 +1,23 @@
+"""mkdocs hook: replaces `<!-- families -->` by a table made from the list that the tests run."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+MARK = "<!-- families -->"
+FAMILIES = Path(__file__).parents[1] / "tests" / "runtime" / "model" / "families.py"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    return markdown.replace(MARK, table()) if MARK in markdown else markdown
+
+
+def table() -> str:
+    lines = ["| models | architecture | GGUF | beside a plain Llama | tested shapes |", "|---|---|---|---|---|"]
+    for family in runpy.run_path(str(FAMILIES))["FAMILIES"]:
+        gguf = f"`{family.gguf}`" if family.gguf else ""
+        shapes = ", ".join(family.shapes)
+        lines.append(f"| {family.models} | `{family.architecture}` | {gguf} | {family.own} | {shapes} |")
+    return "\n".join(lines)
