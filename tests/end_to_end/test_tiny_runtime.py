@@ -87,13 +87,15 @@ def test_cancelled_programs_leave_no_lease(tiny_runtime: Runtime) -> None:
 
     for seed in range(20):
         program.run(backend=tiny_runtime, seed=seed, wait=False).cancel()
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
+
+    def is_idle() -> bool:
         stats = tiny_runtime.stats()
-        if stats.open_runs == 0 and stats.engine.leases == 0 and stats.engine.running == 0:
-            return
+        return stats.open_runs == stats.engine.leases == stats.engine.running == 0
+
+    end = time.monotonic() + 10
+    while not is_idle() and time.monotonic() < end:
         time.sleep(0.1)
-    pytest.fail(f"something is still held: {stats}")
+    assert is_idle()
 
 
 @lw.function
