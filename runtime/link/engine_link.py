@@ -144,10 +144,15 @@ class EngineLink:
 
     async def available(self, timeout: float) -> None:
         """Waits while the engine restarts. Raises EngineDied, or what keeps it from starting."""
+        if self.ready.is_set():
+            return
+        waiter = asyncio.ensure_future(self.ready.wait())
         try:
-            await asyncio.wait_for(self.ready.wait(), timeout)
-        except asyncio.TimeoutError:
-            raise self._failure or EngineDied("the engine is restarting", hint="retry in a few seconds") from None
+            await asyncio.wait({waiter}, timeout=timeout)  # wait_for can lose a cancellation
+        finally:
+            waiter.cancel()
+        if not self.ready.is_set():
+            raise self._failure or EngineDied("the engine is restarting", hint="retry in a few seconds")
 
     async def _supervise(self) -> None:
         while True:
