@@ -21,8 +21,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     model: Annotated[str, Meta(description="'smollm2', 'tiny', a folder, a .gguf file or a hub id")] = DEFAULT_MODEL
     dtype: Annotated[
-        Literal["auto", "bfloat16", "float32", "float64"],
+        Literal["auto", "bfloat16", "float16", "float32", "float64"],
         Meta(description="weights and KV; auto: bfloat16 where the CPU has it, else float32"),
+    ] = "auto"
+    model_impl: Annotated[
+        Literal["auto", "native", "transformers"],
+        Meta(description="whose layers run; auto: native families, transformers for other decoders"),
     ] = "auto"
     attention: Annotated[
         Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")

@@ -33,7 +33,7 @@ from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.constrain.base import Row as MaskRow
 from latticework.runtime.link.messages import EngineStats
-from latticework.runtime.model.load import load_model, resolve_dtype, torch_dtype
+from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
@@ -126,24 +126,24 @@ class Engine:
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
-        model = load_model(card, dtype, progress=report)
+        model = load_any(card, dtype, config.model_impl, report)
+        spec = model.spec
         kind = torch_dtype(dtype)
         if config.kv_tokens is None:
-            pages = pages_for_memory(card.spec, kind.itemsize, config.page_size)
+            pages = pages_for_memory(spec, kind.itemsize, config.page_size)
         else:
             pages = config.kv_tokens // config.page_size
-        kv = allocate_kv(card.spec, pages, config.page_size, kind)
-        layers = card.spec.attention_layers
-        attention = make_attention(config.attention, "cpu", card.spec.head_dim, kind, layers)
+        kv = allocate_kv(spec, pages, config.page_size, kind)
+        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
         runner = ModelRunner(model, attention, kv)
-        vocabulary = Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids)
+        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids)
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules), vocabulary, row_bytes)
 
-        return Engine(config, runner, tokenizer, build, card.spec, card.end_ids, dtype)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -263,7 +263,15 @@ class Engine:
             output = work.sequence.output
             assert output is not None
             try:
-                drawing.append((work, row, Row(output.sampling, output.drawn, self._mask(work.sequence))))
+                rule = Row(
+                    output.sampling,
+                    output.drawn,
+                    self._mask(work.sequence),
+                    output.before,
+                    output.text.tokens,
+                    output.barred,
+                )
+                drawing.append((work, row, rule))
             except Exception as error:
                 self._fail(work.sequence, error)
         if not drawing:

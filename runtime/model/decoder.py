@@ -7,7 +7,7 @@ format. Weight names are transformers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latticework.lang.errors import BrokenModel
+from latticework.runtime.model.base import Attend
 from latticework.runtime.model.layers import (
     GatedMLP,
     Linear,
@@ -27,9 +28,6 @@ from latticework.runtime.model.layers import (
     uninitialised,
 )
 from latticework.runtime.model.spec import ModelSpec
-
-Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q [T, heads, head_dim], k, v [T, kv_heads, head_dim]) -> [T, heads, head_dim]."""
 
 Turn: TypeAlias = tuple[Tensor, Tensor] | None
 """cos and sin of each token's position, [T, 1, rotary_dim]; None in layers without positions."""
@@ -80,7 +78,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A model of any native family."""
+    """A `Model` of any native family."""
 
     scale: Tensor
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from latticework.lang.errors import BrokenModel, UnsupportedModel
 from latticework.runtime.model.hub_config import HubConfig
-from latticework.runtime.model.registry import check_architecture, family_fields
+from latticework.runtime.model.other import other_spec
+from latticework.runtime.model.registry import SUPPORTED, check_architecture, family_fields
 from latticework.runtime.model.spec import ModelCard, ModelSpec
 
 INDEX = "model.safetensors.index.json"
@@ -67,10 +68,15 @@ def folder_card(folder: Path, name: str) -> ModelCard:
 
 def folder_spec(config: Mapping[str, Any], source: str) -> ModelSpec:
     """The shape in a config.json. Raises UnsupportedModel for what would be computed wrongly."""
-    architecture = (config.get("architectures") or ["nothing that it names"])[0]
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "model that names no architecture"
     check_architecture(architecture, source)
     if config.get("quantization_config"):
         raise UnsupportedModel(f"{source} has quantised weights; supported: float16, bfloat16 and float32")
+    if architecture not in SUPPORTED:
+        spec = other_spec(HubConfig(config, source), architecture)
+        spec.check(source)
+        return spec
     fields = {name: config[name] for name in _PLAIN_FIELDS if config.get(name) is not None}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     fields.setdefault("num_key_value_heads", heads)

@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError
+from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError, UnsupportedModel
+from latticework.runtime.model.base import Model
 from latticework.runtime.model.decoder import Decoder
+from latticework.runtime.model.registry import SUPPORTED, check_native
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.tiny import tiny_weights
 from latticework.runtime.model.weights import Progress, folder_weights, gguf_weights
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -32,6 +34,25 @@ def resolve_dtype(dtype: str) -> str:
 
 def torch_dtype(dtype: str) -> torch.dtype:
     return _DTYPES[resolve_dtype(dtype)]
+
+
+def load_any(card: ModelCard, dtype: str, impl: str, progress: Progress | None = None) -> Model:
+    """As `load_model`, or through transformers. impl: EngineConfig.model_impl; "auto" takes native families first.
+
+    Raises UnsupportedModel also for what cannot run through transformers.
+    """
+    native = card.spec.architecture in SUPPORTED
+    if impl == "native" or (impl == "auto" and native):
+        check_native(card.spec.architecture, card.name)
+        return load_model(card, dtype, progress=progress)
+    folder = Path(card.weights)
+    if not folder.is_dir():
+        raise UnsupportedModel(
+            f"{card.name} is no folder of safetensors, which model_impl='transformers' needs", field="model_impl"
+        )
+    from latticework.runtime.model.through_transformers import ThroughTransformers  # imports transformers: seconds
+
+    return ThroughTransformers(folder, card.spec, torch_dtype(dtype))
 
 
 def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Decoder:

@@ -24,13 +24,27 @@ _FAMILIES = {  # transformers' class: the file beside this one
 }
 
 SUPPORTED = tuple(_FAMILIES)
-"""transformers' class names."""
+"""transformers' class names of the native families."""
+
+_DECODERS = ("ForCausalLM", "LMHeadModel")  # how transformers names those it may run for us
 
 
 def check_architecture(architecture: str, source: str) -> None:
     """Raises UnsupportedModel listing what is supported."""
+    if not architecture.endswith(_DECODERS):
+        raise UnsupportedModel(
+            f"{source} is a {architecture}; supported: {', '.join(SUPPORTED)}, and decoders that transformers runs"
+        )
+
+
+def check_native(architecture: str, source: str) -> None:
+    """Raises UnsupportedModel listing the native families."""
     if architecture not in _FAMILIES:
-        raise UnsupportedModel(f"{source} is a {architecture}; supported: {', '.join(SUPPORTED)}")
+        raise UnsupportedModel(
+            f"{source} is a {architecture}; supported: {', '.join(SUPPORTED)}",
+            hint="model_impl='transformers' runs most other decoders",
+            field="model_impl",
+        )
 
 
 def family_fields(architecture: str, config: HubConfig) -> Fields:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from latticework.runtime.attention.base import AttentionBackend, KVCache
-from latticework.runtime.model.decoder import Decoder
+from latticework.runtime.model.base import Model
 from latticework.runtime.schedule.batch import Batch
 
 
 class ModelRunner:
     """Runs batches over one KV cache. Not thread-safe: steps follow each other."""
 
-    def __init__(self, model: Decoder, attention: AttentionBackend, kv: KVCache) -> None:
+    def __init__(self, model: Model, attention: AttentionBackend, kv: KVCache) -> None:
         assert attention.layers == model.spec.attention_layers, "the attention was made for another model"
         self.model = model
         self.attention = attention

@@ -14,7 +14,7 @@ import transformers
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.attention.torch_cpu import TorchAttention
 from latticework.runtime.cache.kv import allocate_kv
-from latticework.runtime.model.decoder import Decoder
+from latticework.runtime.model.base import Model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.schedule.batch import Batch
 from latticework.runtime.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def step(runner: ModelRunner, rows: Sequence[tuple[Row, Sequence[int]]]) -> list
     return list(runner.run(batch).split([len(new) for _, new in rows]))
 
 
-def make_runner(model: Decoder, dtype: torch.dtype, pages: int = 64) -> ModelRunner:
+def make_runner(model: Model, dtype: torch.dtype, pages: int = 64) -> ModelRunner:
     kv: KVCache = allocate_kv(model.spec, pages, PAGE_SIZE, dtype)
     return ModelRunner(model, TorchAttention(model.spec.attention_layers), kv)
 

@@ -179,3 +179,43 @@ FAMILIES = [
         },
     ),
 ]
+
+OTHERS = [  # through transformers' own layers
+    Family(
+        architecture="GPT2LMHeadModel",
+        config="GPT2Config",
+        models="GPT-2",
+        own="learned positions",
+        shapes={"plain": {}, "scores scaled by layer": {"scale_attn_by_inverse_layer_idx": True}},
+    ),
+    Family(
+        architecture="GPTNeoXForCausalLM",
+        config="GPTNeoXConfig",
+        models="GPT-NeoX, Pythia",
+        own="attention and MLP side by side",
+        base={"num_key_value_heads": None},
+        shapes={"plain": {}, "one after the other": {"use_parallel_residual": False}},
+    ),
+    Family(
+        architecture="StableLmForCausalLM",
+        config="StableLmConfig",
+        models="StableLM 2",
+        own="layer norms, heads turned in part",
+        shapes={"grouped queries": {}, "head norms": {"qk_layernorm": True, "use_qkv_bias": True}},
+    ),
+    Family(
+        architecture="Starcoder2ForCausalLM",
+        config="Starcoder2Config",
+        models="StarCoder2",
+        own="sliding window, layer norms",
+        shapes={"window": {"sliding_window": 6}},
+    ),
+    Family(
+        architecture="MixtralForCausalLM",
+        config="MixtralConfig",
+        models="Mixtral",
+        own="mixture of experts",
+        base={"pad_token_id": 0},
+        shapes={"experts": {"num_local_experts": 4}},
+    ),
+]

@@ -80,7 +80,7 @@ def test_the_older_rope_fields_are_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel; supported: LlamaForCausalLM"),
+        ({"architectures": ["BertModel"]}, "BertModel; supported: LlamaForCausalLM"),
         ({"architectures": None}, "supported: LlamaForCausalLM"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),

@@ -1,0 +1,30 @@
+"""The contract of a model that the runner steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from latticework.runtime.model.spec import ModelSpec
+
+Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [T, heads, head_dim], k, v [T, kv_heads, head_dim]) -> [T, heads, head_dim]."""
+
+
+class Model(Protocol):
+    """A decoder over T tokens of any number of sequences, end to end. Tokens meet only in `attend`."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """tokens, positions: [T] int64 -> [T, hidden], normed."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [R, hidden] -> [R, V]."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
