@@ -263,15 +263,7 @@ class Engine:
             output = work.sequence.output
             assert output is not None
             try:
-                rule = Row(
-                    output.sampling,
-                    output.drawn,
-                    self._mask(work.sequence),
-                    output.before,
-                    output.text.tokens,
-                    output.barred,
-                )
-                drawing.append((work, row, rule))
+                drawing.append((work, row, Row(output.sampling, output.drawn, self._mask(work.sequence))))
             except Exception as error:
                 self._fail(work.sequence, error)
         if not drawing:

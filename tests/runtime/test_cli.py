@@ -57,7 +57,7 @@ def test_settings_carry_type_bounds_default_and_description() -> None:
     assert (page_size.type, page_size.default, page_size.minimum, page_size.maximum) == (int, 16, 1, 256)
     assert page_size.description == "tokens in a KV page"
     dtype = next(setting for setting in settings_of(EngineConfig) if setting.name == "dtype")
-    assert dtype.type_name == "auto | bfloat16 | float32 | float64"
+    assert dtype.type_name == "auto | bfloat16 | float16 | float32 | float64"
 
 
 @pytest.mark.parametrize("name", ["context", "kv_tokens", "threads"])
