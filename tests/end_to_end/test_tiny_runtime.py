@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import re
@@ -45,6 +46,13 @@ def test_a_batch_gives_what_single_runs_of_the_same_items_give(tiny_runtime: Run
     again = two_gens.run_batch(words, backend=tiny_runtime, seed=3, num_threads=1)
     assert [s.text() for s in together] == [s.text() for s in again]
     assert len({s["first"] for s in together}) > 1
+
+
+def test_programs_run_inside_a_live_event_loop(tiny_runtime: Runtime) -> None:
+    async def notebook_cell() -> str:
+        return two_gens.run("cell", backend=tiny_runtime, seed=1)["first"]
+
+    assert asyncio.run(notebook_cell()) == two_gens.run("cell", backend=tiny_runtime, seed=1)["first"]
 
 
 def test_a_variable_of_the_programs_own_needs_no_model(tiny_runtime: Runtime) -> None:
