@@ -52,7 +52,10 @@ def load_any(card: ModelCard, dtype: str, impl: str, progress: Progress | None =
         )
     from latticework.runtime.model.through_transformers import ThroughTransformers  # imports transformers: seconds
 
-    return ThroughTransformers(folder, card.spec, torch_dtype(dtype))
+    model = ThroughTransformers(folder, card.spec, torch_dtype(dtype))
+    if progress:
+        progress(1, 1)  # transformers tells no fractions
+    return model
 
 
 def load_model(card: ModelCard, dtype: str, device: str = "cpu", progress: Progress | None = None) -> Decoder:
