@@ -212,7 +212,7 @@ class Engine:
         try:
             return self.scheduler.schedule()
         except Exception as error:
-            suspects = self.scheduler.running or self.scheduler.waiting
+            suspects = self.scheduler.running or list(self.scheduler.waiting)
             return Plan(0, failures=[(sequence, error) for sequence in suspects])
 
     def _run(self, plan: Plan) -> Tensor | None:
@@ -359,8 +359,8 @@ class Engine:
         sequence = Sequence(owner, request, next(self._arrivals), [])
         if request.parent_lease is not None:
             lease = self.leases.get(owner, request.parent_lease)
-            if lease.namespace != request.namespace:
-                raise InvalidArgument("the lease is of another namespace", field="parent_lease")
+            if lease.namespace != request.space:
+                raise InvalidArgument("the lease is of another tenant or namespace", field="parent_lease")
             sequence.tokens = list(lease.tokens)
             sequence.carry = lease.carry
             sequence.given = len(lease.tokens)
@@ -427,7 +427,7 @@ class Engine:
                 request.hold_lease,
                 sequence.tokens,
                 sequence.carry,
-                request.namespace,
+                request.space,
                 node,
                 computed if node is not None else 0,
             )

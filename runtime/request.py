@@ -52,7 +52,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
     id: chosen by the front, unique on its connection. parent_lease: continue from the tokens of that lease.
     hold_lease: at the end, keep the whole sequence under this lease id. group: requests with the same number
-    are scheduled together (siblings of a fork). namespace: prefixes are shared only inside one.
+    are scheduled together (siblings of a fork). namespace: of an adapter, say. tenant: who pays;
+    tenants share the engine fairly. Prefixes are shared only inside one namespace of one tenant. priority: higher goes
+    first, however long others have waited.
     A chain of text alone computes KV for it and is used to hold a prefix.
     """
 
@@ -62,6 +64,15 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     hold_lease: int | None = None
     group: int | None = None
     namespace: str = ""
+    tenant: str = ""
+    priority: int = 0
+
+    @property
+    def space(self) -> str:
+        """The part of the prefix cache it may see: one for each pair of tenant and namespace."""
+        if not self.tenant and not self.namespace:
+            return ""
+        return f"{len(self.tenant)}:{self.tenant}:{self.namespace}"
 
 
 class TokenInfo(msgspec.Struct, frozen=True, array_like=True):

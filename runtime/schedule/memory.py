@@ -46,7 +46,7 @@ class Memory:
 
     def cached(self, sequence: Sequence) -> int:
         """How many tokens `attach` would find."""
-        return self.tree.peek(self._findable(sequence), sequence.request.namespace) if self._cache else 0
+        return self.tree.peek(self._findable(sequence), sequence.request.space) if self._cache else 0
 
     def about_to_cache(self, sequence: Sequence, prefilling: Iterable[Sequence]) -> int:
         """How many tokens of a sequence the given others will publish when their prompts are computed."""
@@ -55,7 +55,7 @@ class Memory:
         shared = (
             common_prefix(sequence.tokens, other.tokens)
             for other in prefilling
-            if other.request.namespace == sequence.request.namespace
+            if other.request.space == sequence.request.space
         )
         return max(shared, default=0) // self.page_size * self.page_size
 
@@ -65,7 +65,7 @@ class Memory:
         assert sequence.node is None
         if not self._cache:
             return
-        match = self.tree.match(self._findable(sequence), sequence.request.namespace)
+        match = self.tree.match(self._findable(sequence), sequence.request.space)
         self.tree.lock(match.node)
         sequence.node = match.node
         sequence.pages = list(match.pages)
@@ -93,7 +93,7 @@ class Memory:
         if not self._cache or whole <= sequence.shared:
             return
         inserted = self.tree.insert(
-            sequence.tokens[: whole * self.page_size], sequence.pages[:whole], sequence.request.namespace
+            sequence.tokens[: whole * self.page_size], sequence.pages[:whole], sequence.request.space
         )
         self.pool.free(inserted.duplicates)
         sequence.pages[:whole] = inserted.pages
@@ -113,7 +113,7 @@ class Memory:
         del pages[kept:]
         if sequence.shared < boundary:
             prefix = sequence.tokens[: sequence.computed]
-            self._lock_instead(sequence, self.tree.match(prefix, sequence.request.namespace).node)
+            self._lock_instead(sequence, self.tree.match(prefix, sequence.request.space).node)
 
     def detach(self, sequence: Sequence, keep: bool) -> Node | None:
         """Takes everything from a sequence. With `keep` its KV goes to the tree, unlocked: returns the node that
@@ -124,7 +124,7 @@ class Memory:
         own = sequence.pages[sequence.shared :]
         if keep and self._cache and used:
             inserted = self.tree.insert(
-                sequence.tokens[: sequence.computed], sequence.pages[:used], sequence.request.namespace
+                sequence.tokens[: sequence.computed], sequence.pages[:used], sequence.request.space
             )
             node = inserted.node
             own = inserted.duplicates + sequence.pages[max(used, sequence.shared) :]

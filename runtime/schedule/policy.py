@@ -1,32 +1,41 @@
-"""In which order waiting sequences are admitted: pure functions.
+"""In which order the sequences of one tenant are admitted: pure functions.
 
 The longest cached prefix goes first: it costs the least and its pages are in use while they are there (Zheng et
-al. 2024, RadixAttention). A step of waiting counts as much as `age_tokens` cached tokens, so a request is
-overtaken for a bounded number of steps only. Siblings of a fork stay together.
+al. 2024, RadixAttention). A step of waiting counts as much as `age_tokens` cached tokens, and who has waited
+`patience` steps goes before all that have not, so a request is overtaken for a bounded number of steps only.
+Siblings of a fork stay together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from latticework.runtime.schedule.sequence import Sequence
 
-WINDOW = 64  # only the oldest so many are looked at in one step
 WORTH_SHARING = 32  # tokens; fewer are computed twice rather than waited for
 
 
 def admission_order(
-    waiting: Iterable[Sequence], cached: Callable[[Sequence], int], now: int, age_tokens: int
-) -> list[Sequence]:
-    """The oldest WINDOW sequences, best first. cached: tokens of a sequence that need not be computed.
-    now: number of this step."""
-    window = sorted(waiting, key=lambda sequence: sequence.order)[:WINDOW]
-    rank = {s: cached(s) + (now - s.waiting_since) * age_tokens for s in window}
-    ordered = sorted(window, key=lambda sequence: (-rank[sequence], sequence.order))
+    waiting: Iterable[Sequence],
+    cached: Callable[[Sequence], int],
+    now: int,
+    age_tokens: int,
+    patience: float = math.inf,
+) -> list[list[Sequence]]:
+    """Families, best first. cached: tokens of a sequence that need not be computed. now: number of this step."""
+
+    def rank(sequence: Sequence) -> tuple[int, int]:
+        waited = now - sequence.waiting_since
+        if waited > patience:
+            return (0, sequence.order)
+        return (1, -cached(sequence) - waited * age_tokens)
+
+    ordered = sorted((rank(sequence), sequence.order, sequence) for sequence in waiting)
     families: dict[object, list[Sequence]] = {}  # in the order of their first members
-    for sequence in ordered:
+    for _, _, sequence in ordered:
         families.setdefault(_family(sequence), []).append(sequence)
-    return [sequence for family in families.values() for sequence in family]
+    return list(families.values())
 
 
 def _family(sequence: Sequence) -> object:

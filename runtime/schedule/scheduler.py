@@ -1,16 +1,17 @@
 """What the next step computes: who runs, who waits, who has to give way.
 
     a step:   one token of every sequence that decodes
-              + prompt chunks and options of selects, `chunk_tokens` in all, the oldest sequence first
+              + prompt chunks and options of selects, `chunk_tokens` in all, the first in rank first
               + whoever waits, while there are tokens, places and pages left
 
-When pages run out the youngest sequence gives way: its KV goes to the tree, where it may be evicted, and it
-waits to be resumed exactly where it was. The oldest always goes on, so everything ends. This file knows no model,
-no bytes and no events.
+Rank is priority, then age. When pages run out the last in rank gives way: its KV goes to the tree, where it may be
+evicted, and it waits to be resumed exactly where it was. The first always goes on, so everything ends. This file
+knows no model, no bytes and no events.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ from latticework.lang.errors import PromptTooLong
 from latticework.runtime.cache.pages import OutOfPages
 from latticework.runtime.schedule.batch import Entry
 from latticework.runtime.schedule.memory import Memory
-from latticework.runtime.schedule.policy import WORTH_SHARING, admission_order
+from latticework.runtime.schedule.policy import WORTH_SHARING
 from latticework.runtime.schedule.sequence import Scoring, Sequence
+from latticework.runtime.schedule.waiting import Waiting
 
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 MASK_PATIENCE = 8  # steps after which a cold mask is waited for
@@ -73,7 +75,7 @@ class Scheduler:
     def __init__(
         self, memory: Memory, max_running: int, chunk_tokens: int, is_ready: Callable[[Sequence, bool], bool]
     ) -> None:
-        self.waiting: list[Sequence] = []
+        self.waiting = Waiting()
         self.running: list[Sequence] = []
         self.step = 0
         self.retractions = 0
@@ -85,22 +87,23 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         sequence.waiting_since = self.step
-        self.waiting.append(sequence)
+        self.waiting.open(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence; its pages are the caller's to take."""
         (self.running if sequence.running else self.waiting).remove(sequence)
+        self.waiting.closed(sequence)
 
     def schedule(self) -> Plan:
         self.step += 1
         plan = Plan(self._chunk_tokens)
-        oldest_first = sorted(self.running, key=lambda sequence: sequence.order)
+        ranked = sorted(self.running, key=_rank)
         postponed: list[Sequence] = []
-        for sequence in oldest_first:
+        for sequence in ranked:
             if sequence.running and sequence.uncomputed == 1:
                 with plan.blaming(sequence):
                     self._plan_decode(plan, sequence, postponed)
-        for sequence in oldest_first:
+        for sequence in ranked:
             if sequence.running and plan.budget > 0 and sequence.uncomputed != 1:
                 with plan.blaming(sequence):
                     self._plan_prompt(plan, sequence, postponed)
@@ -155,8 +158,12 @@ class Scheduler:
             return False
         tokens = sequence.tokens[start : start + count]
         logits = 1 if is_last and sequence.needs_logits else 0
-        plan.works.append(Work(sequence, Entry(tokens, start, sequence.pages, logits)))
+        self._add(plan, Work(sequence, Entry(tokens, start, sequence.pages, logits)))
         return True
+
+    def _add(self, plan: Plan, work: Work) -> None:
+        plan.works.append(work)
+        self.waiting.charge(work.sequence, len(work.entry.tokens))
 
     def _score(self, plan: Plan, sequence: Sequence) -> None:
         """Plans options of a select, as many as budget and pages allow."""
@@ -173,7 +180,7 @@ class Scheduler:
                 self._memory.option_pages(sequence, scoring),
                 count,
             )
-            plan.works.append(Work(sequence, entry, scoring))
+            self._add(plan, Work(sequence, entry, scoring))
             plan.budget -= count
 
     # ------------------------------------------------------------ pages
@@ -193,18 +200,18 @@ class Scheduler:
         return self._reserve(plan, sequence, lambda: self._memory.reserve_option(sequence, scoring, count))
 
     def _reserve(self, plan: Plan, sequence: Sequence, take: Callable[[], None]) -> bool:
-        """Tries to take pages, making the youngest sequences give way until there are enough."""
+        """Tries to take pages, making the last in rank give way until there are enough."""
         while True:
             try:
                 take()
                 return True
             except OutOfPages:
-                youngest = max(self.running, key=lambda other: other.order)
+                last = max(self.running, key=_rank)
                 if len(self.running) == 1:
                     plan.fail(sequence, self._too_long(sequence))
                     return False
-                self._retract(plan, youngest)
-                if youngest is sequence:
+                self._retract(plan, last)
+                if last is sequence:
                     return False
 
     def _too_long(self, sequence: Sequence) -> PromptTooLong:
@@ -223,7 +230,7 @@ class Scheduler:
         self._memory.detach(sequence, keep=True)
         self.running.remove(sequence)
         sequence.running = False
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     # ------------------------------------------------------------ admission
 
@@ -234,15 +241,19 @@ class Scheduler:
         cached: dict[Sequence, int] = {}
 
         def look_up(sequence: Sequence) -> int:
-            with plan.blaming(sequence):
-                cached[sequence] = self._memory.cached(sequence)
-            return cached.get(sequence, 0)
+            if sequence not in cached:
+                cached[sequence] = 0
+                with plan.blaming(sequence):
+                    cached[sequence] = self._memory.cached(sequence)
+            return cached[sequence]
 
-        for sequence in admission_order(self.waiting, look_up, self.step, self._age_tokens):
+        families = self.waiting.families(look_up, self.step, self._age_tokens)
+        for sequence in itertools.chain.from_iterable(families):
             if not self._has_place(plan):
                 return
-            if sequence not in cached:
-                continue  # it has failed
+            if plan.has_failed(sequence):
+                continue
+            look_up(sequence)
             waited = (self.step - sequence.waiting_since) * self._age_tokens
             with plan.blaming(sequence):
                 if self._memory.about_to_cache(sequence, prefilling) - cached[sequence] - waited >= WORTH_SHARING:
@@ -257,9 +268,9 @@ class Scheduler:
                 self._plan_prompt(plan, sequence, postponed)
 
     def _start(self, sequence: Sequence) -> None:
+        self.waiting.admitted(sequence, self.step - sequence.waiting_since)
         if sequence.cached is None:
             sequence.cached = sequence.computed
-        self.waiting.remove(sequence)
         self.running.append(sequence)
         sequence.running = True
 
@@ -281,3 +292,8 @@ class Scheduler:
         assert len(self.waiting) + len(self.running) == len(set(sequences))
         assert all(sequence.running for sequence in self.running)
         assert not any(sequence.running for sequence in self.waiting)
+        self.waiting.check()
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return (-sequence.request.priority, sequence.order)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from latticework.runtime.request import Request
-from latticework.runtime.schedule.policy import WINDOW, admission_order, common_prefix
+from latticework.runtime.schedule.policy import admission_order, common_prefix
 from latticework.runtime.schedule.sequence import Sequence
 
 
@@ -13,8 +14,11 @@ def waiting(order: int, since: int = 0, group: int | None = None, owner: str = "
     return Sequence(owner, Request(order, (), group=group), order, [], waiting_since=since)
 
 
-def orders(sequences: list[Sequence], cached: dict[int, int], now: int = 0, age: int = 10) -> list[int]:
-    return [s.order for s in admission_order(sequences, lambda s: cached.get(s.order, 0), now, age)]
+def orders(
+    sequences: list[Sequence], cached: dict[int, int], now: int = 0, age: int = 10, patience: float = math.inf
+) -> list[int]:
+    families = admission_order(sequences, lambda s: cached.get(s.order, 0), now, age, patience)
+    return [sequence.order for family in families for sequence in family]
 
 
 def test_the_longest_cached_prefix_goes_first_then_the_oldest() -> None:
@@ -33,15 +37,11 @@ def test_families_stay_together_in_the_place_of_their_best_member() -> None:
     assert orders(sequences, {3: 9, 2: 5}) == [3, 1, 2, 0, 4]
 
 
-def test_only_the_oldest_are_looked_at() -> None:
-    looked: list[int] = []
-
-    def cached(sequence: Sequence) -> int:
-        looked.append(sequence.order)
-        return 0
-
-    admission_order([waiting(n) for n in range(3 * WINDOW)], cached, 0, 1)
-    assert looked == list(range(WINDOW))
+def test_who_has_waited_long_enough_goes_before_all_that_have_not_in_order_of_arrival() -> None:
+    sequences = [waiting(0, since=3), waiting(1, since=4), waiting(2, since=8), waiting(3, since=9)]
+    cached = {1: 1, 2: 10**6, 3: 10**5}
+    assert orders(sequences, cached, now=10, patience=5) == [0, 1, 2, 3]
+    assert orders(sequences, cached, now=10) == [2, 3, 0, 1]
 
 
 def test_common_prefix_equals_a_plain_loop() -> None:
