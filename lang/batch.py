@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.default import default_backend
 from latticework.lang.errors import InvalidArgument
+from latticework.lang.progress import progress, silent
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings
 from latticework.lang.state import State
@@ -54,8 +53,8 @@ def run_batch(
     if not bound:
         return []
     batch = _Batch(function, bound, settings, settings.backend or default_backend())
-    with _progress(batch, function.name) if progress_bar else _silent() as show:
-        batch.run(threads, show)
+    with progress(function.name, len(bound)) if progress_bar else silent() as show:
+        batch.run(threads, lambda: show(batch.done, batch.tokens))
     if not return_exceptions:
         for result in batch.results:
             if isinstance(result, BaseException):
@@ -99,7 +98,7 @@ class _Batch:
         self._cancelled = False
         self._lock = threading.Lock()
 
-    def run(self, threads: int, show: _Show) -> None:
+    def run(self, threads: int, show: Callable[[], None]) -> None:
         with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
             futures = [pool.submit(self._run_item, index) for index in range(len(self.bound))]
             try:
@@ -138,11 +137,7 @@ class _Batch:
             run.cancel()
 
 
-class _Show(Protocol):
-    def __call__(self) -> None: ...
-
-
-def _watch(futures: Sequence[Future[None]], show: _Show) -> None:
+def _watch(futures: Sequence[Future[None]], show: Callable[[], None]) -> None:
     """Waits for all, showing how far they are. Raises what a body raised that is no Exception (SystemExit)."""
     waiting = set(futures)
     while waiting:
@@ -150,32 +145,3 @@ def _watch(futures: Sequence[Future[None]], show: _Show) -> None:
         show()
         for future in done:
             future.result()
-
-
-@contextmanager
-def _silent() -> Iterator[_Show]:
-    yield lambda: None
-
-
-@contextmanager
-def _progress(batch: _Batch, title: str) -> Iterator[_Show]:
-    """A bar on stderr: runs done, output tokens per second, time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} tok/s"),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=len(batch.bound), rate=0.0)
-
-        def show() -> None:
-            elapsed = max(time.monotonic() - started, 1e-9)
-            progress.update(task, completed=batch.done, rate=batch.tokens / elapsed)
-
-        yield show

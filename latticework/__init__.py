@@ -2,8 +2,8 @@
 
     import latticework as lw
 
-Importing this loads the language only: no torch, no model, no sockets. `Runtime` and `connect` are loaded when
-they are first used.
+Importing this loads the language only: no torch, no model, no sockets. `Runtime`, `connect` and `Engine` are
+loaded when they are first used.
 """
 
 import os
@@ -40,10 +40,11 @@ from latticework.lang.errors import (
     Unsupported,
     UnsupportedModel,
 )
-from latticework.lang.ir import Program, Sampling
+from latticework.lang.ir import Choices, JsonSchema, Program, Regex, Sampling
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
+    from latticework.lang.backends.offline import Engine, Result
     from latticework.lang.backends.runtime import Runtime, connect
     from latticework.lang.backends.scripted import Scripted
     from latticework.lang.show import show_program, show_run
@@ -55,20 +56,25 @@ __all__ = [
     "BudgetTooSmall",
     "Busy",
     "Cancelled",
+    "Choices",
     "ConnectionLost",
     "ConstraintError",
     "DeadlineExceeded",
+    "Engine",
     "EngineDied",
     "Function",
     "InvalidArgument",
     "InvalidValue",
+    "JsonSchema",
     "LatticeworkError",
     "ModelError",
     "ModelNotFound",
     "Program",
     "ProgramError",
     "PromptTooLong",
+    "Regex",
     "RegexError",
+    "Result",
     "Runtime",
     "RuntimeFailure",
     "Sampling",
@@ -91,6 +97,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Engine": "latticework.lang.backends.offline",
+    "Result": "latticework.lang.backends.offline",
     "Runtime": "latticework.lang.backends.runtime",
     "connect": "latticework.lang.backends.runtime",
     "Scripted": "latticework.lang.backends.scripted",

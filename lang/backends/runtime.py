@@ -20,11 +20,11 @@ import msgspec
 
 from latticework.lang.backends.base import Listener
 from latticework.lang.errors import EngineDied, InvalidArgument
-from latticework.lang.ir import Op, Sampling
+from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
 from latticework.runtime.link.client import Client
-from latticework.runtime.link.messages import FrontStats
+from latticework.runtime.link.messages import FrontStats, Prompt
 from latticework.runtime.link.settings import FrontSettings
 from latticework.runtime.link.sockets import RuntimeFolder
 
@@ -138,6 +138,11 @@ class Runtime:
         """The ipc address of the private front."""
         assert self._folder is not None
         return self._folder.address("front")
+
+    def generate(self, prompt: Prompt, gen: Gen, listener: Listener) -> _RemoteRun:
+        """Starts a run of one gen after a raw prompt. gen: with its sampling complete and seeded."""
+        client = self._live()
+        return _RemoteRun(client, client.generate(prompt, gen, listener))
 
     @property
     def model(self) -> str:

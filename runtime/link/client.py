@@ -18,7 +18,7 @@ import zmq
 
 from latticework.lang.errors import ConnectionLost, ErrorData, LatticeworkError, from_data
 from latticework.lang.events import Event, Failed
-from latticework.lang.ir import Op, Sampling
+from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     SILENCE_SECONDS,
@@ -30,9 +30,11 @@ from latticework.runtime.link.messages import (
     Closed,
     Decoder,
     FrontStats,
+    Generate,
     Hello,
     Open,
     Ping,
+    Prompt,
     Rejected,
     RunEvents,
     ToClient,
@@ -84,12 +86,22 @@ class Client:
 
     def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> int:
         """Starts a run; returns its number. Raises ConnectionLost."""
+        number = self._listen(listener)
+        self._say(Open(number, sampling, seed, item))
+        return number
+
+    def generate(self, prompt: Prompt, gen: Gen, listener: Listener) -> int:
+        """Starts a run of one gen, whose sampling is seeded; returns its number. Raises ConnectionLost."""
+        number = self._listen(listener)
+        self._say(Generate(number, prompt, gen))
+        return number
+
+    def _listen(self, listener: Listener) -> int:
         number = next(self._numbers)
         with self._lock:
             if self._lost is not None:
                 raise from_data(self._lost)
             self._listeners[number] = listener
-        self._say(Open(number, sampling, seed, item))
         return number
 
     def append(self, run: int, branch: int, first: int, ops: Sequence[Op]) -> None:

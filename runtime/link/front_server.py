@@ -24,6 +24,7 @@ from latticework.runtime.link.messages import (
     Closed,
     Decoder,
     FrontStats,
+    Generate,
     Hello,
     Open,
     Ping,
@@ -37,6 +38,7 @@ from latticework.runtime.link.messages import (
 from latticework.runtime.link.sockets import bind, configure
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.run import Run
+from latticework.runtime.programs.single import SingleRun
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class _Client:
 
     def __init__(self) -> None:
         self.last_seen = time.monotonic()
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, Run | SingleRun] = {}
         self.outbox: dict[int, list[Event]] = {}
 
 
@@ -113,7 +115,7 @@ class FrontServer:
         match message:
             case Hello(protocol):
                 self._greet(identity, protocol)
-            case Open():
+            case Open() | Generate():
                 self._open(identity, client, message)
             case Append(run, branch, first, ops):
                 if run in client.runs:
@@ -143,7 +145,7 @@ class FrontServer:
         )
         self._send(identity, Rejected(error.to_data()))
 
-    def _open(self, identity: bytes, client: _Client, message: Open) -> None:
+    def _open(self, identity: bytes, client: _Client, message: Open | Generate) -> None:
         if self.open_runs >= self.max_open:
             error: LatticeworkError = Busy(
                 f"{self.max_open} programs are open already", hint="retry later, or raise --max-open"
@@ -160,7 +162,10 @@ class FrontServer:
                 asyncio.get_running_loop().call_soon(self._flush, identity, client)
             client.outbox.setdefault(message.run, []).append(event)
 
-        client.runs[message.run] = Run(self.front, message.sampling, message.seed, message.item, emit)
+        if isinstance(message, Generate):
+            client.runs[message.run] = SingleRun(self.front, message.prompt, message.gen, emit)
+        else:
+            client.runs[message.run] = Run(self.front, message.sampling, message.seed, message.item, emit)
 
     def _close(self, identity: bytes, client: _Client, number: int) -> None:
         run = client.runs.pop(number)

@@ -15,7 +15,7 @@ import msgspec
 
 from latticework.lang.errors import ErrorData
 from latticework.lang.events import Event, Usage
-from latticework.lang.ir import Op, Sampling
+from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.request import Request, TokenEvent
 
 PROTOCOL = 1
@@ -137,6 +137,32 @@ class Append(_Message, frozen=True, tag="append"):
     ops: tuple[Op, ...]
 
 
+class ChatMessage(_Message, frozen=True):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+class Conversation(_Message, frozen=True, tag="conversation"):
+    """A prompt in the model's own chat template, up to where the assistant answers."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+Prompt: TypeAlias = str | tuple[int, ...] | Conversation
+"""Raw text, in which special tokens are recognised; token ids, taken as they are; or messages."""
+
+
+class Generate(_Message, frozen=True, tag="generate"):
+    """A run of one gen after a prompt, in place of Open and Append. `gen.sampling` is used as it is, and is seeded.
+    Answered by a Done or a Failed."""
+
+    run: int
+    prompt: Prompt
+    gen: Gen
+
+
 class Close(_Message, frozen=True, tag="close"):
     """Ends a run: whatever still runs is cancelled, whatever is held is released. Answered by `Closed`."""
 
@@ -151,7 +177,7 @@ class AskFlush(_Message, frozen=True, tag="ask_flush"):
     """Asks the engine to forget every prefix that nothing holds."""
 
 
-ToFront: TypeAlias = Hello | Open | Append | Close | AskStats | AskFlush | Ping
+ToFront: TypeAlias = Hello | Open | Append | Generate | Close | AskStats | AskFlush | Ping
 
 
 # ---------------------------------------------------------------- front -> client

@@ -79,6 +79,21 @@ def test_batch(show: Show) -> None:
     assert lines[-1].startswith("32 programs;")
 
 
+def test_offline() -> None:
+    output = subprocess.run(
+        [sys.executable, "examples/offline.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    *lines, last = output.splitlines()
+    assert [line.split()[0] for line in lines] == ["negative", "positive"] * 2
+    assert last.startswith("4 prompts, ")
+
+
 def test_openai_client_against_the_server() -> None:
     serve = [sys.executable, "-m", "latticework", "serve", "--port", "0", "--dtype", "float32", "--kv-tokens", "8192"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,69 @@
+"""A run of one gen after a raw prompt: what offline use sends instead of a program.
+
+Has the shape of a `Run`, so that whoever serves runs closes and counts it like one. This file knows no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from latticework.lang.errors import Cancelled, LatticeworkError, ProgramError, RuntimeFailure
+from latticework.lang.events import Event, Failed, Usage
+from latticework.lang.ir import Gen, Op
+from latticework.runtime.link.messages import Conversation, Prompt
+from latticework.runtime.programs.front import Front
+from latticework.runtime.request import TextSegment
+
+log = logging.getLogger(__name__)
+
+
+class SingleRun:
+    """One generation in progress. Emits exactly one event: the Done of its gen, or a Failed."""
+
+    def __init__(self, front: Front, prompt: Prompt, gen: Gen, emit: Callable[[Event], None]) -> None:
+        self.usage = Usage()
+        self._front = front
+        self._emit = emit
+        self._answered = False
+        self._task = asyncio.create_task(self._work(prompt, gen))
+
+    def append(self, branch: int, first: int, ops: tuple[Op, ...]) -> None:
+        """Refused: there is nothing to append to."""
+        self._answer(Failed(branch, first, ProgramError("a run of one gen takes no ops").to_data()))
+
+    async def close(self) -> None:
+        """Cancels what runs."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._answer(Failed(0, 0, Cancelled("the run was closed before its gen ended").to_data()))
+
+    async def _work(self, prompt: Prompt, gen: Gen) -> None:
+        try:
+            segment = await asyncio.to_thread(self._encode, prompt)
+            async with self._front.generate(segment, gen) as generation:
+                async for output in generation:
+                    if output.done is not None:
+                        self.usage = output.done.usage
+                        self._answer(output.done)
+            if not self._answered:
+                raise Cancelled("the request was cancelled")
+        except LatticeworkError as error:
+            self._answer(Failed(0, 0, error.to_data()))
+        except Exception as error:  # ours: it fails this run, with its name, and nothing else
+            log.exception("a run of one gen failed")
+            message = f"internal error: {type(error).__name__}: {error}"
+            self._answer(Failed(0, 0, RuntimeFailure(message).to_data()))
+
+    def _encode(self, prompt: Prompt) -> TextSegment:
+        if isinstance(prompt, Conversation):
+            return self._front.chat_prompt([msgspec.structs.asdict(message) for message in prompt.messages])
+        return self._front.text_prompt(prompt)
+
+    def _answer(self, event: Event) -> None:
+        if not self._answered:
+            self._answered = True
+            self._emit(event)
