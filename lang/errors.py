@@ -107,10 +107,9 @@ class LatticeworkError(Exception):
         return text
 
     def to_data(self) -> ErrorData:
-        """The error as plain data, for a wire or a log."""
-        return ErrorData(
-            type(self).__name__, self.message, self.hint, self.field, self.position, self.pointer, self.where
-        )
+        """The error as plain data, for a wire or a log. A private subclass goes as the one of the tree it is."""
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        return ErrorData(kind.__name__, self.message, self.hint, self.field, self.position, self.pointer, self.where)
 
 
 class InvalidArgument(LatticeworkError, ValueError):

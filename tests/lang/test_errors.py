@@ -23,7 +23,8 @@ from latticework.lang.errors import (
 
 
 def classes(root: type[LatticeworkError] = LatticeworkError) -> list[type[LatticeworkError]]:
-    return [root] + [found for child in root.__subclasses__() for found in classes(child)]
+    children = [child for child in root.__subclasses__() if child.__module__ == errors.__name__]
+    return [root] + [found for child in children for found in classes(child)]
 
 
 @pytest.mark.parametrize("kind", classes())
@@ -40,6 +41,13 @@ def test_every_error_of_the_tree_crosses_a_wire_whole(kind: type[LatticeworkErro
 def test_the_tree_in_the_docstring_is_the_tree(kind: type[LatticeworkError]) -> None:
     assert kind.__name__ in (errors.__doc__ or "")
     assert kind.__name__ in errors.__all__
+
+
+def test_a_private_subclass_crosses_as_the_one_of_the_tree_it_is() -> None:
+    class Private(errors.BudgetTooSmall):
+        pass
+
+    assert type(from_data(Private("what").to_data())) is errors.BudgetTooSmall
 
 
 def test_an_unknown_type_becomes_a_runtime_failure_that_says_so() -> None:
