@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ MAX_TOKENS_LIMIT = 1 << 20
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
 
 
 # ---------------------------------------------------------------- sampling
@@ -37,7 +39,14 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     top_k: -1 is off. min_p in [0, 1], 0 is off. stop: strings that end the output and are not part of it.
     stop_token_ids: token ids that do the same. seed: None derives one from the run's seed.
     logprobs: None for none, 0 for the chosen token's, k for the k likeliest as well (raw model log-probabilities,
-    natural logarithm, before temperature and constraint).
+    natural logarithm, before all that follows).
+    frequency_penalty, presence_penalty: in [-2, 2], 0 is off; subtracted from the logit of a token as often as, or
+    if, it is in this output. repetition_penalty: in [0.01, 100], 1 is off; a logit above 0 is divided by it, others
+    are multiplied, for every token in the text so far: the prompt's and the output's. logit_bias: (token id, number
+    in [-100, 100]) pairs, or a mapping; added to logits.
+    min_tokens: end tokens and stop_token_ids are not drawn, and stops not looked at, before so many output tokens,
+    unless a constraint leaves nothing else. ignore_eos: the same for end tokens, throughout. include_stop: what
+    stopped the output stays part of it, end tokens excepted.
     Raises InvalidArgument naming the field.
     """
 
@@ -50,6 +59,13 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    include_stop: bool = False
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
@@ -66,7 +82,32 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, (1 << 64) - 1)
+        for field in ("frequency_penalty", "presence_penalty"):
+            _check_range(field, getattr(self, field), -2.0, 2.0, kind=float)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0, kind=float, hint="1 turns it off")
+        _check_range("min_tokens", self.min_tokens, 0, MAX_TOKENS_LIMIT)
+        for field in ("ignore_eos", "include_stop"):
+            if not isinstance(getattr(self, field), bool):
+                raise InvalidArgument(f"{field} is {getattr(self, field)!r}; expected true or false", field=field)
+        self._check_bias()
         self._check_stops()
+
+    def _check_bias(self) -> None:
+        given: Any = self.logit_bias
+        pairs = tuple(given.items()) if isinstance(given, Mapping) else given
+        if not isinstance(pairs, tuple | list) or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
+            raise InvalidArgument("logit_bias is no mapping of token ids to numbers", field="logit_bias")
+        if len(pairs) > MAX_LOGIT_BIAS:
+            raise InvalidArgument(
+                f"logit_bias has {len(pairs)} entries; at most {MAX_LOGIT_BIAS} are taken", field="logit_bias"
+            )
+        for token, bias in pairs:
+            _check_range("logit_bias", token, 0, (1 << 31) - 1, hint="its keys are token ids")
+            _check_range("logit_bias", bias, -100.0, 100.0, kind=float)
+        if len({token for token, _ in pairs}) < len(pairs):
+            raise InvalidArgument("logit_bias names a token twice", field="logit_bias")
+        ordered = tuple(sorted((token, float(bias)) for token, bias in pairs))
+        msgspec.structs.force_setattr(self, "logit_bias", ordered)
 
     def _check_stops(self) -> None:
         # Callers write a list, or one string; equality and hashing need the tuple.

@@ -48,7 +48,7 @@ from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.scheduler import Plan, Scheduler, Work
-from latticework.runtime.schedule.sequence import Owner, Scoring, Selection, Sequence
+from latticework.runtime.schedule.sequence import Output, Owner, Scoring, Selection, Sequence
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Engine:
             output = work.sequence.output
             assert output is not None
             try:
-                drawing.append((work, row, Row(output.sampling, output.drawn, self._mask(work.sequence))))
+                drawing.append((work, row, self._rule(work.sequence, output)))
             except Exception as error:
                 self._fail(work.sequence, error)
         if not drawing:
@@ -280,6 +280,11 @@ class Engine:
                 self._fail(sequence, error)
                 continue
             self._proceed(sequence, event)
+
+    def _rule(self, sequence: Sequence, output: Output) -> Row:
+        """How the next token of a gen is drawn."""
+        mask = self._mask(sequence)
+        return Row(output.sampling, output.drawn, mask, output.before, output.text.tokens, output.barred)
 
     def _settle_scores(self, works: list[tuple[Work, int]], logits: Tensor) -> None:
         """Hands log-probabilities to the options of selects, and decides those that are complete. A failure is that

@@ -2,7 +2,8 @@
 
 The rule, in this order:
 
-    mask          only tokens whose bit is set remain
+    penalties     repetition, frequency, presence; then the bias (see penalties.py)
+    mask          only tokens whose bit is set remain, less the barred ones unless they are all
     temperature   0: the remaining token of highest logit. Else p ~ exp((logit - max) / temperature)
     top_k         the k highest logits remain
     top_p         renormalise; going from the highest logit down, tokens remain until their p sum to top_p or more
@@ -27,22 +28,27 @@ from torch import Tensor
 
 from latticework.lang.ir import Sampling
 from latticework.runtime.request import TokenInfo
+from latticework.runtime.sample.penalties import Ids, Logits, penalised
 from latticework.runtime.sample.philox import uniform
 
 _FIRST_NUCLEUS = 256  # tokens sorted at first for top_p; eight times as many whenever they do not suffice
 
-Logits = NDArray[np.floating]  # float32 or float64, as the model gave them
 Floats = NDArray[np.float64]
-Ids = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one row of logits is drawn from. `position` counts the output tokens of the segment from 0."""
+    """How one row of logits is drawn from. `position` counts the output tokens of the segment from 0.
+
+    before: tokens of the text before the segment, each once, where there is a repetition penalty. output: tokens of
+    the segment. barred: tokens that may come only where nothing else is left."""
 
     sampling: Sampling
     position: int
     mask: NDArray[np.int32] | None = None  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set = token t allowed
+    before: Ids | None = None
+    output: Sequence[int] = ()
+    barred: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,10 @@ def _uniforms(rows: Sequence[Row]) -> Floats:
 
 def _draw(logits: Logits, row: Row, u: float) -> int:
     """One token from logits [V]."""
+    logits = penalised(logits, row.sampling, row.before, row.output)
     ids = None if row.mask is None else allowed_ids(row.mask, len(logits))  # None: all of them
+    if row.barred:
+        ids = _without(ids, row.barred, len(logits))
     remaining = logits if ids is None else logits[ids]
     if len(remaining) == 0:
         raise _EmptyRow("the constraint allows no token")
@@ -134,6 +143,15 @@ def allowed_ids(mask: NDArray[np.int32], vocabulary: int) -> Ids:
     """The token ids whose bits are set in a packed row [W], ascending."""
     bits = np.unpackbits(mask.astype("<i4", copy=False).view(np.uint8), count=vocabulary, bitorder="little")
     return np.flatnonzero(bits.view(np.bool_))
+
+
+def _without(ids: Ids | None, barred: Sequence[int], vocabulary: int) -> Ids | None:
+    """`ids` less the barred ones; as they were if none would be left."""
+    kept = np.full(vocabulary, ids is None)
+    if ids is not None:
+        kept[ids] = True
+    kept[list(barred)] = False
+    return np.flatnonzero(kept) if kept.any() else ids
 
 
 def largest(x: Logits, count: int) -> Ids:

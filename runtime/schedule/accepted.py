@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from latticework.lang.errors import InvalidArgument
+from latticework.lang.ir import Sampling
 from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment
 
 
@@ -26,11 +27,23 @@ def check_request(request: Request, vocab_size: int) -> None:
                     raise InvalidArgument("a select needs options of at least one token", field="choices")
                 _check_tokens((token for option in options for token in option), vocab_size)
             case GenSegment(sampling):
-                if sampling.seed is None and not sampling.greedy:
-                    raise InvalidArgument("a sampled gen came without a seed", field="seed")
+                _check_sampling(sampling, vocab_size)
 
 
-def _check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
+def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    """What a Sampling cannot know of itself: the vocabulary, and which of its fields are a run's defaults."""
+    if sampling.seed is None and not sampling.greedy:
+        raise InvalidArgument("a sampled gen came without a seed", field="seed")
+    if sampling.min_tokens > sampling.max_tokens:
+        raise InvalidArgument(
+            f"min_tokens is {sampling.min_tokens}; expected at most max_tokens, {sampling.max_tokens}",
+            field="min_tokens",
+        )
+    _check_tokens((token for token, _ in sampling.logit_bias), vocab_size, "logit_bias")
+    _check_tokens(sampling.stop_token_ids, vocab_size, "stop_token_ids")
+
+
+def _check_tokens(tokens: Iterable[int], vocab_size: int, field: str = "prompt") -> None:
     wrong = next((token for token in tokens if not 0 <= token < vocab_size), None)
     if wrong is not None:
-        raise InvalidArgument(f"token {wrong} is not one of the model's {vocab_size}", field="prompt")
+        raise InvalidArgument(f"token {wrong} is not one of the model's {vocab_size}", field=field)

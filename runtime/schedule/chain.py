@@ -13,6 +13,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import NoReturn
 
+import numpy as np
+
 from latticework.lang.choices import decide
 from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
 from latticework.runtime.constrain.base import Matcher
@@ -102,8 +104,19 @@ class Chain:
         budget = min(sampling.max_tokens, room)
         matcher = self._automata.matcher(segment.constraint) if segment.constraint is not None else None
         closing = matcher is not None and segment.on_length != "cut" and _fits(matcher, budget, segment)
-        stops = StopMatcher(sampling.stop, frozenset(sampling.stop_token_ids))
-        return Output(sampling, len(sequence.tokens), budget, stops.cursor(), matcher, closing)
+        stops = StopMatcher(sampling.stop, frozenset(sampling.stop_token_ids), sampling.include_stop)
+        ends = tuple(self._end_ids)
+        return Output(
+            sampling,
+            len(sequence.tokens),
+            budget,
+            stops.cursor(),
+            matcher,
+            early=(*ends, *sampling.stop_token_ids),
+            never=ends if sampling.ignore_eos else (),
+            before=np.unique(sequence.tokens) if sampling.repetition_penalty != 1.0 else None,
+            closing=closing,
+        )
 
     # ------------------------------------------------------------ a gen
 
@@ -115,7 +128,7 @@ class Chain:
         output.drawn += 1
         sequence.generated += 1
         data = self._token_bytes[token]
-        hit = output.stops.feed(data, token)
+        hit = output.stops.feed(data, token, output.drawn > output.sampling.min_tokens)
         if hit is not None:
             self._stop(sequence, output, event, token, data, info, hit)
         elif token in self._end_ids:
@@ -161,17 +174,17 @@ class Chain:
         event.end = "stop"
         event.stopped_by = hit.stopped_by
         before = len(output.text.tokens)
-        if isinstance(hit.stopped_by, str):
+        if isinstance(hit.stopped_by, str) or output.sampling.include_stop:
+            sequence.tokens.append(token)
             output.text.append(token, data)
             cut = output.text.cut(hit.cut)
             sequence.carry = cut.carry
             del sequence.tokens[output.start + cut.tokens :]
             self._memory.truncate(sequence, len(sequence.tokens))
-            if cut.tokens == before and cut.carry:
+            if cut.tokens > before or (cut.tokens == before and cut.carry):
                 _report(event, token, info)
         if output.matcher is not None:
-            output.matcher.rollback(before - len(output.text.tokens))
-            event.complete = (
+            event.complete = _is_complete_after(output.matcher, len(output.text.tokens) - before, token) and (
                 all(map(output.matcher.accept, self._encode(sequence.carry))) and output.matcher.is_complete()
             )
 
@@ -222,6 +235,14 @@ def _fits(matcher: Matcher, budget: int, segment: GenSegment) -> bool:
             hint=f"use max_tokens={shortest} or more, or on_length='cut'",
         )
     return shortest <= budget
+
+
+def _is_complete_after(matcher: Matcher, more: int, token: int) -> bool:
+    """Brings a matcher to where the text was cut: `more` tokens on (1: `token` itself) or back."""
+    if more > 0:
+        return matcher.accept(token)
+    matcher.rollback(-more)
+    return True
 
 
 def _report(event: TokenEvent, token: int, info: TokenInfo | None) -> None:

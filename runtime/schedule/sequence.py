@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latticework.lang.events import Usage
 from latticework.lang.ir import Sampling, SelectMethod
 from latticework.runtime.cache.radix import Node
@@ -26,13 +29,18 @@ Owner: TypeAlias = bytes | str
 
 @dataclass(slots=True, eq=False)
 class Output:
-    """A gen under way. `start`: where its tokens begin in the sequence; `budget`: how many tokens it may draw."""
+    """A gen under way. `start`: where its tokens begin in the sequence; `budget`: how many tokens it may draw.
+    early, never: tokens that may come only where nothing else is left, before min_tokens and throughout. before: the
+    tokens of the text so far, each once, where they are penalised."""
 
     sampling: Sampling
     start: int
     budget: int
     stops: StopCursor
     matcher: Matcher | None = None
+    early: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+    before: NDArray[np.intp] | None = None
     closing: bool = False  # only tokens that leave room to finish are allowed
     text: OutputText = field(default_factory=OutputText)
     drawn: int = 0
@@ -41,6 +49,10 @@ class Output:
     @property
     def remaining(self) -> int:
         return self.budget - self.drawn
+
+    @property
+    def barred(self) -> tuple[int, ...]:
+        return self.early if self.drawn < self.sampling.min_tokens else self.never
 
 
 @dataclass(slots=True, eq=False)

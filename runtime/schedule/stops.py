@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StopHit:
-    """A stop was met. cut: the text ends at this byte, where the stop begins. stopped_by: the string or token id."""
+    """A stop was met. cut: the text ends at this byte, where the stop begins or, if it is included, ends.
+    stopped_by: the string or token id."""
 
     cut: int
     stopped_by: str | int
@@ -26,11 +27,14 @@ class StopMatcher:
     """All stops of a segment as one automaton over bytes (Aho and Corasick 1975). Immutable, shared.
 
     Of several matches the one that is complete first counts; of those that are complete at the same byte, the
-    longest. A stop id counts before its bytes are looked at.
+    longest. A stop id counts before its bytes are looked at. include: what stops stays in the text.
     """
 
-    def __init__(self, stop_strings: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, stop_strings: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset(), include: bool = False
+    ) -> None:
         self.stop_ids = stop_ids
+        self.include = include
         self._strings = stop_strings
         self._next: dict[int, int] = {}  # the trie: state << 8 | byte -> state; state 0 is the empty text
         self._depth = [0]  # bytes from state 0
@@ -101,20 +105,21 @@ class StopCursor:
 
     @property
     def held(self) -> int:
-        """How many trailing bytes of the text so far may be the beginning of a stop."""
-        return self._matcher.depth(self._state)
+        """How many trailing bytes of the text so far may be the beginning of a stop that would be cut off."""
+        return 0 if self._matcher.include else self._matcher.depth(self._state)
 
-    def feed(self, token_bytes: bytes, token: int | None = None) -> StopHit | None:
+    def feed(self, token_bytes: bytes, token: int | None = None, may_stop: bool = True) -> StopHit | None:
         """Moves over one token. A hit's `cut` counts bytes from the first token fed; the bytes of a stop id are no
-        part of the text, and the cut is before them."""
+        part of the text, unless stops are included, and the cut is before them. may_stop: a stop that is complete
+        with this token is one; otherwise it is passed by."""
         matcher = self._matcher
-        if token is not None and token in matcher.stop_ids:
-            return StopHit(self._length, token)
+        if may_stop and token is not None and token in matcher.stop_ids:
+            return StopHit(self._length + (len(token_bytes) if matcher.include else 0), token)
         for at, byte in enumerate(token_bytes if matcher.has_strings else b"", self._length + 1):
             self._state = matcher.step(self._state, byte)
             text = matcher.found(self._state)
-            if text is not None:
-                return StopHit(at - len(text.encode("utf-8", "surrogatepass")), text)
+            if text is not None and may_stop:
+                return StopHit(at if matcher.include else at - len(text.encode("utf-8", "surrogatepass")), text)
         self._length += len(token_bytes)
         return None
 

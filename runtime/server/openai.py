@@ -72,18 +72,19 @@ def chat_params(body: ChatBody) -> dict[str, str]:
 
 
 def _gen(body: GenerationBody, max_tokens: int, logprobs: int | None) -> Gen:
-    given = {
-        name: value for name in ("temperature", "top_p", "top_k", "min_p") if (value := getattr(body, name)) is not None
-    }
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        logprobs=logprobs,
-        stop=tuple(body.stop or ()),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        seed=_seed(body.seed),
-        **given,
-    )
+    given = {name: value for name in _ALL_SAMPLING if (value := getattr(body, name, None)) is not None}
+    given |= {"max_tokens": max_tokens, "logprobs": logprobs, "seed": _seed(body.seed)}
+    if body.logit_bias is not None:
+        given["logit_bias"] = [(_token_id(token), bias) for token, bias in body.logit_bias.items()]
+    sampling = Sampling(**given)
     return Gen(sampling=sampling, given=_ALL_SAMPLING, constraint=_constraint(body), on_length="prefer_close")
+
+
+def _token_id(key: str) -> int:
+    """A key of logit_bias: JSON has no other keys than text."""
+    if not (key.isascii() and key.isdigit()) or len(key) > 10:
+        raise InvalidArgument(f"logit_bias has the key {key[:40]!r}; expected token ids", field="logit_bias")
+    return int(key)
 
 
 def _seed(seed: int | None) -> int:

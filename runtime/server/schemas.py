@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from latticework.lang.errors import InvalidArgument, Unsupported
 
@@ -33,9 +33,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -134,7 +131,8 @@ def _as_list(value: object) -> object:
 
 
 class GenerationBody(_Body):
-    """What chat and text completions have in common. null means: not given."""
+    """What chat and text completions have in common. null means: not given. Fields of `Sampling` have its names and
+    its checks."""
 
     model: str
     stream: bool | None = None
@@ -146,6 +144,15 @@ class GenerationBody(_Body):
     min_p: float | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
     stop_token_ids: list[int] | None = None
+    include_stop: Annotated[
+        bool | None, Field(validation_alias=AliasChoices("include_stop", "include_stop_str_in_output"))
+    ] = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
     seed: int | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None

@@ -320,3 +320,22 @@ def test_a_backend_that_cannot_be_reached_raises_from_run() -> None:
     with pytest.raises(lw.ConnectionLost):
         echo.run("a", backend=backend)
     assert not [thread for thread in threading.enumerate() if thread.name == "scripted backend"]
+
+
+def test_gen_takes_every_field_of_sampling() -> None:
+    renamed = {"logprobs": "top_logprobs"}
+    parameters = inspect.signature(lw.gen).parameters
+    assert {renamed.get(name, name) for name in lw.Sampling.__struct_fields__} <= set(parameters)
+    given: dict[str, Any] = {
+        "frequency_penalty": 0.5,
+        "presence_penalty": -1.0,
+        "repetition_penalty": 1.2,
+        "logit_bias": {7: 1.0},
+        "min_tokens": 2,
+        "ignore_eos": False,
+        "include_stop": True,
+    }
+    (piece,) = lw.gen("x", **given).pieces
+    assert isinstance(piece.op, Gen)
+    assert set(piece.op.given) == set(given)
+    assert piece.op.sampling == lw.Sampling(**given)

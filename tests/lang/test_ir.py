@@ -222,6 +222,21 @@ def test_truncated_msgpack_is_a_program_error() -> None:
         ("stop_token_ids", (-1,)),
         ("stop_token_ids", ("a",)),
         ("stop_token_ids", tuple(range(65))),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("presence_penalty", float("nan")),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", float("inf")),
+        ("logit_bias", {1: 101}),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {-1: 1}),
+        ("logit_bias", ((1, 2.0), (1, 3.0))),
+        ("logit_bias", (1, 2)),
+        ("logit_bias", 5),
+        ("logit_bias", dict.fromkeys(range(1025), 1.0)),
+        ("min_tokens", -1),
+        ("ignore_eos", 1),
+        ("include_stop", "yes"),
     ],
 )
 def test_sampling_names_the_field_it_refuses(field: str, value: object) -> None:
@@ -233,6 +248,13 @@ def test_sampling_names_the_field_it_refuses(field: str, value: object) -> None:
 def test_stops_may_be_one_string_or_a_list_and_compare_as_tuples() -> None:
     assert Sampling(stop="\n") == Sampling(stop=["\n"]) == Sampling(stop=("\n",))  # type: ignore[arg-type]
     assert len({Sampling(stop="ab"), Sampling(stop=("ab",))}) == 1  # type: ignore[arg-type]
+
+
+def test_a_bias_may_be_a_mapping_and_compares_by_content() -> None:
+    one = Sampling(logit_bias={7: 1, 3: -2.0})  # type: ignore[arg-type]
+    assert one == Sampling(logit_bias=((3, -2.0), (7, 1.0)))
+    assert len({one, Sampling(logit_bias=((3, -2.0), (7, 1.0)))}) == 1
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=Sampling) == one
 
 
 def test_merging_takes_only_the_given_fields() -> None:

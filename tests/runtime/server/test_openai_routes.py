@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from latticework.lang.errors import Busy, EngineDied, PromptTooLong, RegexError, SchemaError
-from latticework.lang.ir import Choices, JsonSchema, Regex
+from latticework.lang.ir import Choices, JsonSchema, Regex, Sampling
+from latticework.runtime.server.schemas import ChatBody, CompletionBody
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -144,6 +145,25 @@ def test_sampling_fields_arrive(client: httpx.Client, scripted: Any) -> None:
     assert (sampling.seed, sampling.stop, sampling.stop_token_ids, sampling.max_tokens) == (3, ("x",), (9,), 5)
 
 
+def test_every_field_of_sampling_is_a_field_of_the_bodies(client: httpx.Client, scripted: Any) -> None:
+    fields = {
+        "frequency_penalty": 0.5,
+        "presence_penalty": -1,
+        "repetition_penalty": 1.2,
+        "logit_bias": {"7": -100, "3": 2.5},
+        "min_tokens": 2,
+        "ignore_eos": True,
+        "include_stop": True,
+    }
+    assert set(Sampling.__struct_fields__) <= set(ChatBody.model_fields) & set(CompletionBody.model_fields)
+    assert chat(client, **fields).status_code == complete(client, **fields).status_code == 200
+    for _, gen in scripted.asked:
+        found = {name: getattr(gen.sampling, name) for name in fields}
+        assert found == fields | {"logit_bias": ((3, 2.5), (7, -100.0))}
+    chat(client, include_stop_str_in_output=True)  # as vLLM calls it
+    assert scripted.asked[-1][1].sampling.include_stop
+
+
 def test_requests_without_a_seed_get_different_ones(client: httpx.Client, scripted: Any) -> None:
     chat(client)
     chat(client)
@@ -195,9 +215,12 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, {"messages": None}, "messages", "valid list"),
     (CHAT, {"n": 2}, "n", "expected 1"),
     (CHAT, {"n": True}, "n", "expected 1"),
-    (CHAT, {"presence_penalty": 0.5}, "presence_penalty", "not supported yet"),
+    (CHAT, {"presence_penalty": 2.5}, "presence_penalty", "expected -2.0 <="),
+    (CHAT, {"repetition_penalty": 0}, "repetition_penalty", "expected 0.01 <="),
+    (CHAT, {"min_tokens": -1}, "min_tokens", "is -1"),
     (CHAT, {"tools": [{"type": "function"}]}, "tools", "not supported yet"),
-    (CHAT, {"logit_bias": {"1": 2}}, "logit_bias", "not supported yet"),
+    (CHAT, {"logit_bias": {"the": 2}}, "logit_bias", "expected token ids"),
+    (CHAT, {"logit_bias": {"1": 200}}, "logit_bias", "expected -100.0 <="),
     (CHAT, {"temprature": 1}, "temprature", "did you mean temperature"),
     (CHAT, {"choices": []}, "choices", "choices is empty"),
     (CHAT, {"regex": "a", "choices": ["a"]}, "choices", "regex and choices are given together"),
