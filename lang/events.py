@@ -6,6 +6,7 @@ name an op: the position counts the ops of its branch from 0.
 
 from __future__ import annotations
 
+import operator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -17,28 +18,26 @@ Finish: TypeAlias = Literal["stop", "length", "select"]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens of one request or op. prompt = cached + computed, all before the first output token."""
+    """Tokens and time of one request or op. prompt = cached + computed, all before the first output token.
+
+    The seconds are those it waited in the engine's queue, its constraint was compiled (for a single generation;
+    0 inside programs), and steps computed its prompt and its output: a step's time counts for all who share it.
+    """
 
     prompt: int = 0
     cached: int = 0
     computed: int = 0
     output: int = 0
+    queue_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt,
-            self.cached + other.cached,
-            self.computed + other.computed,
-            self.output + other.output,
-        )
+        return Usage(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt - other.prompt,
-            self.cached - other.cached,
-            self.computed - other.computed,
-            self.output - other.output,
-        )
+        return Usage(*map(operator.sub, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -43,6 +43,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: Annotated[int, Meta(description="requests that may wait before 'busy' is answered", ge=1)] = 4096
     mask_budget_ms: Annotated[float, Meta(description="time a step may spend on cold masks", gt=0)] = 50.0
     row_cache_mb: Annotated[int, Meta(description="MiB for all constraints and their cached mask rows", ge=1)] = 256
+    profile: Annotated[bool, Meta(description="measure where the time of steps goes")] = False
     threads: Annotated[AtLeastOne | None, Meta(description="CPU threads of the engine; default: the cores allowed")] = (
         None
     )

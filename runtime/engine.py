@@ -38,6 +38,7 @@ from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
 from latticework.runtime.model.threads import use_threads
+from latticework.runtime.profile import Profile
 from latticework.runtime.request import GenSegment, Request, TextSegment, TokenEvent
 from latticework.runtime.sample.contained import draw
 from latticework.runtime.sample.sampler import Row
@@ -80,11 +81,13 @@ class Engine:
         spec: ModelSpec,
         end_ids: Iterable[int],
         dtype: str,
+        profile: Profile | None = None,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs. dtype: name of the weights' type."""
         self.config = config
         self.dtype = dtype
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
+        self.profile = profile or Profile(config.profile)
         self._runner = runner
         self._vocab_size = spec.vocab_size
         kv = runner.kv
@@ -135,7 +138,8 @@ class Engine:
             pages = config.kv_tokens // config.page_size
         kv = allocate_kv(spec, pages, config.page_size, kind)
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
-        runner = ModelRunner(model, attention, kv)
+        profile = Profile(config.profile)
+        runner = ModelRunner(model, attention, kv, profile)
         vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids)
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
@@ -143,7 +147,7 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules), vocabulary, row_bytes)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -200,9 +204,11 @@ class Engine:
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
         self._deadline = time.monotonic() + self.config.mask_budget_ms / 1000
-        plan = self._plan()
+        with self.profile.part("schedule"):
+            plan = self._plan()
         logits = self._run(plan)
-        self._settle(plan, logits)
+        with self.profile.part("settle"):
+            self._settle(plan, logits)
         events, self._events = self._events, {}
         return events
 
@@ -220,7 +226,9 @@ class Engine:
         if not plan.works:
             return None
         try:
-            return self._runner.run(build_batch([work.entry for work in plan.works], self.pool.page_size))
+            with self.profile.part("build"):
+                batch = build_batch([work.entry for work in plan.works], self.pool.page_size)
+            return self._runner.run(batch)
         except Exception as error:
             for work in plan.works:
                 plan.fail(work.sequence, error)
@@ -239,8 +247,9 @@ class Engine:
         """Sorts the works by what their logits are for, before any sequence moves on, then serves them."""
         samples: list[tuple[Work, int]] = []  # with the work's first row of logits
         scores: list[tuple[Work, int]] = []
-        row = 0
+        row, now = 0, time.monotonic()
         for work in works:
+            work.sequence.count_work(now)
             if work.scoring is None:
                 work.sequence.computed += len(work.entry.tokens)
             if not work.entry.logits:
@@ -268,7 +277,8 @@ class Engine:
                 self._fail(work.sequence, error)
         if not drawing:
             return
-        drawn = draw(logits, [row for _, row, _ in drawing], [rule for _, _, rule in drawing])
+        with self.profile.part("sample"):
+            drawn = draw(logits, [row for _, row, _ in drawing], [rule for _, _, rule in drawing])
         for (work, _, _), found in zip(drawing, drawn, strict=True):
             sequence = work.sequence
             try:
@@ -297,7 +307,8 @@ class Engine:
             assert selection is not None
             rows = logits[row : row + work.entry.logits]
             try:
-                _score(selection, work.scoring, rows)
+                with self.profile.part("sample"):
+                    _score(selection, work.scoring, rows)
             except Exception as error:
                 self._fail(work.sequence, error)
             touched[work.sequence] = None
@@ -332,7 +343,8 @@ class Engine:
         output = sequence.output
         assert output is not None
         assert output.matcher is not None
-        is_ready = output.matcher.prepare(math.inf if patient else self._deadline) or patient
+        with self.profile.part("mask"):
+            is_ready = output.matcher.prepare(math.inf if patient else self._deadline) or patient
         self._count_growth(sequence)
         return is_ready
 
@@ -342,7 +354,8 @@ class Engine:
         if output is None or output.matcher is None:
             return None
         row = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
-        output.matcher.fill_mask(row, output.remaining if output.closing else None)
+        with self.profile.part("mask"):
+            output.matcher.fill_mask(row, output.remaining if output.closing else None)
         self._count_growth(sequence)
         return row
 
@@ -424,6 +437,8 @@ class Engine:
         request = sequence.request
         del self._open[sequence.owner, request.id]
         self.scheduler.remove(sequence)
+        if not sequence.running:
+            sequence.count_wait()
         computed = sequence.computed
         node = self.memory.detach(sequence, keep)
         if request.hold_lease is not None and event.end not in ("error", "cancelled"):
@@ -455,6 +470,8 @@ class Engine:
             pages_total=self.pool.total,
             leases=len(self.leases),
             steps=self.scheduler.step,
+            retractions=self.scheduler.retractions,
+            profile=dict(self.profile.seconds),
         )
 
     def check(self) -> None:

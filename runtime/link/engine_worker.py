@@ -59,11 +59,14 @@ class EngineServer:
         """Reads what has arrived, runs one step, sends what came of it."""
         busy = self.engine.has_work()
         if self._socket.poll(0 if busy else int(HEARTBEAT_SECONDS * 1000)):
-            self._receive()
+            with self.engine.profile.part("link"):
+                self._receive()
         self._keep_alive(time.monotonic())
         if self.engine.has_work():
-            for owner, events in self.engine.step().items():
-                self._send(owner, TokenEvents(tuple(events)))
+            told = self.engine.step()
+            with self.engine.profile.part("link"):
+                for owner, events in told.items():
+                    self._send(owner, TokenEvents(tuple(events)))
 
     def _receive(self) -> None:
         now = time.monotonic()

@@ -104,6 +104,8 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     leases: int = 0
     steps: int = 0
     bad_frames: int = 0
+    retractions: int = 0
+    profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 
 FromEngine: TypeAlias = EngineReady | TokenEvents | UnknownKey | EngineStats

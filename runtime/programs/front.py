@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import IO
 import msgspec
 
 from latticework.lang.errors import PromptTooLong, from_data
-from latticework.lang.events import Done, TokenLogprob
+from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
@@ -164,7 +165,9 @@ class Generation:
         self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         seeded = msgspec.structs.replace(sampling, seed=self._seed)
         rules: dict[str, bytes] = {}
+        began = time.monotonic()
         chain: tuple[Segment, ...] = (self._prompt, await self._front.gen_segment(self._gen, seeded, rules))
+        self._compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
         await self._front.link.available(RESTART_PATIENCE)
         self._front.link.submit(Request(self._id, chain), rules, self._events.put_nowait)
         return self
@@ -182,7 +185,10 @@ class Generation:
                 raise from_data(event.error)
             said = speech.hear(event) if event.segment == 1 else None
             if event.final:
-                yield Output(said.text if said else "", said.logprobs if said else (), speech.done)
+                done = speech.done
+                if done is not None:
+                    done = msgspec.structs.replace(done, usage=done.usage + self._compiling)
+                yield Output(said.text if said else "", said.logprobs if said else (), done)
                 return
             if said is not None:
                 yield Output(said.text, said.logprobs)

@@ -271,6 +271,7 @@ class Scheduler:
         self.waiting.admitted(sequence, self.step - sequence.waiting_since)
         if sequence.cached is None:
             sequence.cached = sequence.computed
+        sequence.count_wait()
         self.running.append(sequence)
         sequence.running = True
 

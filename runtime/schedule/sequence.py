@@ -10,6 +10,7 @@ the fields relate, not who changes them when.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -117,6 +118,11 @@ class Sequence:
     shared: int = 0  # pages[:shared] belong to the tree
     node: Node | None = None  # locked while the sequence runs
 
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    timed: float = field(default_factory=time.monotonic)  # until when its time is accounted for
+
     @property
     def uncomputed(self) -> int:
         return len(self.tokens) - self.computed
@@ -135,4 +141,26 @@ class Sequence:
     def usage(self) -> Usage:
         """prompt: every token that was given, in whatever segment; output: every token drawn or chosen."""
         cached = min(self.cached or 0, self.given)
-        return Usage(self.given, cached, self.given - cached, self.generated)
+        return Usage(
+            self.given,
+            cached,
+            self.given - cached,
+            self.generated,
+            queue_seconds=self.queue_seconds,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+        )
+
+    def count_wait(self) -> None:
+        """The time since it was last accounted for was spent in the queue."""
+        now = time.monotonic()
+        self.queue_seconds += now - self.timed
+        self.timed = now
+
+    def count_work(self, now: float) -> None:
+        """The time since it was last accounted for was spent on its prompt, or on its output if that has begun."""
+        if self.output is not None and self.output.drawn:
+            self.decode_seconds += now - self.timed
+        else:
+            self.prefill_seconds += now - self.timed
+        self.timed = now

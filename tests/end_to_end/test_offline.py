@@ -72,6 +72,12 @@ def test_sampling_and_constraint_may_be_one_each(engine: Engine) -> None:
     assert isinstance(third.value(), int)
 
 
+def test_a_result_says_where_its_time_went(engine: Engine) -> None:
+    usage = generate(engine, ["a"], SHORT, lw.Regex("[0-9]{4}(x|y)"))[0].usage
+    assert min(usage.prefill_seconds, usage.decode_seconds, usage.compile_seconds) > 0
+    assert usage.queue_seconds >= 0
+
+
 def test_one_failing_prompt_leaves_the_others_their_results(engine: Engine) -> None:
     prompts = ["good", [1 << 30], "good too"]
     good, bad, other = generate(engine, prompts, SHORT, return_exceptions=True)

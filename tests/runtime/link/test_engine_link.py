@@ -31,6 +31,7 @@ from latticework.runtime.link.messages import (
     UnknownKey,
     encode,
 )
+from latticework.runtime.profile import Profile
 from latticework.runtime.request import GenSegment, Request, TextSegment, TokenEvent
 
 READY = EngineReady(512, 1024, "float64")
@@ -145,6 +146,8 @@ class IdleEngine:
     """Counts what a server asks of an engine."""
 
     context, kv_tokens, dtype = 512, 1024, "float64"
+
+    profile = Profile(False)
 
     def __init__(self) -> None:
         self.dropped: list[Any] = []
