@@ -57,6 +57,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
     max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
     compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
+    hang_seconds: Annotated[
+        float, Meta(description="silence of an engine with open requests after which it is restarted", gt=0)
+    ] = 60.0
+    drain_seconds: Annotated[float, Meta(description="time that open requests get to finish after SIGTERM", ge=0)] = (
+        30.0
+    )
 
 
 def check_sizes(config: EngineConfig, longest: int) -> None:

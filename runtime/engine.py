@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from latticework.lang.errors import Busy, ErrorData, InvalidArgument, LatticeworkError, RuntimeFailure
+from latticework.lang.errors import (
+    Busy,
+    DeadlineExceeded,
+    ErrorData,
+    InvalidArgument,
+    LatticeworkError,
+    RuntimeFailure,
+)
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.cache.kv import allocate_kv, copy_tokens, pages_for_memory
@@ -47,6 +54,7 @@ from latticework.runtime.schedule.accepted import check_request, constraint_keys
 from latticework.runtime.schedule.automata import Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
+from latticework.runtime.schedule.deadlines import Deadlines
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.scheduler import Plan, Scheduler, Work
 from latticework.runtime.schedule.sequence import Output, Owner, Scoring, Selection, Sequence
@@ -114,6 +122,7 @@ class Engine:
         )
         self.scheduler = Scheduler(self.memory, config.max_running, config.chunk_tokens, self._is_ready)
         self._open: dict[tuple[Owner, int], Sequence] = {}
+        self._deadlines: Deadlines[tuple[Owner, int]] = Deadlines()
         self._arrivals = itertools.count()
         self._events: Events = {}
         self._deadline = 0.0  # until when this step may compute cold masks
@@ -203,7 +212,9 @@ class Engine:
 
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
-        self._deadline = time.monotonic() + self.config.mask_budget_ms / 1000
+        now = time.monotonic()
+        self._deadline = now + self.config.mask_budget_ms / 1000
+        self._expire(now)
         with self.profile.part("schedule"):
             plan = self._plan()
         logits = self._run(plan)
@@ -211,6 +222,18 @@ class Engine:
             self._settle(plan, logits)
         events, self._events = self._events, {}
         return events
+
+    def _expire(self, now: float) -> None:
+        """Ends every request whose time is over; what it has computed is good and stays in the cache."""
+        for key in self._deadlines.expired(now):
+            sequence = self._open[key]
+            error = DeadlineExceeded(
+                f"the request took longer than the {round(sequence.request.deadline or 0, 2):g} seconds it was given",
+                hint="give it more time, or ask for fewer tokens",
+                field="timeout",
+            )
+            event = TokenEvent(key[1], sequence.current, end="error", complete=False, error=error.to_data())
+            self._close(sequence, event, True)
 
     def _plan(self) -> Plan:
         """What to compute. Where planning itself fails, and not over one sequence, those that run are the likeliest
@@ -386,6 +409,8 @@ class Engine:
         keys = constraint_keys(request)
         self.automata.acquire(keys)
         self._open[owner, request.id] = sequence
+        if request.deadline is not None:
+            self._deadlines.set((owner, request.id), time.monotonic() + request.deadline)
         self.scheduler.add(sequence)
         if sequence.at_end and not self._wants_kv(sequence):
             self._finish(sequence)
@@ -425,8 +450,7 @@ class Engine:
             return
         if not isinstance(error, LatticeworkError):
             log.error("request %s failed", sequence.request.id, exc_info=error)
-        segment = min(sequence.segment, max(0, len(sequence.request.chain) - 1))
-        event = TokenEvent(sequence.request.id, segment, end="error", complete=False, error=_describe(error))
+        event = TokenEvent(sequence.request.id, sequence.current, end="error", complete=False, error=_describe(error))
         self._close(sequence, event, False)
 
     def _is_open(self, sequence: Sequence) -> bool:
@@ -436,6 +460,7 @@ class Engine:
         """The one way in which a request ends. keep: its KV is good."""
         request = sequence.request
         del self._open[sequence.owner, request.id]
+        self._deadlines.forget((sequence.owner, request.id))
         self.scheduler.remove(sequence)
         if not sequence.running:
             sequence.count_wait()

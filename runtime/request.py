@@ -54,7 +54,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     hold_lease: at the end, keep the whole sequence under this lease id. group: requests with the same number
     are scheduled together (siblings of a fork). namespace: of an adapter, say. tenant: who pays;
     tenants share the engine fairly. Prefixes are shared only inside one namespace of one tenant. priority: higher goes
-    first, however long others have waited.
+    first, however long others have waited. deadline: seconds from its arrival in the engine after which it is ended.
     A chain of text alone computes KV for it and is used to hold a prefix.
     """
 
@@ -66,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     namespace: str = ""
     tenant: str = ""
     priority: int = 0
+    deadline: float | None = None
 
     @property
     def space(self) -> str:

@@ -22,7 +22,7 @@ import zmq
 import zmq.asyncio
 
 from latticework.lang.errors import Busy, ConnectionLost, EngineDied, LatticeworkError, RuntimeFailure
-from latticework.runtime.config import EngineConfig
+from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -47,7 +47,6 @@ from latticework.runtime.link.sockets import configure
 from latticework.runtime.request import Request, TokenEvent
 
 GREETING_SECONDS = 30.0  # from "loaded" to the first answer on the socket
-HANG_SECONDS = 60.0  # an engine with open requests that says nothing for longer is killed
 RESTART_SECONDS = (0.1, 30.0)  # between two attempts to start an engine: at first, at most
 KEYS_TOLD = 100_000  # constraint keys remembered as known to the engine
 DEFINITIONS = 3  # times that one request's constraints are sent before it is given up
@@ -74,7 +73,14 @@ class EngineLink:
     whatever happens to the engine. generation: counts the engines; leases do not outlive theirs.
     """
 
-    def __init__(self, config: EngineConfig, address: str, log_file: IO[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        address: str,
+        log_file: IO[bytes] | None = None,
+        hang_seconds: float = ServerConfig().hang_seconds,
+    ) -> None:
+        """hang_seconds: an engine with open requests that says nothing for longer is killed."""
         self.config = config
         self.address = address
         self.ready = asyncio.Event()
@@ -83,6 +89,7 @@ class EngineLink:
         self.generation = 0
         self.bad_frames = 0
         self._log_file = log_file
+        self._hang_seconds = hang_seconds
         self._failure: LatticeworkError | None = None
         self._numbers = itertools.count(1)
         self._open: dict[int, _Call] = {}
@@ -187,7 +194,7 @@ class EngineLink:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._send(Ping())
             silent = time.monotonic() - self._last_heard
-            if self._open and self.ready.is_set() and silent > HANG_SECONDS and self._process is not None:
+            if self._open and self.ready.is_set() and silent > self._hang_seconds and self._process is not None:
                 log.error("the engine has said nothing for %.0f seconds: killed", silent)
                 self._process.kill()
 

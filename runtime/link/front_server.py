@@ -59,6 +59,7 @@ class FrontServer:
         self.front = front
         self.address = address
         self.max_open = max_open
+        self.closed = False  # to new runs
         self.bad_frames = 0
         self._clients: dict[bytes, _Client] = {}
         self._decoder = Decoder(ToFront)
@@ -146,10 +147,9 @@ class FrontServer:
         self._send(identity, Rejected(error.to_data()))
 
     def _open(self, identity: bytes, client: _Client, message: Open | Generate) -> None:
-        if self.open_runs >= self.max_open:
-            error: LatticeworkError = Busy(
-                f"{self.max_open} programs are open already", hint="retry later, or raise --max-open"
-            )
+        if self.closed or self.open_runs >= self.max_open:
+            reason = "the server is shutting down" if self.closed else f"{self.max_open} programs are open already"
+            error: LatticeworkError = Busy(reason, hint="retry later, or raise --max-open")
             self._send(identity, Rejected(error.to_data(), message.run))
             return
         if message.run in client.runs:

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from latticework.lang.errors import PromptTooLong, from_data
+from latticework.lang.errors import DeadlineExceeded, PromptTooLong, from_data
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -32,6 +32,7 @@ from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
 
 RESTART_PATIENCE = 30.0  # seconds that a new request waits for an engine that is restarting
+ENGINE_GRACE = 1.0  # seconds after its deadline in which the engine is to end a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Front:
         card = await asyncio.to_thread(find_model, engine.model)
         folder = folder or RuntimeFolder()
         pool = CompilePool(Limits(seconds=server.compile_seconds))
-        link = EngineLink(engine, folder.address("engine"), log_file)
+        link = EngineLink(engine, folder.address("engine"), log_file, server.hang_seconds)
         try:
             await pool.start()
             await link.start(progress)
@@ -144,18 +145,23 @@ class Front:
             rules[key] = await self.pool.compile(gen.constraint)
         return GenSegment(sampling, key, gen.on_length)
 
-    def generate(self, prompt: TextSegment, gen: Gen) -> Generation:
-        """One generation after a prompt: an async context manager and iterator. Leaving it cancels."""
-        return Generation(self, prompt, gen)
+    def generate(self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0) -> Generation:
+        """One generation after a prompt: an async context manager and iterator. Leaving it cancels.
+
+        timeout: seconds from now after which it raises DeadlineExceeded. priority: see `Request`."""
+        return Generation(self, prompt, gen, timeout, priority)
 
 
 class Generation:
     """A single request in progress. Iterating yields `Output`s and raises LatticeworkErrors."""
 
-    def __init__(self, front: Front, prompt: TextSegment, gen: Gen) -> None:
+    def __init__(self, front: Front, prompt: TextSegment, gen: Gen, timeout: float | None, priority: int) -> None:
         self._front = front
         self._prompt = prompt
         self._gen = gen
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._priority = priority
         self._id = front.link.number()
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
 
@@ -168,9 +174,38 @@ class Generation:
         began = time.monotonic()
         chain: tuple[Segment, ...] = (self._prompt, await self._front.gen_segment(self._gen, seeded, rules))
         self._compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
-        await self._front.link.available(RESTART_PATIENCE)
-        self._front.link.submit(Request(self._id, chain), rules, self._events.put_nowait)
+        left = self._left()
+        await self._front.link.available(RESTART_PATIENCE if left is None else min(RESTART_PATIENCE, left))
+        request = Request(self._id, chain, priority=self._priority, deadline=self._left())
+        self._front.link.submit(request, rules, self._events.put_nowait)
         return self
+
+    def _left(self) -> float | None:
+        """Seconds until the deadline. Raises DeadlineExceeded when there are none."""
+        if self._deadline is None:
+            return None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._too_late()
+        return left
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the request took longer than the {self._timeout:g} seconds it was given",
+            hint="give it more time, or ask for fewer tokens",
+            field="timeout",
+        )
+
+    async def _event(self) -> TokenEvent:
+        """The next event. The engine ends a request at its deadline; one that says nothing for another while has
+        stopped."""
+        if self._deadline is None:
+            return await self._events.get()
+        patience = self._deadline + ENGINE_GRACE - time.monotonic()
+        try:
+            return await asyncio.wait_for(self._events.get(), max(0.0, patience))
+        except asyncio.TimeoutError:
+            raise self._too_late() from None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -180,7 +215,7 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[Output]:
         speech = Speech(self._front.tokenizer, 0, 0, self._seed)
         while True:
-            event = await self._events.get()
+            event = await self._event()
             if event.error is not None:
                 raise from_data(event.error)
             said = speech.hear(event) if event.segment == 1 else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.ir import Sampling
 from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment
+
+MAX_PRIORITY = 1000
 
 
 def constraint_keys(request: Request) -> list[str]:
@@ -16,6 +19,12 @@ def constraint_keys(request: Request) -> list[str]:
 
 def check_request(request: Request, vocab_size: int) -> None:
     """Raises InvalidArgument for what a front should never send, and what must not reach a batch of others."""
+    if request.deadline is not None and not 0 <= request.deadline < math.inf:
+        raise InvalidArgument(f"timeout is {request.deadline}; expected seconds, at least 0", field="timeout")
+    if abs(request.priority) > MAX_PRIORITY:
+        raise InvalidArgument(
+            f"priority is {request.priority}; expected {-MAX_PRIORITY} to {MAX_PRIORITY}", field="priority"
+        )
     for segment in request.chain:
         match segment:
             case TextSegment(tokens, _, head_tokens):

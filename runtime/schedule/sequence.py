@@ -133,6 +133,11 @@ class Sequence:
         return self.output is not None or (self.selection is not None and not self.selection.begun)
 
     @property
+    def current(self) -> int:
+        """The segment it is in; the last one when every segment is behind it."""
+        return min(self.segment, max(0, len(self.request.chain) - 1))
+
+    @property
     def at_end(self) -> bool:
         """Every segment is behind it; what may be left is KV of closing text."""
         return self.segment >= len(self.request.chain)

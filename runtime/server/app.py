@@ -39,9 +39,16 @@ class OpenPlaces:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.closed = False
+
+    def close(self) -> None:
+        """Nothing new is let in; who is inside goes on."""
+        self.closed = True
 
     async def hold(self, source: AsyncGenerator[Output, None]) -> AsyncGenerator[Output, None]:
-        """`source`, in one of the places. Raises Busy when all are taken."""
+        """`source`, in one of the places. Raises Busy when all are taken, or none is given any more."""
+        if self.closed:
+            raise Busy("the server is shutting down", hint="retry later, or elsewhere")
         if self.taken >= self.limit:
             raise Busy(f"{self.limit} requests are open already", hint="retry later")
         self.taken += 1
@@ -58,14 +65,17 @@ class UnknownModel(Exception):
         super().__init__(f"the model {model!r} does not exist here; this server has {known!r}")
 
 
-def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp:
-    """The whole HTTP interface of one front. max_open: generations at once; more are answered 'busy'."""
+def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
+    """The whole HTTP interface of one front. places: how many generations at once; more are answered 'busy'."""
+    places = places or OpenPlaces(ServerConfig().max_open)
     app = FastAPI(title="Latticework", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
     started = int(time.time())
     card = {"id": front.card.name, "object": "model", "created": started, "owned_by": "latticework"}
 
     @app.get("/health")
     async def health() -> Response:
+        if places.closed:
+            return JSONResponse({"status": "shutting down"}, 503)
         alive = front.link.ready.is_set()
         return JSONResponse({"status": "ok" if alive else "engine restarting"}, 200 if alive else 503)
 
@@ -86,7 +96,7 @@ def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp
             prompt = await asyncio.to_thread(openai.chat_prompt, front, body)
             gen = openai.chat_gen(front, body, prompt)
             answer = openai.ChatAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body), params)
-            return await generate(request, prompt, gen, answer, bool(body.stream))
+            return await generate(request, body, prompt, gen, answer)
         except LatticeworkError as error:
             return respond(error, params)
 
@@ -95,7 +105,7 @@ def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp
         check(body)
         prompt = await asyncio.to_thread(openai.completion_prompt, front, body)
         answer = openai.CompletionAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body))
-        return await generate(request, prompt, openai.completion_gen(body), answer, bool(body.stream))
+        return await generate(request, body, prompt, openai.completion_gen(body), answer)
 
     def check(body: GenerationBody) -> None:
         check_model(body.model)
@@ -105,20 +115,19 @@ def create_app(front: Front, max_open: int = ServerConfig().max_open) -> ASGIApp
         if model != front.card.name:
             raise UnknownModel(model, front.card.name)
 
-    places = OpenPlaces(max_open)
-
     async def generate(
         request: Request,
+        body: GenerationBody,
         prompt: TextSegment,
         gen: Gen,
         answer: openai.ChatAnswer | openai.CompletionAnswer,
-        stream: bool,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
-        source = places.hold(outputs(front.generate(prompt, gen)))
+        generation = front.generate(prompt, gen, timeout=body.timeout, priority=body.priority or 0)
+        source = places.hold(outputs(generation))
         try:
             first = await unless_gone(request, anext(source))
-            if stream:
+            if body.stream:
                 return EventStream(first, source, answer)
             rest = await unless_gone(request, collect(source))
         except BaseException:

@@ -14,10 +14,10 @@ import uvicorn
 
 from latticework.lang.errors import AddressInUse, InvalidArgument, LatticeworkError, Unsupported
 from latticework.runtime.programs.front import Front
-from latticework.runtime.server.app import create_app
+from latticework.runtime.server.app import OpenPlaces, create_app
 
 BACKLOG = 1024
-SHUTDOWN_SECONDS = 3  # open streams may finish this long after Ctrl-C
+SHUTDOWN_SECONDS = 3  # open streams may finish this long after everything was told to stop
 
 
 def check_host(host: str) -> None:
@@ -63,14 +63,14 @@ def url_of(bound: socket.socket) -> str:
 
 
 async def serve_http(
-    front: Front, bound: socket.socket, max_open: int, stopped: asyncio.Event, ready: Callable[[], None]
+    front: Front, bound: socket.socket, places: OpenPlaces, stopped: asyncio.Event, ready: Callable[[], None]
 ) -> None:
     """Answers requests on `bound` until `stopped`, then lets open ones end for SHUTDOWN_SECONDS.
 
-    ready: called once connections are accepted.
+    places: for the generations; closing it refuses new ones. ready: called once connections are accepted.
     """
     config = uvicorn.Config(
-        create_app(front, max_open),
+        create_app(front, places),
         log_level="warning",
         access_log=False,
         lifespan="off",

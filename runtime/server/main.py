@@ -9,7 +9,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from latticework.lang.errors import Unsupported
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -17,6 +17,7 @@ from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.sockets import check_address
 from latticework.runtime.programs.front import Front
 
+POLL_SECONDS = 0.05  # how often draining looks whether all is done
 T = TypeVar("T")
 Ready = Callable[[str, Front], None]
 """Called once, when all addresses answer: the addresses in words, and the front behind them."""
@@ -24,8 +25,17 @@ Progress = Callable[[float], None]
 """Called with the share of the weights that is loaded, 0 to 1."""
 
 
+class Places(Protocol):
+    """The open generations of an HTTP server, which this file does not import."""
+
+    taken: int
+
+    def close(self) -> None: ...
+
+
 def serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Progress) -> None:
-    """Serves until SIGINT or SIGTERM, then ends every process it started.
+    """Serves until SIGINT or SIGTERM, then ends every process it started. SIGTERM refuses what is new at once and gives
+    what is open `drain_seconds`; a second signal ends that, too.
 
     Raises AddressInUse or Unsupported before anything is started, ModelError while it starts.
     """
@@ -35,7 +45,7 @@ def serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Pr
 async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Progress) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)  # until there is something to drain
     address = _link_address(server)
     http = _http() if address is None else None
     bound = http.bind(server.host, server.port) if http else None  # a taken port is known before a model loads
@@ -46,9 +56,12 @@ async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progr
     try:
         link = FrontServer(front, address or front.folder.address("front"), server.max_open)
         link.start()
+        drain = _Drain(link, server.drain_seconds, stopped)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.begin)
         if http and bound:
             where = f"{http.url_of(bound)} and {link.address}"
-            await http.serve_http(front, bound, server.max_open, stopped, lambda: ready(where, front))
+            drain.places = places = http.OpenPlaces(server.max_open)
+            await http.serve_http(front, bound, places, stopped, lambda: ready(where, front))
         else:
             ready(link.address, front)
             await stopped.wait()
@@ -56,6 +69,36 @@ async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progr
         if link is not None:
             await link.close()
         await front.close()
+
+
+class _Drain:
+    """What SIGTERM begins. places: of HTTP, if it is served."""
+
+    places: Places | None = None
+
+    def __init__(self, link: FrontServer, seconds: float, stopped: asyncio.Event) -> None:
+        self._link = link
+        self._seconds = seconds
+        self._stopped = stopped
+        self._draining: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._draining is not None:
+            self._stopped.set()
+            return
+        self._link.closed = True
+        if self.places is not None:
+            self.places.close()
+        self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        end = asyncio.get_running_loop().time() + self._seconds
+        while self._open() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        self._stopped.set()
+
+    def _open(self) -> int:
+        return self._link.open_runs + (self.places.taken if self.places is not None else 0)
 
 
 def _link_address(server: ServerConfig) -> str | None:

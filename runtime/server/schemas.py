@@ -46,6 +46,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields not supported yet, and the values (besides null) that ask for nothing and are therefore accepted."""
 
 
+MAX_TIMEOUT = 86_400.0  # seconds
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -132,7 +135,7 @@ def _as_list(value: object) -> object:
 
 class GenerationBody(_Body):
     """What chat and text completions have in common. null means: not given. Fields of `Sampling` have its names and
-    its checks."""
+    its checks. timeout: seconds until it is ended."""
 
     model: str
     stream: bool | None = None
@@ -157,6 +160,8 @@ class GenerationBody(_Body):
     response_format: ResponseFormat | None = None
     regex: str | None = None
     choices: list[str] | None = None
+    timeout: Annotated[float | None, Field(gt=0, le=MAX_TIMEOUT)] = None
+    priority: int | None = None
 
 
 class ChatBody(GenerationBody):

@@ -298,6 +298,21 @@ def test_serve_says_one_ready_line_and_a_signal_ends_every_process(number: int, 
     assert not Path(found[2].removeprefix("ipc://")).exists()
 
 
+def test_sigterm_lets_an_open_answer_finish_before_every_process_ends(tmp_path: Path) -> None:
+    served = Served(tmp_path / "log", "--port", "0", "--drain-seconds", "60")
+    found = re.search(r"http://[\d.:]+", served.ready)
+    assert found is not None, served.ready
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 300, "stream": True, "regex": "[a-z]{300}"}
+    url = f"{found[0]}/v1/completions"
+    with served.process, httpx.stream("POST", url, json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        served.process.terminate()
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert served.process.wait(30) == 0
+
+
 def test_serve_ipc_serves_the_link_and_no_http(tmp_path: Path) -> None:
     served = Served(tmp_path / "log", "--ipc", str(tmp_path / "link"))
     try:

@@ -39,6 +39,7 @@ class ScriptedFront:
         self.pause = 0.0
         self.failure: LatticeworkError | Exception | None = None
         self.asked: list[tuple[TextSegment, Gen]] = []
+        self.terms: list[tuple[float | None, int]] = []
         self.entered = 0
         self.left = 0
 
@@ -48,8 +49,11 @@ class ScriptedFront:
     def text_prompt(self, prompt: str | list[int]) -> TextSegment:
         return TextSegment(tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt))
 
-    def generate(self, prompt: TextSegment, gen: Gen) -> ScriptedGeneration:
+    def generate(
+        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0
+    ) -> ScriptedGeneration:
         self.asked.append((prompt, gen))
+        self.terms.append((timeout, priority))
         return ScriptedGeneration(self, prompt, gen)
 
 
@@ -89,6 +93,7 @@ class ServedFront:
     def __init__(self, make: Callable[[], Any]) -> None:
         self.stopped: asyncio.Event | None = None
         self.front: Any = None
+        self.places = http.OpenPlaces(8)
         self._ready = threading.Event()
         self._bound = http.bind("127.0.0.1", 0)
         self.url = http.url_of(self._bound)
@@ -103,7 +108,7 @@ class ServedFront:
         made = self._make()
         self.front = await made if asyncio.iscoroutine(made) else made
         try:
-            await http.serve_http(cast(Front, self.front), self._bound, 8, self.stopped, self._ready.set)
+            await http.serve_http(cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set)
         finally:
             if isinstance(self.front, Front):
                 await self.front.close()
