@@ -56,6 +56,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: Annotated[int, Meta(description="port of the HTTP server; 0 picks a free one", ge=0, le=65535)] = 8000
     ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
     max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
+    log_requests: Annotated[bool, Meta(description="one line a request on stderr: ids and numbers, no text")] = True
     compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
     hang_seconds: Annotated[
         float, Meta(description="silence of an engine with open requests after which it is restarted", gt=0)

@@ -44,6 +44,7 @@ from latticework.runtime.link.messages import (
 )
 from latticework.runtime.link.settings import EngineSettings
 from latticework.runtime.link.sockets import configure
+from latticework.runtime.meter import Meter, Timing
 from latticework.runtime.request import Request, TokenEvent
 
 GREETING_SECONDS = 30.0  # from "loaded" to the first answer on the socket
@@ -63,6 +64,7 @@ class _Call:
     request: Request
     rules: Rules
     on_event: OnEvent
+    timing: Timing
     definitions: int = field(default=0)
 
 
@@ -88,6 +90,7 @@ class EngineLink:
         self.stats = EngineStats()
         self.generation = 0
         self.bad_frames = 0
+        self.meter = Meter()
         self._log_file = log_file
         self._hang_seconds = hang_seconds
         self._failure: LatticeworkError | None = None
@@ -221,7 +224,7 @@ class EngineLink:
 
     def submit(self, request: Request, rules: Rules, on_event: OnEvent) -> None:
         """Sends a request. rules: the compiled constraint behind every key its chain names."""
-        call = _Call(request, rules, on_event)
+        call = _Call(request, rules, on_event, self.meter.begin())
         if self._socket is None:
             reason = self._failure or EngineDied("the engine is restarting", hint="retry in a few seconds")
             self._call_back(call, failure_event(request, reason))
@@ -323,6 +326,7 @@ class EngineLink:
 
     def _call_back(self, call: _Call, event: TokenEvent) -> None:
         try:
+            self.meter.hear(call.request, call.timing, event)
             call.on_event(event)
         except Exception:
             log.exception("an event of request %s could not be handled", event.request)

@@ -97,6 +97,7 @@ class FrontServer:
                 self._hear(frames[0], self._decoder.decode(frames[1]))
             except BadFrame:
                 self.bad_frames += 1
+                self.front.link.meter.bad_frames += 1
             except Exception:
                 log.exception("a client's message could not be acted on")
 

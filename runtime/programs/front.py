@@ -142,7 +142,9 @@ class Front:
             return GenSegment(sampling)
         key = constraint_key(gen.constraint)
         if key not in rules:
+            began = time.monotonic()
             rules[key] = await self.pool.compile(gen.constraint)
+            self.link.meter.compiling.observe(time.monotonic() - began)
         return GenSegment(sampling, key, gen.on_length)
 
     def generate(self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0) -> Generation:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -26,6 +27,7 @@ from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
 from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
+from latticework.runtime.server.metrics import CountedAnswers, render
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
 
@@ -78,6 +80,10 @@ def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
             return JSONResponse({"status": "shutting down"}, 503)
         alive = front.link.ready.is_set()
         return JSONResponse({"status": "ok" if alive else "engine restarting"}, 200 if alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(render(front.link), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -136,7 +142,7 @@ def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
         return JSONResponse(answer.whole(openai.merge([first, *rest])))
 
     _handle_errors(app)
-    return Boundary(app)
+    return CountedAnswers(Boundary(app), front.link.meter)
 
 
 def usage_asked(body: GenerationBody) -> bool:

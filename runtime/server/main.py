@@ -15,6 +15,7 @@ from latticework.lang.errors import Unsupported
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.sockets import check_address
+from latticework.runtime.meter import show_log
 from latticework.runtime.programs.front import Front
 
 POLL_SECONDS = 0.05  # how often draining looks whether all is done
@@ -39,6 +40,8 @@ def serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Pr
 
     Raises AddressInUse or Unsupported before anything is started, ModelError while it starts.
     """
+    if server.log_requests:
+        show_log()
     asyncio.run(_serve(engine, server, ready, progress))
 
 

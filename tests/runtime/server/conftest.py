@@ -14,6 +14,8 @@ import pytest
 from latticework.lang.errors import LatticeworkError
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen
+from latticework.runtime.link.messages import EngineStats
+from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
 from latticework.runtime.programs.front import Front, Output
 from latticework.runtime.request import TextSegment
@@ -32,7 +34,7 @@ class ScriptedFront:
         self.tokenizer = Tokenizer.from_file(self.card.tokenizer)
         self.context = 4096
         self.dtype = "float64"
-        self.link = SimpleNamespace(ready=asyncio.Event())
+        self.link = SimpleNamespace(ready=asyncio.Event(), meter=Meter(), stats=EngineStats(), restarts=0, bad_frames=0)
         self.link.ready.set()
         self.pieces = ["Hel", "lo", "!"]
         self.finish: Any = "stop"
