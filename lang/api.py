@@ -33,6 +33,7 @@ def gen(
     *,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
@@ -76,6 +77,7 @@ def gen(
         "min_p": min_p,
         "stop": stop,
         "stop_token_ids": stop_token_ids,
+        "stop_regex": stop_regex,
         "frequency_penalty": frequency_penalty,
         "presence_penalty": presence_penalty,
         "repetition_penalty": repetition_penalty,
@@ -92,6 +94,8 @@ def gen(
     if len(chosen) > 1:
         raise InvalidArgument(f"gen got {' and '.join(chosen)}; expected at most one of them", field=chosen[1])
     sampling = Sampling(**given)
+    for pattern in sampling.stop_regex:
+        _regex(pattern, "stop_regex")
     if choices is not None:
         return _gen_choices(name, choices, sampling, given)
     constraint, decoder = _constraint(regex, json_schema, schema)
@@ -133,21 +137,21 @@ def _constraint(regex: str | None, json_schema: Any, schema: Any) -> tuple[Const
     return None, None
 
 
-def _regex(pattern: str) -> Regex:
+def _regex(pattern: str, field: str = "regex") -> Regex:
     """The runtime's own parser has the last word; what Python refuses is refused here, where it was written."""
     if not isinstance(pattern, str):
-        raise InvalidArgument(f"regex is a {type(pattern).__name__}; expected a pattern as text", field="regex")
+        raise InvalidArgument(f"{field} is a {type(pattern).__name__}; expected a pattern as text", field=field)
     try:
-        re.compile(checked_text(pattern, "regex"))
+        re.compile(checked_text(pattern, field))
     except re.error as error:
         position = error.pos or 0
         raise RegexError(
             f"invalid regex: {error.msg} at character {position}\n{point_at(pattern, position)}",
-            field="regex",
+            field=field,
             position=position,
         ) from None
     except (OverflowError, RecursionError) as error:
-        raise RegexError(f"invalid regex: {error}", field="regex", position=0) from None
+        raise RegexError(f"invalid regex: {error}", field=field, position=0) from None
     return Regex(pattern)
 
 

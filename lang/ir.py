@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from latticework.lang.errors import ConstraintError, InvalidArgument, ProgramError, SchemaError
+from latticework.lang.errors import (
+    ConstraintError,
+    InvalidArgument,
+    ProgramError,
+    RegexError,
+    SchemaError,
+    point_at,
+)
 
 IR_VERSION = 1
 MAX_BRANCHES = 4096
@@ -37,7 +45,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     max_tokens: at most this many output tokens. temperature: 0 is greedy. top_p in (0, 1], 1 is off.
     top_k: -1 is off. min_p in [0, 1], 0 is off. stop: strings that end the output and are not part of it.
-    stop_token_ids: token ids that do the same. seed: None derives one from the run's seed.
+    stop_token_ids: token ids that do the same. stop_regex: patterns whose first match anywhere in the output does the
+    same, as soon as it is one; without anchors. seed: None derives one from the run's seed.
     logprobs: None for none, 0 for the chosen token's, k for the k likeliest as well (raw model log-probabilities,
     natural logarithm, before all that follows).
     frequency_penalty, presence_penalty: in [-2, 2], 0 is off; subtracted from the logit of a token as often as, or
@@ -66,6 +75,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     min_tokens: int = 0
     ignore_eos: bool = False
     include_stop: bool = False
+    stop_regex: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
@@ -111,20 +121,23 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     def _check_stops(self) -> None:
         # Callers write a list, or one string; equality and hashing need the tuple.
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        for field, given in (("stop", stop), ("stop_token_ids", self.stop_token_ids)):
+        for field in ("stop", "stop_regex", "stop_token_ids"):
+            given = getattr(self, field)
+            given = (given,) if isinstance(given, str) and field != "stop_token_ids" else given
             if not isinstance(given, tuple | list):
                 raise InvalidArgument(f"{field} is a {type(given).__name__}; expected a list", field=field)
             if len(given) > MAX_STOPS:
                 raise InvalidArgument(f"{field} has {len(given)} entries; at most {MAX_STOPS} are taken", field=field)
             msgspec.structs.force_setattr(self, field, tuple(given))
-        for text in self.stop:
+        for field, text in [("stop", text) for text in self.stop] + [("stop_regex", text) for text in self.stop_regex]:
             if not isinstance(text, str):
-                raise InvalidArgument(f"stop holds a {type(text).__name__}; expected strings", field="stop")
+                raise InvalidArgument(f"{field} holds a {type(text).__name__}; expected strings", field=field)
             if not 0 < len(text) <= MAX_STOP_CHARS:
                 raise InvalidArgument(
-                    f"a stop string has {len(text)} characters; expected 1 to {MAX_STOP_CHARS}", field="stop"
+                    f"a string of {field} has {len(text)} characters; expected 1 to {MAX_STOP_CHARS}", field=field
                 )
+        for pattern in self.stop_regex:
+            _refuse_anchors(pattern)
         for token in self.stop_token_ids:
             _check_range("stop_token_ids", token, 0, (1 << 31) - 1)
 
@@ -142,6 +155,27 @@ def _check_range(
         raise InvalidArgument(f"{field} is {value!r}; expected {wanted}", field=field, hint=hint)
     if not low <= value <= high:
         raise InvalidArgument(f"{field} is {value}; expected {low} <= {field} <= {high}", field=field, hint=hint)
+
+
+_ANCHOR_OR_SKIPPED = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|[\^$]", re.DOTALL)
+
+
+def _refuse_anchors(pattern: str) -> None:
+    """An output under way has no end to anchor to, and its beginning is where the search starts anyway."""
+    try:
+        pattern.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"stop_regex holds a lone surrogate at character {error.start}", field="stop_regex", position=error.start
+        ) from None
+    for part in _ANCHOR_OR_SKIPPED.finditer(pattern):
+        if part[0] in ("^", "$", "\\A", "\\Z"):
+            raise RegexError(
+                f"stop_regex has the anchor {part[0]}, which a search cannot use\n{point_at(pattern, part.start())}",
+                field="stop_regex",
+                position=part.start(),
+                hint="leave it out: the pattern is looked for everywhere in the output",
+            )
 
 
 def merge_sampling(base: Sampling, own: Sampling, given: tuple[str, ...]) -> Sampling:

@@ -30,11 +30,12 @@ class TextSegment(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, f
 
 class GenSegment(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
     """Text the model writes. `sampling.seed` is set. `constraint` is the key of a rule graph that a `Define`
-    has named before."""
+    has named before; `stop_rules` are those of `sampling.stop_regex`, in order."""
 
     sampling: Sampling
     constraint: str | None = None
     on_length: OnLength = "close"
+    stop_rules: tuple[str, ...] = ()
 
 
 class SelectSegment(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):

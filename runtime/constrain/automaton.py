@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.places import State, States
 from latticework.runtime.constrain.rules import RuleGraph
+from latticework.runtime.constrain.search import AutomatonSearch
 from latticework.runtime.constrain.vocabulary import Vocabulary, spread
 
 ROW_CACHE_BYTES = 64 << 20
@@ -66,6 +67,10 @@ class Automaton:
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
         return ConstraintMatcher(self)
+
+    def search(self) -> AutomatonSearch:
+        """A fresh search at the start of the output. Raises ConstraintError if the empty text is a match."""
+        return AutomatonSearch(self)
 
     @property
     def cached_bytes(self) -> int:

@@ -73,10 +73,32 @@ class Matcher(Protocol):
         ...
 
 
+class Search(Protocol):
+    """Where one sequence stands in looking for a text of the language anywhere in its output."""
+
+    def feed(self, byte: int) -> int | None:
+        """Moves over one byte of output. How many bytes the longest match that ends with it has; None: none does.
+        Raises ConstraintError where too many matches are under way at once."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """How many trailing bytes may be the beginning of a match."""
+        ...
+
+    def copy(self) -> Search:
+        """An independent search in the same place."""
+        ...
+
+
 class Automaton(Protocol):
     """A compiled constraint over one vocabulary: lazily built states and the cache of their rows."""
 
     def matcher(self) -> Matcher: ...
+
+    def search(self) -> Search:
+        """Raises ConstraintError for a language that has the empty text."""
+        ...
 
     @property
     def cached_bytes(self) -> int:

@@ -16,9 +16,9 @@ from typing import IO
 
 import msgspec
 
-from latticework.lang.errors import DeadlineExceeded, PromptTooLong, from_data
+from latticework.lang.errors import ConstraintError, DeadlineExceeded, PromptTooLong, from_data
 from latticework.lang.events import Done, TokenLogprob, Usage
-from latticework.lang.ir import Gen, Sampling, constraint_key
+from latticework.lang.ir import Constraint, Gen, Regex, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
 from latticework.runtime.constrain.pool import CompilePool
@@ -136,16 +136,23 @@ class Front:
     # ------------------------------------------------------------ generation
 
     async def gen_segment(self, gen: Gen, sampling: Sampling, rules: dict[str, bytes]) -> GenSegment:
-        """The segment of a gen whose sampling is resolved and seeded. Its constraint is compiled into `rules`.
-        Raises ConstraintError."""
-        if gen.constraint is None:
-            return GenSegment(sampling)
-        key = constraint_key(gen.constraint)
+        """The segment of a gen whose sampling is resolved and seeded. Its constraint and its stop regexes are compiled
+        into `rules`. Raises ConstraintError."""
+        key = None if gen.constraint is None else await self._compile(gen.constraint, rules)
+        try:
+            stops = [await self._compile(Regex(pattern), rules) for pattern in sampling.stop_regex]
+        except ConstraintError as error:
+            error.field = "stop_regex"
+            raise
+        return GenSegment(sampling, key, gen.on_length if key is not None else "close", tuple(stops))
+
+    async def _compile(self, constraint: Constraint, rules: dict[str, bytes]) -> str:
+        key = constraint_key(constraint)
         if key not in rules:
             began = time.monotonic()
-            rules[key] = await self.pool.compile(gen.constraint)
+            rules[key] = await self.pool.compile(constraint)
             self.link.meter.compiling.observe(time.monotonic() - began)
-        return GenSegment(sampling, key, gen.on_length)
+        return key
 
     def generate(self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0) -> Generation:
         """One generation after a prompt: an async context manager and iterator. Leaving it cancels.

@@ -13,8 +13,10 @@ MAX_PRIORITY = 1000
 
 
 def constraint_keys(request: Request) -> list[str]:
-    """The constraints a request names, once for each gen."""
-    return [s.constraint for s in request.chain if isinstance(s, GenSegment) and s.constraint is not None]
+    """The rule graphs a request names, once for each use."""
+    gens = [segment for segment in request.chain if isinstance(segment, GenSegment)]
+    constraints = [gen.constraint for gen in gens if gen.constraint is not None]
+    return constraints + [key for gen in gens for key in gen.stop_rules]
 
 
 def check_request(request: Request, vocab_size: int) -> None:
@@ -37,6 +39,8 @@ def check_request(request: Request, vocab_size: int) -> None:
                 _check_tokens((token for option in options for token in option), vocab_size)
             case GenSegment(sampling):
                 _check_sampling(sampling, vocab_size)
+                if len(segment.stop_rules) != len(sampling.stop_regex):
+                    raise InvalidArgument("stop_regex came without its rules", field="stop_regex")
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from latticework.lang.errors import ConstraintError, LatticeworkError
-from latticework.runtime.constrain.base import Automaton, Matcher
+from latticework.runtime.constrain.base import Automaton, Matcher, Search
 from latticework.runtime.schedule.sequence import Owner
 
 Build = Callable[[bytes], Automaton]
@@ -119,10 +119,17 @@ class Automata:
 
     def matcher(self, key: str) -> Matcher:
         """A fresh matcher. Raises what was wrong with the rule graph."""
+        return self._automaton(key).matcher()
+
+    def search(self, key: str) -> Search:
+        """A fresh search. Raises what was wrong with the rule graph, or if it has the empty text."""
+        return self._automaton(key).search()
+
+    def _automaton(self, key: str) -> Automaton:
         automaton = self._entries[key].automaton
         if isinstance(automaton, LatticeworkError):
             raise automaton
-        return automaton.matcher()
+        return automaton
 
     # ------------------------------------------------------------ memory
 

@@ -110,7 +110,7 @@ class Chain:
             sampling,
             len(sequence.tokens),
             budget,
-            stops.cursor(),
+            stops.cursor(zip(sampling.stop_regex, map(self._automata.search, segment.stop_rules), strict=True)),
             matcher,
             early=(*ends, *sampling.stop_token_ids),
             never=ends if sampling.ignore_eos else (),
@@ -129,6 +129,7 @@ class Chain:
         sequence.generated += 1
         data = self._token_bytes[token]
         hit = output.stops.feed(data, token, output.drawn > output.sampling.min_tokens)
+        self._count_growth(sequence)
         if hit is not None:
             self._stop(sequence, output, event, token, data, info, hit)
         elif token in self._end_ids:
@@ -143,6 +144,13 @@ class Chain:
         else:
             event.data = output.text.release(output.stops.held)
         return event
+
+    def _count_growth(self, sequence: Sequence) -> None:
+        """Searches make states of their automata: all automata together stay within their bytes."""
+        segment = sequence.request.chain[sequence.segment]
+        assert isinstance(segment, GenSegment)
+        for key in segment.stop_rules:
+            self._automata.grown(key)
 
     def _keep(
         self, sequence: Sequence, output: Output, event: TokenEvent, token: int, data: bytes, info: TokenInfo | None

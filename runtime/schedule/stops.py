@@ -1,7 +1,8 @@
-"""Where an output ends: stop strings and stop ids over token bytes, and what stays when a stop cuts.
+"""Where an output ends: stop strings, regexes and ids over token bytes, and what stays when a stop cuts.
 
 A `StopMatcher` is compiled once and shared; a `StopCursor` is the place of one sequence in it. `OutputText` keeps
-the bytes of one generating segment. Nothing here knows a tokenizer, a model or the scheduler.
+the bytes of one generating segment. Nothing here knows a tokenizer, a model or the scheduler, or how a regex is
+searched for.
 
     output bytes   The answer is 4 2 . \\n E n d      stop "\\nEnd"
                    └── released ───┘ │ └─ held ─┘     held: may be the beginning of a stop, so not sent yet
@@ -11,13 +12,19 @@ the bytes of one generating segment. Nothing here knows a tokenizer, a model or 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from latticework.runtime.constrain.base import Search
+
+MAX_HELD = 1024
+"""Bytes held back for a stop regex. Of a longer match only this much and the last token are cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopHit:
     """A stop was met. cut: the text ends at this byte, where the stop begins or, if it is included, ends.
-    stopped_by: the string or token id."""
+    stopped_by: the string, pattern or token id."""
 
     cut: int
     stopped_by: str | int
@@ -46,8 +53,9 @@ class StopMatcher:
             self._add(text.encode("utf-8", "surrogatepass"), index, edges)
         self._link(edges)
 
-    def cursor(self) -> StopCursor:
-        return StopCursor(self)
+    def cursor(self, searches: Iterable[tuple[str, Search]] = ()) -> StopCursor:
+        """At the start of the output. searches: stop regexes, each with its pattern."""
+        return StopCursor(self, tuple(searches))
 
     @property
     def has_strings(self) -> bool:
@@ -96,17 +104,21 @@ class StopMatcher:
 class StopCursor:
     """Where one sequence stands. After a hit it is spent."""
 
-    __slots__ = ("_length", "_matcher", "_state")
+    __slots__ = ("_length", "_matcher", "_searches", "_state")
 
-    def __init__(self, matcher: StopMatcher) -> None:
+    def __init__(self, matcher: StopMatcher, searches: tuple[tuple[str, Search], ...] = ()) -> None:
         self._matcher = matcher
+        self._searches = searches
         self._state = 0
         self._length = 0
 
     @property
     def held(self) -> int:
         """How many trailing bytes of the text so far may be the beginning of a stop that would be cut off."""
-        return 0 if self._matcher.include else self._matcher.depth(self._state)
+        if self._matcher.include:
+            return 0
+        searched = max((search.held for _, search in self._searches), default=0)
+        return max(self._matcher.depth(self._state), min(searched, MAX_HELD))
 
     def feed(self, token_bytes: bytes, token: int | None = None, may_stop: bool = True) -> StopHit | None:
         """Moves over one token. A hit's `cut` counts bytes from the first token fed; the bytes of a stop id are no
@@ -115,16 +127,28 @@ class StopCursor:
         matcher = self._matcher
         if may_stop and token is not None and token in matcher.stop_ids:
             return StopHit(self._length + (len(token_bytes) if matcher.include else 0), token)
-        for at, byte in enumerate(token_bytes if matcher.has_strings else b"", self._length + 1):
-            self._state = matcher.step(self._state, byte)
-            text = matcher.found(self._state)
-            if text is not None and may_stop:
-                return StopHit(at if matcher.include else at - len(text.encode("utf-8", "surrogatepass")), text)
+        released = self._length - self.held
+        for at, byte in enumerate(token_bytes if matcher.has_strings or self._searches else b"", self._length + 1):
+            found = self._step(byte, at)
+            if found is not None and may_stop:
+                return StopHit(at if matcher.include else max(found[0], released), found[1])
         self._length += len(token_bytes)
         return None
 
+    def _step(self, byte: int, at: int) -> tuple[int, str] | None:
+        """Moves over the byte that ends at `at`: where the stop that it completes begins, and which it is."""
+        matcher = self._matcher
+        self._state = matcher.step(self._state, byte)
+        text = matcher.found(self._state)
+        found = None if text is None else (at - len(text.encode("utf-8", "surrogatepass")), text)
+        for pattern, search in self._searches:
+            size = search.feed(byte)
+            if size is not None and (found is None or at - size < found[0]):
+                found = (at - size, pattern)
+        return found
+
     def copy(self) -> StopCursor:
-        twin = StopCursor(self._matcher)
+        twin = StopCursor(self._matcher, tuple((pattern, search.copy()) for pattern, search in self._searches))
         twin._state, twin._length = self._state, self._length
         return twin
 

@@ -147,6 +147,7 @@ class GenerationBody(_Body):
     min_p: float | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
     stop_token_ids: list[int] | None = None
+    stop_regex: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
     include_stop: Annotated[
         bool | None, Field(validation_alias=AliasChoices("include_stop", "include_stop_str_in_output"))
     ] = None

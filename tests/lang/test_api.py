@@ -333,6 +333,7 @@ def test_gen_takes_every_field_of_sampling() -> None:
         "logit_bias": {7: 1.0},
         "min_tokens": 2,
         "ignore_eos": False,
+        "stop_regex": "a+",
         "include_stop": True,
     }
     (piece,) = lw.gen("x", **given).pieces

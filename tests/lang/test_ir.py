@@ -236,6 +236,12 @@ def test_truncated_msgpack_is_a_program_error() -> None:
         ("logit_bias", dict.fromkeys(range(1025), 1.0)),
         ("min_tokens", -1),
         ("ignore_eos", 1),
+        ("stop_regex", ("",)),
+        ("stop_regex", (1,)),
+        ("stop_regex", ("^a",)),
+        ("stop_regex", (r"a\Z",)),
+        ("stop_regex", ("(a$)",)),
+        ("stop_regex", ("\ud800",)),
         ("include_stop", "yes"),
     ],
 )
@@ -255,6 +261,11 @@ def test_a_bias_may_be_a_mapping_and_compares_by_content() -> None:
     assert one == Sampling(logit_bias=((3, -2.0), (7, 1.0)))
     assert len({one, Sampling(logit_bias=((3, -2.0), (7, 1.0)))}) == 1
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(one), type=Sampling) == one
+
+
+def test_a_stop_regex_may_hold_what_only_looks_like_an_anchor() -> None:
+    patterns = (r"\$5", "[$^]", r"[^a]\^", r"[]$]", r"\\[$]")
+    assert Sampling(stop_regex=patterns).stop_regex == patterns
 
 
 def test_merging_takes_only_the_given_fields() -> None:

@@ -120,9 +120,34 @@ class FiniteAutomaton:
     def matcher(self) -> FiniteMatcher:
         return FiniteMatcher(self)
 
+    def search(self) -> FiniteSearch:
+        return FiniteSearch(self.options)
+
     def forget(self) -> None:
         self.cached_bytes = 0
         self.forgotten += 1
+
+
+class FiniteSearch:
+    """Looks for the options in all of the bytes so far, each time."""
+
+    def __init__(self, options: Sequence[bytes]) -> None:
+        self.options = options
+        self.text = b""
+
+    def feed(self, byte: int) -> int | None:
+        self.text += bytes([byte])
+        return max((len(option) for option in self.options if self.text.endswith(option)), default=None)
+
+    @property
+    def held(self) -> int:
+        sizes = range(len(self.text) + 1)
+        return max(n for n in sizes if not n or any(o.startswith(self.text[-n:]) for o in self.options))
+
+    def copy(self) -> FiniteSearch:
+        twin = FiniteSearch(self.options)
+        twin.text = self.text
+        return twin
 
 
 class FiniteMatcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -49,7 +50,8 @@ def requests() -> list[tuple[str | Segment, ...]]:
     for _ in range(REQUESTS):
         constraint = "words" if random.random() < 0.5 else None
         on_length = str(random.choice(["cut", "prefer_close"]))
-        one = gen(constraint, on_length, **fields(random))
+        stops = fields(random) | {"stop_regex": ("[anything]",)}
+        one = msgspec.structs.replace(gen(constraint, on_length, **stops), stop_rules=("stops",))
         two = gen(None, **fields(random))
         made.append((str(random.choice(TEXTS)), one, str(random.choice(TEXTS)), two))
     return made
@@ -58,6 +60,7 @@ def requests() -> list[tuple[str | Segment, ...]]:
 def answers(order: list[int], steps_between: int | None, **options: Any) -> tuple[dict[int, Any], Bench]:
     bench = Bench(merged_tokenizer(), **options)
     bench.define("words", *WORDS)
+    bench.define("stops", "ple p", "dd", "ijk", "nop a")
     made = requests()
     for number in order:
         bench.events["a", number] = []

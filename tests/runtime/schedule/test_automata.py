@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from latticework.lang.errors import ConstraintError, SchemaError
-from latticework.runtime.constrain.base import Automaton, Matcher
+from latticework.runtime.constrain.base import Automaton, Matcher, Search
 from latticework.runtime.schedule.automata import MAX_AWAITED, Automata
 
 
@@ -14,6 +14,9 @@ class Sized:
         self.cached_bytes = size
 
     def matcher(self) -> Matcher:
+        raise NotImplementedError
+
+    def search(self) -> Search:
         raise NotImplementedError
 
     def forget(self) -> None:

@@ -154,12 +154,13 @@ def test_every_field_of_sampling_is_a_field_of_the_bodies(client: httpx.Client, 
         "min_tokens": 2,
         "ignore_eos": True,
         "include_stop": True,
+        "stop_regex": ["a+b"],
     }
     assert set(Sampling.__struct_fields__) <= set(ChatBody.model_fields) & set(CompletionBody.model_fields)
     assert chat(client, **fields).status_code == complete(client, **fields).status_code == 200
     for _, gen in scripted.asked:
         found = {name: getattr(gen.sampling, name) for name in fields}
-        assert found == fields | {"logit_bias": ((3, 2.5), (7, -100.0))}
+        assert found == fields | {"logit_bias": ((3, 2.5), (7, -100.0)), "stop_regex": ("a+b",)}
     chat(client, include_stop_str_in_output=True)  # as vLLM calls it
     assert scripted.asked[-1][1].sampling.include_stop
 
@@ -217,6 +218,7 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, {"n": True}, "n", "expected 1"),
     (CHAT, {"presence_penalty": 2.5}, "presence_penalty", "expected -2.0 <="),
     (CHAT, {"repetition_penalty": 0}, "repetition_penalty", "expected 0.01 <="),
+    (CHAT, {"stop_regex": "^a"}, "stop_regex", "anchor"),
     (CHAT, {"min_tokens": -1}, "min_tokens", "is -1"),
     (CHAT, {"tools": [{"type": "function"}]}, "tools", "not supported yet"),
     (CHAT, {"logit_bias": {"the": 2}}, "logit_bias", "expected token ids"),

@@ -175,3 +175,18 @@ def test_an_engine_that_dies_fails_its_streams_and_comes_back(served: Any, clien
         list(events)
     assert wait_until(lambda: httpx.get(f"{served.url}/health").status_code == 200, 60)
     assert chat(client).choices[0].message.content is not None
+
+
+def test_all_of_sampling_goes_through(client: openai.OpenAI) -> None:
+    bias = {str(ord(letter)): 40 for letter in "ab"}
+    answer = chat(client, max_tokens=40, logit_bias=bias, extra_body={"stop_regex": "[ab]{6}", "include_stop": True})
+    text = answer.choices[0].message.content
+    assert len(text) == 6
+    assert set(text) <= {"a", "b"}
+    with pytest.raises(openai.BadRequestError, match="empty text"):
+        chat(client, extra_body={"stop_regex": "a*"})
+    with pytest.raises(openai.BadRequestError, match="unterminated group") as caught:
+        chat(client, extra_body={"stop_regex": "a("})
+    assert caught.value.param == "stop_regex"
+    with pytest.raises(openai.BadRequestError, match="one of the model's"):
+        chat(client, logit_bias={"99999": 1})
