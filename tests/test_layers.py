@@ -13,6 +13,7 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "kernels": ("latticework.kernels",),
     "runtime": ("latticework.kernels", "latticework.runtime", *CONTRACTS, "latticework.lang.choices"),
     "runtime/cli.py": ("latticework",),  # the command line is a user of all of it
+    "runtime/bench.py": ("latticework",),
     "runtime/demo.py": ("latticework",),
     "runtime/terminal.py": ("latticework",),
     "lang": ("latticework.lang",),

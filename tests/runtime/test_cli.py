@@ -21,8 +21,10 @@ import pytest
 import latticework as lw
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime import cli, demo
+from latticework.runtime.bench import Workload
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.options import settings_of
+from latticework.runtime.profile import PARTS
 from latticework.runtime.server.http import bind, check_host, url_of
 from latticework.runtime.terminal import load_function, parse_arguments, print_state, printable
 
@@ -351,3 +353,25 @@ def test_a_signal_while_the_model_loads_ends_every_process() -> None:
 def test_settings_structs_reject_what_the_command_line_rejects() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"page_size": 0}, EngineConfig)
+
+
+# ---------------------------------------------------------------- bench
+
+
+def test_bench_reports_tokens_and_the_parts_of_a_step() -> None:
+    sizes = ("--prompts", "6", "--words", "8", "--shared", "4", "--tokens", "5")
+    done = latticework("bench", "--model", "tiny", "--kv-tokens", "2048", "--threads", "1", *sizes)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"output tokens +30,", done.stdout)
+    parts = re.findall(r"^(\w+) +(\d+\.\d{3}) +\d", done.stdout, re.MULTILINE)
+    assert [name for name, _ in parts] == [*PARTS, "waiting"]
+    assert sum(float(seconds) > 0 for _, seconds in parts) >= 3
+
+
+def test_a_workload_is_the_same_every_time_and_shares_its_beginning() -> None:
+    texts = Workload(3, 10, 6, 1).texts()
+    assert texts == Workload(3, 10, 6, 1).texts()
+    assert len({tuple(text.split()[:6]) for text in texts}) == 1
+    assert len(set(texts)) == 3
+    assert [len(text.split()) for text in texts] == [10] * 3
+    assert len(set(Workload(3, 4, 9, 1).texts())) == 1
