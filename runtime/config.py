@@ -40,6 +40,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefix_cache: Annotated[bool, Meta(description="reuse the KV of shared prefixes")] = True
     max_running: Annotated[int, Meta(description="sequences in one batch", ge=1, le=4096)] = 64
     chunk_tokens: Annotated[int, Meta(description="prompt tokens computed in one step", ge=1)] = 512
+    max_itl: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="milliseconds between two tokens: prompts are cut into chunks that leave room; default: none"),
+    ] = None
     max_waiting: Annotated[int, Meta(description="requests that may wait before 'busy' is answered", ge=1)] = 4096
     mask_budget_ms: Annotated[float, Meta(description="time a step may spend on cold masks", gt=0)] = 50.0
     row_cache_mb: Annotated[int, Meta(description="MiB for all constraints and their cached mask rows", ge=1)] = 256

@@ -58,6 +58,7 @@ from latticework.runtime.schedule.deadlines import Deadlines
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.scheduler import Plan, Scheduler, Work
 from latticework.runtime.schedule.sequence import Output, Owner, Scoring, Selection, Sequence
+from latticework.runtime.schedule.step_cost import StepCost
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Engine:
             min(self.context, self.kv_tokens),
         )
         self.scheduler = Scheduler(self.memory, config.max_running, config.chunk_tokens, self._is_ready)
+        self.step_cost = StepCost()
         self._open: dict[tuple[Owner, int], Sequence] = {}
         self._deadlines: Deadlines[tuple[Owner, int]] = Deadlines()
         self._arrivals = itertools.count()
@@ -220,6 +222,8 @@ class Engine:
         logits = self._run(plan)
         with self.profile.part("settle"):
             self._settle(plan, logits)
+        if plan.works:
+            self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)
         events, self._events = self._events, {}
         return events
 
@@ -239,10 +243,17 @@ class Engine:
         """What to compute. Where planning itself fails, and not over one sequence, those that run are the likeliest
         cause; without them the others are. They end, so that the next step is another one."""
         try:
-            return self.scheduler.schedule()
+            return self.scheduler.schedule(self._prompt_tokens())
         except Exception as error:
             suspects = self.scheduler.running or list(self.scheduler.waiting)
             return Plan(0, failures=[(sequence, error) for sequence in suspects])
+
+    def _prompt_tokens(self) -> int | None:
+        """How much of prompts this step may compute for `max_itl`; None: no limit, as nobody waits for a token."""
+        decoding = self.scheduler.decoding
+        if self.config.max_itl is None or not decoding:
+            return None
+        return self.step_cost.prompt_tokens(self.config.max_itl / 1000, decoding)
 
     def _run(self, plan: Plan) -> Tensor | None:
         """Logits [R, V] of the planned rows. A failing batch fails its requests."""

@@ -89,14 +89,20 @@ class Scheduler:
         sequence.waiting_since = self.step
         self.waiting.open(sequence)
 
+    @property
+    def decoding(self) -> int:
+        """How many sequences wait for their next token alone."""
+        return sum(sequence.uncomputed == 1 for sequence in self.running)
+
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence; its pages are the caller's to take."""
         (self.running if sequence.running else self.waiting).remove(sequence)
         self.waiting.closed(sequence)
 
-    def schedule(self) -> Plan:
+    def schedule(self, prompt_tokens: int | None = None) -> Plan:
+        """prompt_tokens: at most so many of prompts and options, fewer than `chunk_tokens`."""
         self.step += 1
-        plan = Plan(self._chunk_tokens)
+        plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
         ranked = sorted(self.running, key=_rank)
         postponed: list[Sequence] = []
         for sequence in ranked:
