@@ -204,6 +204,7 @@ class EngineLink:
     def _lose(self, error: LatticeworkError) -> None:
         """Forgets the engine and everything it knew."""
         self.ready.clear()
+        self.stats = EngineStats()
         if self._reader is not None:
             self._reader.cancel()
         if self._socket is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import time
 from typing import Any
 
@@ -169,3 +171,22 @@ def test_an_engine_of_its_own_ends_with_its_block() -> None:
     assert process.returncode is not None
     with pytest.raises(lw.InvalidArgument, match="in_flight"):
         lw.Engine("tiny", in_flight=0)
+
+
+def test_prompts_that_wait_outlive_a_dead_front() -> None:
+    with lw.Engine("tiny", dtype="float64", kv_tokens=2048, threads=1, in_flight=2) as engine:
+
+        async def run() -> list[Any]:
+            found: list[Any] = []
+            async for result in engine.agenerate(["a"] * 8, lw.Sampling(max_tokens=40), return_exceptions=True):
+                found.append(result)
+                if len(found) == 1:
+                    os.kill(engine.runtime.pid, signal.SIGKILL)
+            return found
+
+        found = asyncio.run(run())
+    failed = [outcome for outcome in found if isinstance(outcome, lw.ConnectionLost)]
+    assert len(found) == 8
+    assert len(failed) <= 2  # what was at work
+    assert sum(isinstance(outcome, lw.Result) for outcome in found) == 8 - len(failed)
+    assert all(outcome.where for outcome in failed)
