@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.base import Row
-from latticework.runtime.constrain.places import State, States
+from latticework.runtime.constrain.characters import Runs
+from latticework.runtime.constrain.loops import Chain, Loops
+from latticework.runtime.constrain.places import DEAD, State, States
 from latticework.runtime.constrain.rules import RuleGraph
 from latticework.runtime.constrain.search import AutomatonSearch
 from latticework.runtime.constrain.vocabulary import Vocabulary, spread
@@ -63,6 +65,7 @@ class Automaton:
         self._row_bytes = 0
         self._walks: OrderedDict[State, Allowed] = OrderedDict()
         self._symbols = self.states.classes[vocabulary.trie.byte]  # uint8[N]
+        self._loops = Loops(self.states, vocabulary.characters)
 
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
@@ -150,14 +153,90 @@ class Automaton:
         budget the same states are filtered again and again."""
         found = self._walks.get(state)
         if found is None:
-            nodes, at = self._walk(state.index)
-            tokens, which = self.vocabulary.trie.tokens_at(nodes)
-            found = self._walks[state] = Allowed(tokens, self.states.costs[at[which]])
+            tokens, at = self._reach(0, state.index)
+            found = self._walks[state] = Allowed(tokens, self.states.costs[at])
             if len(self._walks) > KEPT_WALKS:
                 self._walks.popitem(last=False)
         else:
             self._walks.move_to_end(state)
         return found
+
+    def _reach(self, base: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The tokens that can be written from the trie node `base` on, where the state is `start`, and the state
+        after each."""
+        chain = self._loops.chain(base, start)
+        if chain is not None:
+            return self._reach_from_chain(base, chain)
+        trie, heavy = self.vocabulary.trie, self.vocabulary.characters.heavy
+        if base:
+            nodes, at = self._walk_below(np.array([base]), np.array([start], np.int32), None)
+        elif heavy is not None and self._has_chain(heavy, start):
+            children = np.arange(1, trie.levels[2])
+            return self._reach_below(children, self.states.table[start, self._symbols[children]], None, base)
+        else:
+            nodes, at = self._walk(start)
+        tokens, which = trie.tokens_at(nodes)
+        return tokens, at[which]
+
+    def _has_chain(self, child: int, start: int) -> bool:
+        """Whether much can be saved below a child of the root, with state `start` at the root."""
+        self._fill(np.array([start], np.int32))
+        following = int(self.states.table[start, self._symbols[child]])
+        return following != DEAD and self._loops.chain(child, following) is not None
+
+    def _reach_from_chain(self, base: int, chain: Chain) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """`_reach` where the tokens made of one set of characters need no walk."""
+        runs, states = chain
+        self._fill(states[runs.edge_counts])
+        symbols = self._symbols[runs.edges]
+        tokens, at = self._reach_below(runs.edges, self.states.table[states[runs.edge_counts], symbols], runs, base)
+        within = states[runs.counts]
+        dead = np.flatnonzero(states == DEAD)
+        count = len(within) if not len(dead) else int(np.searchsorted(runs.counts, dead[0]))
+        return np.concatenate([runs.tokens[:count], tokens]), np.concatenate([within[:count], at])
+
+    def _reach_below(
+        self, nodes: NDArray[np.int64], at: NDArray[np.int32], runs: Runs | None, base: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The tokens at and below `nodes`, outside `runs`, and the state after each."""
+        trie, heavy = self.vocabulary.trie, self.vocabulary.characters.heavy
+        live = at.nonzero()[0]
+        nodes, at = nodes[live], at[live]
+        where = np.flatnonzero(nodes == (heavy if heavy is not None and not base else -1))
+        if not len(where):
+            nodes, at = self._walk_below(nodes, at, runs)
+            tokens, which = trie.tokens_at(nodes)
+            return tokens, at[which]
+        start = int(at[where[0]])
+        tokens, after = self._reach(int(nodes[where[0]]), start)
+        nodes, at = self._walk_below(np.delete(nodes, where), np.delete(at, where), runs)
+        more, which = trie.tokens_at(nodes)
+        return np.concatenate([tokens, more]), np.concatenate([after, at[which]])
+
+    def _walk_below(
+        self, nodes: NDArray[np.int64], at: NDArray[np.int32], runs: Runs | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The live `nodes` and the live nodes below them that are not inside `runs`, and the state at each."""
+        trie, classes = self.vocabulary.trie, self.states.class_count
+        all_nodes, all_at = [nodes], [at]
+        while len(nodes):
+            counts = trie.children[nodes]
+            inner = counts.nonzero()[0]
+            nodes, at, counts = nodes[inner], at[inner], counts[inner]
+            total = int(counts.sum())
+            if not total:
+                break
+            self._fill(at)
+            children = spread(trie.first_child[nodes], counts, total)
+            above = np.repeat(at.astype(np.int64) * classes, counts)
+            following = self.states.table.ravel()[above + self._symbols[children]]
+            if runs is not None:
+                following[runs.inside[children]] = DEAD  # counted there
+            live = following.nonzero()[0]
+            nodes, at = children[live], following[live]
+            all_nodes.append(nodes)
+            all_at.append(at)
+        return np.concatenate(all_nodes), np.concatenate(all_at)
 
     def _walk(self, start: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The live nodes of the vocabulary's trie, and the state at each.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.lang.errors import InvalidArgument
+from latticework.runtime.constrain.characters import Characters
 
 
 class Trie:
@@ -103,6 +104,7 @@ class Vocabulary:
         self.size = len(self.tokens)  # V
         self.words = -(-self.size // 32)  # W
         self.trie = Trie(self.tokens)
+        self.characters = Characters(self.trie)
         self.longest = len(self.trie.levels) - 2  # bytes of the longest token
         self._ids: dict[bytes, int] = {}
         for index, token in enumerate(self.tokens):

@@ -1,0 +1,125 @@
+"""The characters that a vocabulary's tokens are made of, and which tokens are made of a given set of them alone.
+
+Most tokens that a free text allows are *runs*: characters that all lead the same way. Which tokens are runs depends
+on the set of characters only, so it is found once and shared by every state of every automaton with that set. A
+character is an ASCII byte or the bytes that a UTF-8 lead byte announces; whether they encode anything does not
+matter here. This file knows tokens; what the characters lead to, `loops.py` knows.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.vocabulary import Trie
+
+RUN_BYTES = 64 << 20  # kept runs of one vocabulary; the least recently used go first
+_HEAVY = 8  # a first byte with more than this fraction of all nodes below it has runs of its own
+
+
+class Runs:
+    """The nodes below `base` that characters of one set alone lead to, and where that stops.
+
+    tokens: int32[n], what such nodes write, by number of characters; counts: int64[n], those numbers. inside:
+    bool[N]. edges: int64[e], the nodes just outside; edge_counts: the characters before each. longest: characters of
+    the longest run.
+    """
+
+    __slots__ = ("counts", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
+
+    def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_]) -> None:
+        trie = characters.trie
+        inside = np.zeros(len(trie.parent), bool)
+        inside[base] = True
+        for nodes in characters.levels:
+            inside[nodes] = members[characters.of_node[nodes]] & inside[characters.before[nodes]]
+            inside[base] = True
+        nodes = np.flatnonzero(inside)
+        tokens, which = trie.tokens_at(nodes)
+        counts = characters.counts[nodes[which]] - characters.counts[base]
+        order = np.argsort(counts, kind="stable")
+        self.inside = inside
+        self.tokens = tokens[order]
+        self.counts = counts[order]
+        is_edge = inside[trie.parent] & ~inside
+        is_edge[0] = False
+        self.edges = np.flatnonzero(is_edge)
+        self.edge_counts = characters.counts[trie.parent[self.edges]] - characters.counts[base]
+        self.longest = int((characters.counts[nodes] - characters.counts[base]).max())
+        arrays = (inside, self.tokens, self.counts, self.edges, self.edge_counts)
+        self.nbytes = sum(array.nbytes for array in arrays)
+
+
+class Characters:
+    """The C distinct characters of the tokens in a trie.
+
+    texts: uint8[C, 4], zero-padded; lengths: int64[C]; weights: int64[C], trie nodes that each ends at. of_node,
+    before, counts: for a trie node at the end of a character, its number, the node before it, and how many
+    characters lead there. heavy: the child of the
+    root that most tokens are below, if it stands out (a space).
+    """
+
+    def __init__(self, trie: Trie) -> None:
+        self.trie = trie
+        size = len(trie.parent)
+        left = np.zeros(size, np.int64)  # bytes that the character still lacks; -1: no characters lead here
+        code = np.zeros(size, np.int64)
+        self.before = np.zeros(size, np.int64)
+        self.counts = np.zeros(size, np.int64)
+        self.levels: list[NDArray[np.int64]] = []  # per level, the nodes at the end of a character
+        announced = np.full(256, -1, np.int64)
+        for low, high, more in ((0, 0x80, 0), (0xC2, 0xE0, 1), (0xE0, 0xF0, 2), (0xF0, 0xF5, 3)):
+            announced[low:high] = more
+        for first, last in zip(trie.levels[1:-1], trie.levels[2:], strict=True):
+            nodes = np.arange(first, last)
+            parent, byte = trie.parent[nodes].astype(np.int64), trie.byte[nodes].astype(np.int64)
+            starts, goes_on = left[parent] == 0, (left[parent] > 0) & (byte >= 0x80) & (byte < 0xC0)
+            left[nodes] = np.where(starts, announced[byte], np.where(goes_on, left[parent] - 1, -1))
+            code[nodes] = np.where(starts, byte, code[parent] << 8 | byte)
+            self.before[nodes] = np.where(starts, parent, self.before[parent])
+            ends = nodes[left[nodes] == 0]
+            self.counts[ends] = self.counts[self.before[ends]] + 1
+            self.levels.append(ends)
+        ends = np.concatenate([np.zeros(0, np.int64), *self.levels])
+        codes, numbers = np.unique(code[ends], return_inverse=True)
+        self.of_node = np.zeros(size, np.int64)
+        self.of_node[ends] = numbers
+        self.weights = np.bincount(numbers, minlength=len(codes))
+        self.lengths = 1 + (codes > 0xFF) + (codes > 0xFFFF) + (codes > 0xFFFFFF).astype(np.int64)
+        shifts = 8 * (self.lengths[:, None] - 1 - np.arange(4))
+        self.texts = np.where(shifts >= 0, codes[:, None] >> np.maximum(shifts, 0) & 0xFF, 0).astype(np.uint8)
+        self.heavy = self._heaviest(size)
+        self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = Lock()
+
+    def runs(self, base: int, members: NDArray[np.bool_]) -> Runs:
+        """The runs of the characters in `members` (bool[C]) from the node `base` on."""
+        key = (base, np.packbits(members).tobytes())
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+            found = self._kept[key] = Runs(self, base, members)
+            self._kept_bytes += found.nbytes
+            while self._kept_bytes > RUN_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+            return found
+
+    def _heaviest(self, size: int) -> int | None:
+        below = np.ones(size, np.int64)
+        trie = self.trie
+        for first, last in zip(trie.levels[-2:0:-1], trie.levels[:1:-1], strict=True):
+            np.add.at(below, trie.parent[first:last], below[first:last])
+        ends = self.levels[0] if self.levels else np.zeros(0, np.int64)
+        best = int(ends[below[ends].argmax()]) if len(ends) else 0
+        return best if best and below[best] * _HEAVY > size else None
+
+
+__all__ = ["RUN_BYTES", "Characters", "Runs"]

@@ -1,0 +1,116 @@
+"""Rows found through loops and counts, against the walk of the whole trie from the same state: tokens and prices."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from latticework.lang.ir import Constraint, JsonSchema, Regex
+from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
+from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.places import State
+from tests.runtime.constrain.oracle import allowed, byte_vocabulary
+
+PIECES = ["a", "b", "é", "語", "😀", "END", " ", "  ", '"', "\\n", "aaaa", "bab", " aé", " bb", "é é", "a語b", "😀a"]
+CONSTRAINTS: list[Constraint] = [
+    Regex(".*"),
+    Regex(".{0,9}"),
+    Regex(".{2,7}END"),
+    Regex("[ab é]{1,5}"),
+    Regex("[^b]{3,}b?"),
+    Regex(r"(\w{1,5}\s){1,4}END"),
+    Regex(r"\w+( \w+){0,3}"),
+    Regex("(aa|b)*"),
+    Regex("[a-zé]{3,12}@(x|yy)"),
+    Regex(r'"[^"\\]*(\\.[^"\\]*)*"'),
+    JsonSchema({"type": "string", "minLength": 3, "maxLength": 6}),
+    JsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """Whole characters, their pieces, and tokens that begin or end inside one."""
+    rng = random.Random(4)
+    words = {"".join(rng.choices(PIECES, k=rng.randint(1, 4))).encode() for _ in range(600)}
+    spaced = {b" " + word for word in words}
+    cut = {word[rng.randint(0, 2) : len(word) - rng.randint(0, 2)] for word in words}
+    broken = {b"\xc3", b"a\xc3", b"\xa9a", b"\xff", b"\xe8\xaa", b"a\xf0\x9f\x98", b"\xc3\xc3", b" \xc3", b"\xc0\x80"}
+    return byte_vocabulary(*sorted((words | spaced | cut | broken) - {b""}))
+
+
+def plain(automaton: Automaton, state: State) -> dict[int, int]:
+    nodes, at = automaton._walk(state.index)
+    tokens, which = automaton.vocabulary.trie.tokens_at(nodes)
+    return dict(zip(tokens.tolist(), automaton.states.costs[at[which]].tolist(), strict=True))
+
+
+def check(automaton: Automaton, state: State) -> None:
+    relaxed = automaton.states.relax(state)
+    expected = plain(automaton, relaxed)
+    tokens, costs = automaton.allowed(relaxed)
+    assert len(set(tokens.tolist())) == len(tokens), "a token is reached twice"
+    assert dict(zip(tokens.tolist(), costs.tolist(), strict=True)) == expected
+    assert automaton.row(state).need == max(expected.values(), default=-1) + 1
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
+def test_rows_and_prices_equal_the_plain_walk(constraint: Constraint, vocabulary: Vocabulary) -> None:
+    automaton = Automaton(to_rules(constraint), vocabulary)
+    rng = random.Random(8)
+    for _ in range(12):
+        matcher = automaton.matcher()
+        for step in range(10):
+            if step == 4:
+                automaton.forget()
+            state = matcher._current()
+            assert state is not None
+            check(automaton, state)
+            going_on = sorted(allowed(matcher, vocabulary) - set(vocabulary.end_ids))
+            if not going_on:
+                break
+            assert matcher.accept(rng.choice(going_on))
+
+
+def test_budgeted_rows_near_a_count_equal_the_plain_walk(vocabulary: Vocabulary) -> None:
+    automaton = Automaton(to_rules(Regex("[ab é]{4,9}END")), vocabulary)
+    matcher = automaton.matcher()
+    for _ in range(9):
+        state = matcher._current()
+        assert state is not None
+        prices = plain(automaton, automaton.states.relax(state))
+        for remaining in range(matcher.shortest() + 3):
+            assert allowed(matcher, vocabulary, remaining) == {t for t, cost in prices.items() if cost < remaining}
+        assert matcher.accept(ord("a"))
+
+
+def test_runs_are_the_tokens_made_of_the_given_characters(vocabulary: Vocabulary) -> None:
+    characters = vocabulary.characters
+    texts = [bytes(text[:n]) for text, n in zip(characters.texts, characters.lengths.tolist(), strict=True)]
+    chosen = {b"a", "é".encode(), "😀".encode(), b" "}
+    members = np.array([text in chosen for text in texts])
+    runs = characters.runs(0, members)
+    counts = dict(zip(runs.tokens.tolist(), runs.counts.tolist(), strict=True))
+    for token, data in enumerate(vocabulary.tokens):
+        text = data.decode(errors="replace")
+        is_run = bool(data) and all(letter.encode() in chosen for letter in text)
+        assert counts.get(token) == (len(text) if is_run else None)
+    assert characters.runs(0, members) is runs
+    assert max(counts.values()) == runs.longest
+
+
+def test_kept_runs_stay_within_their_bound(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    characters = Characters(vocabulary.trie)
+    size = Runs(characters, 0, np.ones(len(characters.texts), bool)).nbytes
+    monkeypatch.setattr("latticework.runtime.constrain.characters.RUN_BYTES", 3 * size)
+    for number in range(20):
+        characters.runs(0, np.arange(len(characters.texts)) != number)
+        assert characters._kept_bytes == sum(runs.nbytes for runs in characters._kept.values()) <= 3 * size
+
+
+def test_a_vocabulary_without_tokens_to_write_has_no_characters() -> None:
+    characters = Vocabulary([b"", b""], end_ids=(0,)).characters
+    assert len(characters.texts) == 0
+    assert characters.heavy is None
