@@ -60,6 +60,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: Annotated[int, Meta(description="port of the HTTP server; 0 picks a free one", ge=0, le=65535)] = 8000
     ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
     max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
+    max_body_mb: Annotated[int, Meta(description="MiB of one HTTP request's body", ge=1, le=1024)] = 16
+    max_prompts: Annotated[int, Meta(description="prompts in one HTTP request", ge=1, le=4096)] = 128
+    max_prompt_tokens: Annotated[
+        AtLeastOne | None, Meta(description="tokens of one prompt, or of one text in a program; default: the context")
+    ] = None
+    max_output_tokens: Annotated[
+        AtLeastOne | None, Meta(description="largest max_tokens that may be asked for; default: the context")
+    ] = None
     log_requests: Annotated[bool, Meta(description="one line a request on stderr: ids and numbers, no text")] = True
     compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
     hang_seconds: Annotated[

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from latticework.lang.errors import ConstraintError, DeadlineExceeded, PromptTooLong, from_data
+from latticework.lang.errors import ConstraintError, DeadlineExceeded, InvalidArgument, PromptTooLong, from_data
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Constraint, Gen, Regex, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -47,8 +47,11 @@ class Output:
 class Front:
     """Owns the engine link, the compile pool and the runtime folder. Make one with `start`, end it with `close`."""
 
-    def __init__(self, card: ModelCard, link: EngineLink, pool: CompilePool, folder: RuntimeFolder) -> None:
+    def __init__(
+        self, card: ModelCard, link: EngineLink, pool: CompilePool, folder: RuntimeFolder, server: ServerConfig
+    ) -> None:
         self.card = card
+        self.server = server
         self.link = link
         self.pool = pool
         self.folder = folder
@@ -78,7 +81,7 @@ class Front:
         try:
             await pool.start()
             await link.start(progress)
-            return cls(card, link, pool, folder)
+            return cls(card, link, pool, folder, server)
         except BaseException:
             await link.close()
             await pool.close()
@@ -120,8 +123,17 @@ class Front:
         tokens, head, head_tokens = self.tokenizer.encode_pieces(pieces)
         begin = self.tokenizer.bos_ids
         if at_start and begin and tuple(tokens[: len(begin)]) != begin:
-            return TextSegment((*begin, *tokens))
-        return TextSegment(tuple(tokens), head, head_tokens)
+            return self._within_cap(TextSegment((*begin, *tokens)))
+        return self._within_cap(TextSegment(tuple(tokens), head, head_tokens))
+
+    def _within_cap(self, text: TextSegment) -> TextSegment:
+        """`text` itself. Raises PromptTooLong when it is longer than the server's setting allows."""
+        cap = self.server.max_prompt_tokens
+        if cap is not None and len(text.tokens) > cap:
+            raise PromptTooLong(
+                f"the prompt has {len(text.tokens)} tokens; this server takes {cap} (max_prompt_tokens)", field="prompt"
+            )
+        return text
 
     def chat_prompt(self, messages: list[dict[str, str]]) -> TextSegment:
         """A conversation in the model's own template; what people wrote never becomes special tokens."""
@@ -131,13 +143,18 @@ class Front:
         """A raw prompt: special tokens in it are recognised; token ids are taken as they are."""
         if isinstance(prompt, str):
             return self.text_run([(prompt, True)], at_start=True)
-        return TextSegment(tuple(prompt))
+        return self._within_cap(TextSegment(tuple(prompt)))
 
     # ------------------------------------------------------------ generation
 
     async def gen_segment(self, gen: Gen, sampling: Sampling, rules: dict[str, bytes]) -> GenSegment:
         """The segment of a gen whose sampling is resolved and seeded. Its constraint and its stop regexes are compiled
-        into `rules`. Raises ConstraintError."""
+        into `rules`. Raises ConstraintError, and InvalidArgument for more tokens than the server's setting allows."""
+        cap = self.server.max_output_tokens
+        if cap is not None and sampling.max_tokens > cap:
+            raise InvalidArgument(
+                f"max_tokens is {sampling.max_tokens}; this server allows {cap} (max_output_tokens)", field="max_tokens"
+            )
         key = None if gen.constraint is None else await self._compile(gen.constraint, rules)
         try:
             stops = [await self._compile(Regex(pattern), rules) for pattern in sampling.stop_regex]

@@ -142,7 +142,7 @@ def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
         return JSONResponse(answer.whole(openai.merge([first, *rest])))
 
     _handle_errors(app)
-    return CountedAnswers(Boundary(app), front.link.meter)
+    return CountedAnswers(Boundary(app, front.server.max_body_mb << 20), front.link.meter)
 
 
 def usage_asked(body: GenerationBody) -> bool:

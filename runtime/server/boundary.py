@@ -10,14 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from latticework.runtime.server.errors import refuse
 
 log = logging.getLogger("latticework.server")
-MAX_BODY_BYTES = 16 << 20
 
 
 class Boundary:
     """ASGI middleware: 413 for a body of more than `limit` bytes, declared or sent. An exception that the
     application has answered with 500 ends here, in the log, so that the connection lives on."""
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
 
@@ -45,4 +44,4 @@ class Boundary:
             log.exception("%s %s failed", scope["method"], scope["path"])
 
     def _message(self) -> str:
-        return f"the body is larger than {self.limit} bytes"
+        return f"the body is larger than {self.limit} bytes (max_body_mb)"

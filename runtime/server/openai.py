@@ -52,7 +52,7 @@ def chat_gen(front: Front, body: ChatBody, prompt: TextSegment) -> Gen:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidArgument("max_tokens and max_completion_tokens are both given", field="max_completion_tokens")
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    rest = max(1, front.context - len(prompt.tokens))
+    rest = max(1, min(front.context - len(prompt.tokens), front.server.max_output_tokens or front.context))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return _gen(body, rest if asked is None else asked, logprobs)
 

@@ -14,6 +14,7 @@ import pytest
 from latticework.lang.errors import LatticeworkError
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen
+from latticework.runtime.config import ServerConfig
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
@@ -33,6 +34,7 @@ class ScriptedFront:
         self.card = tiny_card()
         self.tokenizer = Tokenizer.from_file(self.card.tokenizer)
         self.context = 4096
+        self.server = ServerConfig(max_body_mb=1)
         self.dtype = "float64"
         self.link = SimpleNamespace(ready=asyncio.Event(), meter=Meter(), stats=EngineStats(), restarts=0, bad_frames=0)
         self.link.ready.set()
