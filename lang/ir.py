@@ -35,6 +35,7 @@ MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
+MAX_N = 64
 
 
 # ---------------------------------------------------------------- sampling
@@ -56,6 +57,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     min_tokens: end tokens and stop_token_ids are not drawn, and stops not looked at, before so many output tokens,
     unless a constraint leaves nothing else. ignore_eos: the same for end tokens, throughout. include_stop: what
     stopped the output stays part of it, end tokens excepted.
+    n: so many outputs, at most MAX_N; the text goes on with the first. Output i has the seed `sample_seed(seed, i)`.
+    best_of: so many are drawn, and the n of the highest mean log-probability are kept, best first. None: n, in order.
     Raises InvalidArgument naming the field.
     """
 
@@ -76,6 +79,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     ignore_eos: bool = False
     include_stop: bool = False
     stop_regex: tuple[str, ...] = ()
+    n: int = 1
+    best_of: int | None = None
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
@@ -99,6 +104,9 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         for field in ("ignore_eos", "include_stop"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidArgument(f"{field} is {getattr(self, field)!r}; expected true or false", field=field)
+        _check_range("n", self.n, 1, MAX_N)
+        if self.best_of is not None:
+            _check_range("best_of", self.best_of, self.n, MAX_N, hint="best_of outputs are drawn, the best n are kept")
         self._check_bias()
         self._check_stops()
 
@@ -144,6 +152,16 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
+
+    @property
+    def candidates(self) -> int:
+        """How many outputs are drawn."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def ranked(self) -> bool:
+        """The outputs are compared before any of them is given."""
+        return self.best_of is not None and self.best_of > 1
 
 
 def _check_range(
@@ -195,6 +213,11 @@ def derive_seed(run_seed: int, item: int, path: tuple[int, ...], ordinal: int, s
     numbers = (run_seed, item, len(path), *path, ordinal, sample)
     digest = hashlib.blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of one of several outputs of an op: the first has the op's own."""
+    return seed if sample == 0 else derive_seed(seed, 0, (), 0, sample)
 
 
 # ---------------------------------------------------------------- constraints

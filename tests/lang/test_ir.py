@@ -29,6 +29,7 @@ from latticework.lang.ir import (
     constraint_key,
     derive_seed,
     merge_sampling,
+    sample_seed,
 )
 
 EVERY_OP = Program(
@@ -243,12 +244,33 @@ def test_truncated_msgpack_is_a_program_error() -> None:
         ("stop_regex", ("(a$)",)),
         ("stop_regex", ("\ud800",)),
         ("include_stop", "yes"),
+        ("n", 0),
+        ("n", 65),
+        ("n", True),
+        ("best_of", 0),
+        ("best_of", 65),
+        ("best_of", 2.0),
     ],
 )
 def test_sampling_names_the_field_it_refuses(field: str, value: object) -> None:
     with pytest.raises(InvalidArgument, match=field) as caught:
         Sampling(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+def test_best_of_is_no_less_than_n() -> None:
+    with pytest.raises(InvalidArgument, match="best_of") as caught:
+        Sampling(n=3, best_of=2)
+    assert caught.value.field == "best_of"
+    asked = [Sampling(), Sampling(n=3), Sampling(best_of=4), Sampling(n=2, best_of=2), Sampling(best_of=1)]
+    assert [(s.candidates, s.ranked) for s in asked] == [(1, False), (3, False), (4, True), (2, True), (1, False)]
+
+
+def test_the_first_of_several_outputs_keeps_the_seed_and_the_others_have_their_own() -> None:
+    seeds = [sample_seed(5, sample) for sample in range(4)]
+    assert seeds[0] == 5
+    assert len(set(seeds)) == 4
+    assert sample_seed(6, 1) != seeds[1]
 
 
 def test_stops_may_be_one_string_or_a_list_and_compare_as_tuples() -> None:
