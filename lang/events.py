@@ -41,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One output token: id, bytes as text (errors replaced), natural-log probability, the likeliest others."""
+    """One token: id, bytes as text (errors replaced), natural-log probability, the likeliest others."""
 
     token: int
     text: str
@@ -70,7 +70,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     """A Gen or Select has ended well.
 
     complete: the constraint, if any, is satisfied by the text. stopped_by: the stop string or id that ended it.
-    scores: one number per option of a Select, higher is likelier.
+    scores: one number per option of a Select, higher is likelier. prompt_logprobs: see `Sampling`.
     """
 
     branch: int
@@ -83,6 +83,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     scores: tuple[float, ...] = ()
     seed: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

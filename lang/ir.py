@@ -49,7 +49,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     stop_token_ids: token ids that do the same. stop_regex: patterns whose first match anywhere in the output does the
     same, as soon as it is one; without anchors. seed: None derives one from the run's seed.
     logprobs: None for none, 0 for the chosen token's, k for the k likeliest as well (raw model log-probabilities,
-    natural logarithm, before all that follows).
+    natural logarithm, before all that follows). prompt_logprobs: the same for the tokens of the constant text right
+    before, back to the last gen, select or fork; a token that nothing precedes has none.
     frequency_penalty, presence_penalty: in [-2, 2], 0 is off; subtracted from the logit of a token as often as, or
     if, it is in this output. repetition_penalty: in [0.01, 100], 1 is off; a logit above 0 is divided by it, others
     are multiplied, for every token in the text so far: the prompt's and the output's. logit_bias: (token id, number
@@ -81,6 +82,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     stop_regex: tuple[str, ...] = ()
     n: int = 1
     best_of: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
@@ -93,8 +95,9 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         if self.top_k != -1:
             _check_range("top_k", self.top_k, 1, 1 << 30, hint="-1 turns top_k off")
         _check_range("min_p", self.min_p, 0.0, 1.0, kind=float)
-        if self.logprobs is not None:
-            _check_range("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        for field in ("logprobs", "prompt_logprobs"):
+            if getattr(self, field) is not None:
+                _check_range(field, getattr(self, field), 0, MAX_TOP_LOGPROBS)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, (1 << 64) - 1)
         for field in ("frequency_penalty", "presence_penalty"):
