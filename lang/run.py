@@ -69,7 +69,7 @@ class Run:
         self._outbox: deque[tuple[int, int, tuple[Op, ...]]] = deque()
         self._sending = False
         self._closed = False
-        self.session: Session = backend.open(sampling, seed, item, self._on_event)
+        self.session: Session = backend.open(sampling, seed, item, self._on_event, timeout)
 
     # ------------------------------------------------------------ appending
 

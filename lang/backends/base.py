@@ -37,8 +37,12 @@ class Backend(Protocol):
 
     name: str
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> Session:
-        """Starts a run with these default sampling parameters. Raises ConnectionLost or Busy."""
+    def open(
+        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
+    ) -> Session:
+        """Starts a run with these default sampling parameters. timeout: seconds after which a backend that computes
+        elsewhere ends it by itself; whoever waits here stops waiting then either way. Raises ConnectionLost or
+        Busy."""
         ...
 
     def shutdown(self) -> None:

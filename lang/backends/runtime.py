@@ -49,13 +49,17 @@ class _RemoteRun:
 
 
 class Connection:
-    """A backend that speaks to a front at `address`. Each process that uses it has a connection of its own."""
+    """A backend that speaks to a front at `address`. Each process that uses it has a connection of its own.
 
-    def __init__(self, address: str) -> None:
+    tenant: for whom it asks. Tenants share the engine fairly, and no part of the prefix cache.
+    """
+
+    def __init__(self, address: str, tenant: str = "") -> None:
         self.name = f"runtime at {address}"
         self.address = address
+        self.tenant = tenant
         self._lock = threading.Lock()
-        self._client: Client | None = Client(address)
+        self._client: Client | None = Client(address, tenant=tenant)
         _at_fork(self._forked)
 
     def _forked(self) -> None:
@@ -69,9 +73,11 @@ class Connection:
         assert welcome is not None
         return welcome.model
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
+    def open(
+        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
+    ) -> _RemoteRun:
         client = self._live()
-        return _RemoteRun(client, client.open(sampling, seed, item, listener))
+        return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
 
     def stats(self) -> FrontStats:
         """Counters of the front and its engine."""
@@ -84,7 +90,7 @@ class Connection:
     def _live(self) -> Client:
         with self._lock:
             if self._client is None or self._client.lost:
-                self._client = Client(self.address)
+                self._client = Client(self.address, tenant=self.tenant)
             return self._client
 
     def shutdown(self) -> None:
@@ -102,9 +108,10 @@ class Connection:
         self.shutdown()
 
 
-def connect(address: str) -> Connection:
-    """Joins a runtime that is being served. Raises ConnectionLost when nobody answers within 10 seconds."""
-    return Connection(address)
+def connect(address: str, *, tenant: str = "") -> Connection:
+    """Joins a runtime that is being served, on behalf of `tenant`. Raises ConnectionLost when nobody answers within 10
+    seconds, InvalidArgument for a wrong address or tenant."""
+    return Connection(address, tenant)
 
 
 class Runtime:
@@ -139,10 +146,11 @@ class Runtime:
         assert self._folder is not None
         return self._folder.address("front")
 
-    def generate(self, prompt: Prompt, gen: Gen, listener: Listener) -> _RemoteRun:
-        """Starts a run of one gen after a raw prompt. gen: with its sampling complete and seeded."""
+    def generate(self, prompt: Prompt, gen: Gen, listener: Listener, timeout: float | None = None) -> _RemoteRun:
+        """Starts a run of one gen after a raw prompt. gen: with its sampling complete and seeded. timeout: seconds
+        after which it fails with DeadlineExceeded."""
         client = self._live()
-        return _RemoteRun(client, client.generate(prompt, gen, listener))
+        return _RemoteRun(client, client.generate(prompt, gen, listener, timeout))
 
     @property
     def model(self) -> str:
@@ -154,9 +162,11 @@ class Runtime:
         assert self._process is not None
         return self._process.pid
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> _RemoteRun:
+    def open(
+        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
+    ) -> _RemoteRun:
         client = self._live()
-        return _RemoteRun(client, client.open(sampling, seed, item, listener))
+        return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
 
     def stats(self) -> FrontStats:
         """Counters of the front and its engine."""

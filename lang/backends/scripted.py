@@ -104,7 +104,9 @@ class Scripted:
         self._shut = False
         self._open: set[_Session] = set()
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> Session:
+    def open(
+        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
+    ) -> Session:
         with self._condition:
             if self._shut:
                 raise ConnectionLost("the scripted backend was shut down")

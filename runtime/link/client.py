@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -16,12 +17,13 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from latticework.lang.errors import ConnectionLost, ErrorData, LatticeworkError, from_data
+from latticework.lang.errors import ConnectionLost, ErrorData, InvalidArgument, LatticeworkError, from_data
 from latticework.lang.events import Event, Failed
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     SILENCE_SECONDS,
+    TENANT,
     Append,
     AskFlush,
     AskStats,
@@ -52,12 +54,23 @@ log = logging.getLogger(__name__)
 class Client:
     """A connection to a front. Owns the socket and its thread; `close` ends both.
 
-    alive: asked now and then whether the front's process still runs, where the caller can know. Raises
-    ConnectionLost when nobody answers within `timeout` seconds (10), InvalidArgument for a wrong address.
+    alive: asked now and then whether the front's process still runs, where the caller can know. tenant: for whom it
+    asks. Raises ConnectionLost when nobody answers within `timeout` seconds (10), InvalidArgument for a wrong address
+    or tenant.
     """
 
-    def __init__(self, address: str, alive: Callable[[], bool] = lambda: True, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        alive: Callable[[], bool] = lambda: True,
+        timeout: float | None = None,
+        tenant: str = "",
+    ) -> None:
         self.address = check_address(address)
+        if not isinstance(tenant, str) or not re.fullmatch(TENANT, tenant):
+            raise InvalidArgument(
+                f"tenant is {tenant!r}; expected up to 64 letters, digits, dots, dashes or underscores", field="tenant"
+            )
         self.welcome: Welcome | None = None
         self.pid = os.getpid()
         self._alive = alive
@@ -72,7 +85,7 @@ class Client:
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
-        self._say(Hello())
+        self._say(Hello(tenant=tenant))
         self._thread = threading.Thread(target=self._serve, name="latticework-link", daemon=True)
         self._thread.start()
         if not self._connected.wait(CONNECT_SECONDS if timeout is None else timeout):
@@ -84,16 +97,16 @@ class Client:
 
     # ------------------------------------------------------------ any thread
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> int:
-        """Starts a run; returns its number. Raises ConnectionLost."""
+    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None) -> int:
+        """Starts a run, which ends after `timeout` seconds; returns its number. Raises ConnectionLost."""
         number = self._listen(listener)
-        self._say(Open(number, sampling, seed, item))
+        self._say(Open(number, sampling, seed, item, _bounded(timeout)))
         return number
 
-    def generate(self, prompt: Prompt, gen: Gen, listener: Listener) -> int:
+    def generate(self, prompt: Prompt, gen: Gen, listener: Listener, timeout: float | None = None) -> int:
         """Starts a run of one gen, whose sampling is seeded; returns its number. Raises ConnectionLost."""
         number = self._listen(listener)
-        self._say(Generate(number, prompt, gen))
+        self._say(Generate(number, prompt, gen, _bounded(timeout)))
         return number
 
     def _listen(self, listener: Listener) -> int:
@@ -240,3 +253,8 @@ class Client:
         for listener in listeners.values():
             listener(Failed(0, -1, error))
         self._connected.set()
+
+
+def _bounded(timeout: float | None) -> float | None:
+    """Seconds as they travel: none that are longer than anything lasts."""
+    return timeout if timeout is not None and timeout < 1e9 else None

@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 class _Client:
     """One connection: its runs, and the events that wait for the end of this turn of the loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
         self.last_seen = time.monotonic()
         self.runs: dict[int, Run | SingleRun] = {}
         self.outbox: dict[int, list[Event]] = {}
@@ -104,7 +105,7 @@ class FrontServer:
     def _hear(self, identity: bytes, message: object) -> None:
         """Whoever did not say Hello is a stranger: new, or dropped before. It is told, and has to begin anew."""
         if isinstance(message, Hello):
-            self._clients.setdefault(identity, _Client())
+            self._clients.setdefault(identity, _Client(message.tenant))
         client = self._clients.get(identity)
         if client is None:
             error = ConnectionLost("the runtime does not know this connection: it was silent too long, or restarted")
@@ -115,7 +116,7 @@ class FrontServer:
 
     def _act(self, identity: bytes, client: _Client, message: object) -> None:
         match message:
-            case Hello(protocol):
+            case Hello(protocol=protocol):
                 self._greet(identity, protocol)
             case Open() | Generate():
                 self._open(identity, client, message)
@@ -164,9 +165,13 @@ class FrontServer:
             client.outbox.setdefault(message.run, []).append(event)
 
         if isinstance(message, Generate):
-            client.runs[message.run] = SingleRun(self.front, message.prompt, message.gen, emit)
+            client.runs[message.run] = SingleRun(
+                self.front, message.prompt, message.gen, emit, client.tenant, message.timeout
+            )
         else:
-            client.runs[message.run] = Run(self.front, message.sampling, message.seed, message.item, emit)
+            client.runs[message.run] = Run(
+                self.front, message.sampling, message.seed, message.item, emit, client.tenant, message.timeout
+            )
 
     def _close(self, identity: bytes, client: _Client, number: int) -> None:
         run = client.runs.pop(number)

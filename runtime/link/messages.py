@@ -9,9 +9,10 @@ is a `BadFrame`, which a receiver counts and drops. Nothing here opens a socket.
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from latticework.lang.errors import ErrorData
 from latticework.lang.events import Event, Usage
@@ -22,6 +23,10 @@ PROTOCOL = 1
 MAX_FRAME_BYTES = 64 << 20
 HEARTBEAT_SECONDS = 0.5  # a live peer says something at least this often
 SILENCE_SECONDS = 5.0  # a peer silent for longer is dead
+TENANT = r"^[A-Za-z0-9_.-]{0,64}\Z"
+"""What a tenant may be called; nobody in particular is ""."""
+
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class BadFrame(Exception):
@@ -115,19 +120,21 @@ FromEngine: TypeAlias = EngineReady | TokenEvents | UnknownKey | EngineStats
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """First message of a client."""
+    """First message of a client. tenant: who pays for what it asks, see `Request`."""
 
     protocol: int = PROTOCOL
+    tenant: Annotated[str, Meta(pattern=TENANT)] = ""
 
 
 class Open(_Message, frozen=True, tag="open"):
     """Starts a run; branch 0 exists from here on. run: chosen by the client, unique on its connection.
-    sampling: the run's defaults. seed and item: see `derive_seed`."""
+    sampling: the run's defaults. seed and item: see `derive_seed`. timeout: seconds after which it is ended."""
 
     run: int
     sampling: Sampling
     seed: int
     item: int = 0
+    timeout: Seconds | None = None
 
 
 class Append(_Message, frozen=True, tag="append"):
@@ -158,11 +165,12 @@ Prompt: TypeAlias = str | tuple[int, ...] | Conversation
 
 class Generate(_Message, frozen=True, tag="generate"):
     """A run of one gen after a prompt, in place of Open and Append. `gen.sampling` is used as it is, and is seeded.
-    Answered by a Done or a Failed."""
+    Answered by a Done or a Failed. timeout: seconds after which it is ended."""
 
     run: int
     prompt: Prompt
     gen: Gen
+    timeout: Seconds | None = None
 
 
 class Close(_Message, frozen=True, tag="close"):

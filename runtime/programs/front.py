@@ -171,23 +171,28 @@ class Front:
             self.link.meter.compiling.observe(time.monotonic() - began)
         return key
 
-    def generate(self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0) -> Generation:
+    def generate(
+        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0, tenant: str = ""
+    ) -> Generation:
         """One generation after a prompt: an async context manager and iterator. Leaving it cancels.
 
-        timeout: seconds from now after which it raises DeadlineExceeded. priority: see `Request`."""
-        return Generation(self, prompt, gen, timeout, priority)
+        timeout: seconds from now after which it raises DeadlineExceeded. priority, tenant: see `Request`."""
+        return Generation(self, prompt, gen, timeout, priority, tenant)
 
 
 class Generation:
     """A single request in progress. Iterating yields `Output`s and raises LatticeworkErrors."""
 
-    def __init__(self, front: Front, prompt: TextSegment, gen: Gen, timeout: float | None, priority: int) -> None:
+    def __init__(
+        self, front: Front, prompt: TextSegment, gen: Gen, timeout: float | None, priority: int, tenant: str
+    ) -> None:
         self._front = front
         self._prompt = prompt
         self._gen = gen
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._priority = priority
+        self._tenant = tenant
         self._id = front.link.number()
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
 
@@ -202,7 +207,7 @@ class Generation:
         self._compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
         left = self._left()
         await self._front.link.available(RESTART_PATIENCE if left is None else min(RESTART_PATIENCE, left))
-        request = Request(self._id, chain, priority=self._priority, deadline=self._left())
+        request = Request(self._id, chain, tenant=self._tenant, priority=self._priority, deadline=self._left())
         self._front.link.submit(request, rules, self._events.put_nowait)
         return self
 

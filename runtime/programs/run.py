@@ -20,6 +20,7 @@ import msgspec
 
 from latticework.lang.errors import (
     Cancelled,
+    DeadlineExceeded,
     EngineDied,
     ErrorData,
     LatticeworkError,
@@ -92,18 +93,35 @@ class Hold:
 
 
 class Run:
-    """One program in progress. Owns its branches; `close` ends them and releases everything."""
+    """One program in progress. Owns its branches; `close` ends them and releases everything.
 
-    def __init__(self, front: Front, sampling: Sampling, seed: int, item: int, emit: Emit) -> None:
+    tenant: see `Request`. timeout: seconds after which all that is not answered fails with DeadlineExceeded.
+    """
+
+    def __init__(
+        self,
+        front: Front,
+        sampling: Sampling,
+        seed: int,
+        item: int,
+        emit: Emit,
+        tenant: str = "",
+        timeout: float | None = None,
+    ) -> None:
         self.front = front
         self.sampling = sampling
         self.seed = seed
         self.item = item
         self.emit = emit
+        self.tenant = tenant
         self.usage = Usage()
         self.ops = 0
         self.branches = {0: BranchTask(self, 0, None, ())}
         self.branches[0].begin(None, (), None)
+        self._expiring: asyncio.Task[None] | None = None
+        self._timer = None
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout, self._expire, timeout)
 
     def append(self, branch: int, first: int, ops: tuple[Op, ...]) -> None:
         """More ops of a branch. What cannot be is reported as a Failed of the first op."""
@@ -133,13 +151,24 @@ class Run:
 
     async def close(self) -> None:
         """Cancels what runs. Every op without an answer gets Failed(Cancelled)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._expiring is not None:
+            await self._expiring
+        await self._end(Cancelled("the run was closed before this op ended"))
+
+    def _expire(self, seconds: float) -> None:
+        error = DeadlineExceeded(f"the run took longer than the {seconds:g} seconds it was given")
+        self._expiring = asyncio.create_task(self._end(error))
+
+    async def _end(self, error: LatticeworkError) -> None:
+        """Cancels every branch, in the engine too, and gives its lease back."""
         tasks = [branch.task for branch in self.branches.values() if branch.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        error = Cancelled("the run was closed before this op ended").to_data()
         for branch in self.branches.values():
-            branch.fail(error)
+            branch.fail(error.to_data())
             branch.let_go()
 
 
@@ -358,7 +387,8 @@ class BranchTask:
 
         parent = self._hold.id if self._hold is not None else None
         self._counted = Usage()
-        link.submit(Request(number, tuple(segments), parent, hold.id, self._group), chain.rules, on_event)
+        request = Request(number, tuple(segments), parent, hold.id, self._group, tenant=self.run.tenant)
+        link.submit(request, chain.rules, on_event)
         try:
             final = await done
         except asyncio.CancelledError:

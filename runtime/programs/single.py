@@ -22,12 +22,25 @@ log = logging.getLogger(__name__)
 
 
 class SingleRun:
-    """One generation in progress. Emits exactly one event: the Done of its gen, or a Failed."""
+    """One generation in progress. Emits exactly one event: the Done of its gen, or a Failed.
 
-    def __init__(self, front: Front, prompt: Prompt, gen: Gen, emit: Callable[[Event], None]) -> None:
+    tenant: see `Request`. timeout: seconds after which it fails with DeadlineExceeded.
+    """
+
+    def __init__(
+        self,
+        front: Front,
+        prompt: Prompt,
+        gen: Gen,
+        emit: Callable[[Event], None],
+        tenant: str = "",
+        timeout: float | None = None,
+    ) -> None:
         self.usage = Usage()
         self._front = front
         self._emit = emit
+        self._tenant = tenant
+        self._timeout = timeout
         self._answered = False
         self._task = asyncio.create_task(self._work(prompt, gen))
 
@@ -44,7 +57,7 @@ class SingleRun:
     async def _work(self, prompt: Prompt, gen: Gen) -> None:
         try:
             segment = await asyncio.to_thread(self._encode, prompt)
-            async with self._front.generate(segment, gen) as generation:
+            async with self._front.generate(segment, gen, tenant=self._tenant, timeout=self._timeout) as generation:
                 async for output in generation:
                     if output.done is not None:
                         self.usage = output.done.usage

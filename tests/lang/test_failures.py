@@ -312,7 +312,7 @@ class Odd:
     def __init__(self, oddity: Callable[[Listener], None]) -> None:
         self.oddity = oddity
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener) -> "Odd":
+    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None) -> "Odd":
         self.listener = listener
         return self
 

@@ -44,6 +44,7 @@ class ScriptedFront:
         self.failure: LatticeworkError | Exception | None = None
         self.asked: list[tuple[TextSegment, Gen]] = []
         self.terms: list[tuple[float | None, int]] = []
+        self.tenants: list[str] = []
         self.entered = 0
         self.left = 0
 
@@ -54,9 +55,10 @@ class ScriptedFront:
         return TextSegment(tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt))
 
     def generate(
-        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0
+        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0, tenant: str = ""
     ) -> ScriptedGeneration:
         self.asked.append((prompt, gen))
+        self.tenants.append(tenant)
         self.terms.append((timeout, priority))
         return ScriptedGeneration(self, prompt, gen)
 
