@@ -136,7 +136,9 @@ def answer(bench: Bench, number: int) -> Answer:
     final = bench.final(number)
     assert final.error is None, final.error
     events = bench.events["a", number]
-    ends = [(e.segment, e.end, e.stopped_by, e.complete) for e in events if e.end is not None]
+    ends: list[tuple[int, str, str | int | None, bool]] = [
+        (e.segment, e.end, e.stopped_by, e.complete) for e in events if e.end is not None
+    ]
     logprobs = [info for event in events for info in event.logprobs]
     return Answer(bench.tokens(number), bench.data(number), ends, logprobs)
 
