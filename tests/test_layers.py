@@ -33,6 +33,7 @@ MAY_IMPORT_TORCH = (
     "runtime/sample",
     "runtime/cache/kv.py",
     "runtime/engine.py",
+    "runtime/settle.py",
 )
 
 

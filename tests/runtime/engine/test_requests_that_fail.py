@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latticework.runtime import engine
+from latticework.runtime import settle
 from latticework.runtime.engine import Runner
 from latticework.runtime.request import GenSegment, Request, SelectSegment, TextSegment
 from latticework.runtime.sample import contained
@@ -140,7 +140,7 @@ def test_scores_that_fail_are_those_of_their_own_select(monkeypatch: pytest.Monk
             raise MemoryError("no room for the scores")
         return token_logprobs(logits, tokens)
 
-    monkeypatch.setattr(engine, "token_logprobs", explode)
+    monkeypatch.setattr(settle, "token_logprobs", explode)
     bench = Bench()
     first = bench.submit("Which? ", bench.select("#one", "two", "three"))
     later = bench.submit("Which? ", bench.select("one#", "two", "three"))

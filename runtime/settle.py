@@ -1,0 +1,154 @@
+"""What becomes of a step's logits: every sequence takes its token or its scores, and moves on.
+
+A failure is that of its own sequence. This file knows which rows are whose; how a token is drawn (runtime/sample) and
+what it does to a sequence (schedule/chain.py) it does not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from latticework.lang.errors import RuntimeFailure
+from latticework.runtime.profile import Profile
+from latticework.runtime.sample.contained import draw
+from latticework.runtime.sample.sampler import Row
+from latticework.runtime.sample.scores import token_logprobs
+from latticework.runtime.schedule.chain import Chain
+from latticework.runtime.schedule.masks import Masks
+from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.requests import Requests
+from latticework.runtime.schedule.scheduler import Plan, Work
+from latticework.runtime.schedule.sequence import Output, Scoring, Selection, Sequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Settlement:
+    """Stateless between steps; it acts on the sequences of a plan."""
+
+    def __init__(self, requests: Requests, chain: Chain, memory: Memory, masks: Masks, profile: Profile) -> None:
+        self._requests = requests
+        self._chain = chain
+        self._memory = memory
+        self._masks = masks
+        self._profile = profile
+
+    def settle(self, plan: Plan, logits: Tensor | None) -> None:
+        """logits: [R, V], the rows of the plan's works in their order; None: nothing was computed."""
+        for sequence, error in plan.failures:
+            self._requests.fail(sequence, error)
+        if logits is not None:
+            self._settle_works(plan.works, logits)
+        self._requests.finish_texts()
+
+    def _settle_works(self, works: list[Work], logits: Tensor) -> None:
+        """Sorts the works by what their logits are for, before any sequence moves on, then serves them."""
+        samples: list[tuple[Work, int]] = []  # with the work's first row of logits
+        scores: list[tuple[Work, int]] = []
+        row, now = 0, time.monotonic()
+        for work in works:
+            work.sequence.count_work(now)
+            if work.scoring is None:
+                work.sequence.computed += len(work.entry.tokens)
+            if not work.entry.logits:
+                try:
+                    self._publish(work)
+                except Exception as error:
+                    self._requests.fail(work.sequence, error)
+            elif work.sequence.output is not None:
+                samples.append((work, row))
+            else:
+                scores.append((work, row))
+            row += work.entry.logits
+        self._settle_samples(samples, logits)
+        self._settle_scores(scores, logits)
+
+    # ------------------------------------------------------------ gens
+
+    def _settle_samples(self, works: list[tuple[Work, int]], logits: Tensor) -> None:
+        """Draws a token for every gen."""
+        drawing: list[tuple[Work, int, Row]] = []
+        for work, row in works:
+            output = work.sequence.output
+            assert output is not None
+            try:
+                drawing.append((work, row, self._rule(work.sequence, output)))
+            except Exception as error:
+                self._requests.fail(work.sequence, error)
+        if not drawing:
+            return
+        with self._profile.part("sample"):
+            drawn = draw(logits, [row for _, row, _ in drawing], [rule for _, _, rule in drawing])
+        for (work, _, _), found in zip(drawing, drawn, strict=True):
+            sequence = work.sequence
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                self._publish(work)
+                event = self._chain.accept(sequence, *found)
+            except Exception as error:
+                self._requests.fail(sequence, error)
+                continue
+            self._requests.proceed(sequence, event)
+
+    def _rule(self, sequence: Sequence, output: Output) -> Row:
+        """How the next token of a gen is drawn."""
+        mask = self._masks.row(sequence)
+        return Row(output.sampling, output.drawn, mask, output.before, output.text.tokens, output.barred)
+
+    def _publish(self, work: Work) -> None:
+        """Lets others share a prompt once it is computed."""
+        if len(work.entry.tokens) > 1 and work.sequence.uncomputed == 0:
+            self._memory.publish(work.sequence)
+
+    # ------------------------------------------------------------ selects
+
+    def _settle_scores(self, works: list[tuple[Work, int]], logits: Tensor) -> None:
+        """Hands log-probabilities to the options of selects, and decides those that are complete."""
+        touched: dict[Sequence, None] = {}
+        for work, row in works:
+            if not self._requests.is_open(work.sequence):
+                continue  # another of its options has failed it
+            selection = work.sequence.selection
+            assert selection is not None
+            rows = logits[row : row + work.entry.logits]
+            try:
+                with self._profile.part("sample"):
+                    _score(selection, work.scoring, rows)
+            except Exception as error:
+                self._requests.fail(work.sequence, error)
+            touched[work.sequence] = None
+        for sequence in touched:
+            if self._requests.is_open(sequence):
+                self._decide(sequence)
+
+    def _decide(self, sequence: Sequence) -> None:
+        selection = sequence.selection
+        assert selection is not None
+        try:
+            if any(math.isnan(number) for scoring in selection.options for number in scoring.logprobs):
+                raise RuntimeFailure("model produced NaN")
+            self._memory.publish(sequence)
+            if selection.pending:
+                self._chain.keep_best(sequence)
+                return
+            event = self._chain.choose(sequence)
+        except Exception as error:
+            self._requests.fail(sequence, error)
+            return
+        self._requests.proceed(sequence, event)
+
+
+def _score(selection: Selection, scoring: Scoring | None, logits: Tensor) -> None:
+    """Hands log-probabilities to one option, or, where `scoring` is None, their first ones to all. logits: [R, V]"""
+    if scoring is None:
+        firsts = token_logprobs(logits, [[option.tokens[0] for option in selection.options]])[0]
+        for option, logprob in zip(selection.options, firsts, strict=True):
+            option.logprobs = [logprob]
+    else:
+        known = len(scoring.logprobs)
+        predicted = scoring.tokens[known : known + len(logits)]
+        scoring.logprobs += [one for (one,) in token_logprobs(logits, [[token] for token in predicted])]
