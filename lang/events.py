@@ -20,8 +20,8 @@ Finish: TypeAlias = Literal["stop", "length", "select"]
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens and time of one request or op. prompt = cached + computed, all before the first output token.
 
-    The seconds are those it waited in the engine's queue, its constraint was compiled (for a single generation;
-    0 inside programs), and steps computed its prompt and its output: a step's time counts for all who share it.
+    The seconds are those it waited in the engine's queue, its constraint was compiled, and steps computed its prompt
+    and its output: a step's time counts for all who share it.
     """
 
     prompt: int = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,11 +62,13 @@ ANSWERED = (Role, Gen, Select)  # ops that get a Rendered, a Done or a Failed
 
 @dataclass(slots=True)
 class Chain:
-    """A request in the making: its segments, who speaks for the generating ones, and their compiled constraints."""
+    """A request in the making: its segments, who speaks for the generating ones, their compiled constraints, and how
+    long these took."""
 
     segments: list[Segment] = field(default_factory=list)
     speakers: dict[int, Speaker] = field(default_factory=dict)
     rules: dict[str, bytes] = field(default_factory=dict)
+    compiling: dict[int, Usage] = field(default_factory=dict)  # by segment
 
     def add(self, segment: Segment, speaker: Speaker | None = None) -> None:
         if speaker is not None:
@@ -291,7 +294,12 @@ class BranchTask:
             case Gen():
                 await self._end_text(chain)
                 sampling, seed = self._seeded(op)
+                known, began = len(chain.rules), time.monotonic()
                 segment = await self.front.gen_segment(op, sampling, chain.rules)
+                if len(chain.rules) > known:
+                    compiling = Usage(compile_seconds=time.monotonic() - began)
+                    chain.compiling[len(chain.segments)] = compiling
+                    self.run.usage += compiling
                 chain.add(segment, Speech(self.front.tokenizer, self.index, position, seed))
             case Select(_, options, method):
                 await self._end_text(chain)
@@ -380,7 +388,7 @@ class BranchTask:
 
         def on_event(event: TokenEvent) -> None:
             try:
-                self._hear(event, chain.speakers)
+                self._hear(event, chain)
             finally:
                 if event.final and not done.done():
                     done.set_result(event)
@@ -405,8 +413,8 @@ class BranchTask:
         if final.end == "cancelled":
             raise Cancelled("the request was cancelled")
 
-    def _hear(self, event: TokenEvent, speakers: dict[int, Speaker]) -> None:
-        speaker = speakers.get(event.segment)
+    def _hear(self, event: TokenEvent, chain: Chain) -> None:
+        speaker = chain.speakers.get(event.segment)
         if event.error is not None or speaker is None:
             return
         own = (event.usage or self._counted) - self._counted
@@ -416,7 +424,8 @@ class BranchTask:
             if chunk is not None:
                 self.run.emit(chunk)
             if speaker.done is not None:
-                self._answer(msgspec.structs.replace(speaker.done, usage=own))
+                usage = own + chain.compiling.get(event.segment, Usage())
+                self._answer(msgspec.structs.replace(speaker.done, usage=usage))
         elif event.chosen is not None:
             position, op = speaker
             option = op.options[event.chosen]

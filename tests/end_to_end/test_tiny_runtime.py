@@ -208,6 +208,16 @@ def test_a_long_shared_prefix_is_computed_once(tiny_runtime: Runtime) -> None:
     assert usage.computed < 40
 
 
+def test_a_gen_says_how_long_its_constraint_was_compiled(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "x" + lw.gen("a", regex="[0-9]{3}(y|z)+?", max_tokens=8) + lw.gen("b", max_tokens=2)
+
+    state = program.run(backend=tiny_runtime, seed=1)
+    assert state.meta("a").usage.compile_seconds > 0 == state.meta("b").usage.compile_seconds
+    assert state.usage().compile_seconds == state.meta("a").usage.compile_seconds
+
+
 @pytest.mark.parametrize(
     ("op", "error", "where"),
     [
