@@ -78,7 +78,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 class TokenInfo(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probabilities of one output token: the token's own, and the likeliest (id, logprob), best first."""
+    """Log-probabilities of one token: the token's own, and the likeliest (id, logprob), best first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
@@ -93,6 +93,8 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
 
     tokens: new output tokens of the segment; data: their bytes as far as they can no longer be cut by a stop
     (data may lag behind tokens, and ends without the stop's bytes). logprobs: one per token where asked.
+    prompt_tokens: of the constant text before a gen, in order, before any of its own; only where their
+    log-probabilities are asked for, which are prompt_logprobs, one each.
     end: set on the segment's last event. final: set on exactly one event of each accepted request, its last;
     it may carry the last segment's end. chosen/scores: result of a SelectSegment.
     usage: of the request so far, on every event with an end.
@@ -113,3 +115,5 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     usage: Usage | None = None
     error: ErrorData | None = None
     final: bool = False
+    prompt_tokens: tuple[int, ...] = ()
+    prompt_logprobs: tuple[TokenInfo, ...] = ()

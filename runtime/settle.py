@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from latticework.lang.errors import RuntimeFailure
 from latticework.runtime.profile import Profile
+from latticework.runtime.request import TokenEvent
 from latticework.runtime.sample.contained import draw
 from latticework.runtime.sample.sampler import Row
-from latticework.runtime.sample.scores import token_logprobs
+from latticework.runtime.sample.scores import prompt_logprobs, token_logprobs
 from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
@@ -46,23 +47,25 @@ class Settlement:
 
     def _settle_works(self, works: list[Work], logits: Tensor) -> None:
         """Sorts the works by what their logits are for, before any sequence moves on, then serves them."""
-        samples: list[tuple[Work, int]] = []  # with the work's first row of logits
+        samples: list[tuple[Work, int]] = []  # with the work's first row of logits that is not for its prompt
         scores: list[tuple[Work, int]] = []
         row, now = 0, time.monotonic()
         for work in works:
             work.sequence.count_work(now)
             if work.scoring is None:
                 work.sequence.computed += len(work.entry.tokens)
-            if not work.entry.logits:
-                try:
+            first, row = row, row + work.entry.logits
+            try:
+                if work.prompt_rows:
+                    self._tell_prompt(work, logits[first : first + work.prompt_rows])
+                    first += work.prompt_rows
+                if first == row:
                     self._publish(work)
-                except Exception as error:
-                    self._requests.fail(work.sequence, error)
-            elif work.sequence.output is not None:
-                samples.append((work, row))
-            else:
-                scores.append((work, row))
-            row += work.entry.logits
+                    continue
+            except Exception as error:
+                self._requests.fail(work.sequence, error)
+                continue
+            (scores if work.sequence.output is None else samples).append((work, first))
         self._settle_samples(samples, logits)
         self._settle_scores(scores, logits)
 
@@ -93,6 +96,19 @@ class Settlement:
                 self._requests.fail(sequence, error)
                 continue
             self._requests.proceed(sequence, event)
+
+    def _tell_prompt(self, work: Work, logits: Tensor) -> None:
+        """Tells the log-probabilities of the tokens that these rows, [R, V], predict, each once."""
+        sequence, output = work.sequence, work.sequence.output
+        assert output is not None
+        assert output.sampling.prompt_logprobs is not None
+        first = output.start - output.unscored
+        tokens = tuple(sequence.tokens[first : first + len(logits)])
+        with self._profile.part("sample"):
+            infos = prompt_logprobs(logits, tokens, output.sampling.prompt_logprobs)
+        output.unscored -= len(tokens)
+        event = TokenEvent(sequence.request.id, sequence.segment, prompt_tokens=tokens, prompt_logprobs=infos)
+        self._requests.tell(sequence, event)
 
     def _rule(self, sequence: Sequence, output: Output) -> Row:
         """How the next token of a gen is drawn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latticework.lang.events import Chunk, Done, Finish, TokenLogprob, Usage
-from latticework.runtime.request import TokenEvent
+from latticework.runtime.request import TokenEvent, TokenInfo
 from latticework.runtime.text.detokenize import Utf8Stream
 from latticework.runtime.text.tokenizer import Tokenizer
 
@@ -20,11 +20,13 @@ class Speech:
         self._stream = Utf8Stream()
         self._parts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
+        self._prompt: list[TokenLogprob] = []
 
     def hear(self, event: TokenEvent) -> Chunk | None:
         """The new text, if any. After the segment's last event `done` is set."""
         text = self._stream.feed(event.data, final=event.end is not None)
-        logprobs = self._readable(event)
+        logprobs = self._readable(event.tokens, event.logprobs)
+        self._prompt += self._readable(event.prompt_tokens, event.prompt_logprobs)
         self._parts.append(text)
         self._logprobs += logprobs
         if event.end in ("stop", "length"):
@@ -39,10 +41,11 @@ class Speech:
                 usage=event.usage or Usage(),
                 logprobs=tuple(self._logprobs),
                 seed=self.seed,
+                prompt_logprobs=tuple(self._prompt),
             )
         return Chunk(self.branch, self.position, text, logprobs) if text or logprobs else None
 
-    def _readable(self, event: TokenEvent) -> tuple[TokenLogprob, ...]:
+    def _readable(self, tokens: tuple[int, ...], infos: tuple[TokenInfo, ...]) -> tuple[TokenLogprob, ...]:
         return tuple(
             TokenLogprob(
                 token,
@@ -50,7 +53,7 @@ class Speech:
                 given.logprob,
                 tuple((other, self._text(other), logprob) for other, logprob in given.top),
             )
-            for token, given in zip(event.tokens, event.logprobs, strict=False)
+            for token, given in zip(tokens, infos, strict=False)
         )
 
     def _text(self, token: int) -> str:

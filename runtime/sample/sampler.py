@@ -63,7 +63,7 @@ class Drawn:
 def sample(logits: Tensor, rows: Sequence[Row]) -> Drawn:
     """logits: [R, V], any float type, on any device. Never raises for bad numbers: see `Drawn.errors`."""
     assert logits.shape[0] == len(rows), (logits.shape, len(rows))
-    values = _to_numpy(logits)  # [R, V]
+    values = to_numpy(logits)  # [R, V]
     drawn = Drawn([-1] * len(rows), [None] * len(rows))
     if not rows:
         return drawn
@@ -89,7 +89,8 @@ class _EmptyRow(Exception):
     pass
 
 
-def _to_numpy(logits: Tensor) -> Logits:
+def to_numpy(logits: Tensor) -> Logits:
+    """[R, V] in main memory, as float32 or, where they are, float64."""
     kept = logits.dtype if logits.dtype in (torch.float32, torch.float64) else torch.float32
     return logits.detach().to(device="cpu", dtype=kept).contiguous().numpy()
 

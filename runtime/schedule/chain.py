@@ -17,12 +17,16 @@ import numpy as np
 
 from latticework.lang.choices import decide
 from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
+from latticework.lang.ir import Sampling
 from latticework.runtime.constrain.base import Matcher
 from latticework.runtime.request import GenSegment, SelectSegment, TextSegment, TokenEvent, TokenInfo
 from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.sequence import Output, Scoring, Selection, Sequence
 from latticework.runtime.schedule.stops import StopHit, StopMatcher
+
+MAX_PROMPT_LOGPROBS = 1 << 19
+"""Numbers told of one prompt: the link's longest message holds them with the tokens' texts."""
 
 
 class Chain:
@@ -53,11 +57,12 @@ class Chain:
         """Appends constant text up to the next gen or select and begins that; at the chain's end stops.
 
         Raises PromptTooLong, BudgetTooSmall, and whatever is wrong with a constraint or a carry."""
+        text = len(sequence.tokens)
         while not sequence.at_end:
             segment = sequence.request.chain[sequence.segment]
             if not isinstance(segment, TextSegment):
                 self._append(sequence, self._take_carry(sequence))
-                self._begin(sequence, segment)
+                self._begin(sequence, segment, text)
                 return
             kept = segment.tokens
             if sequence.carry:
@@ -83,20 +88,21 @@ class Chain:
             field="prompt",
         )
 
-    def _begin(self, sequence: Sequence, segment: GenSegment | SelectSegment) -> None:
+    def _begin(self, sequence: Sequence, segment: GenSegment | SelectSegment, text: int) -> None:
+        """text: where the constant text before the segment begins."""
         if not sequence.tokens:
             raise InvalidArgument("there is no text before the first gen", field="prompt", hint="append some text")
         if isinstance(segment, GenSegment):
-            sequence.output = self._output(sequence, segment)
+            sequence.output = self._output(sequence, segment, text)
         else:
             more = max(map(len, segment.options))
             if len(sequence.tokens) + more > self.capacity:
                 self._refuse(sequence, more)
             sequence.selection = Selection(len(sequence.tokens), segment.method, [Scoring(o) for o in segment.options])
-        if sequence.uncomputed == 0:  # its logits are gone, if there were any
-            self._memory.truncate(sequence, len(sequence.tokens) - 1)
+        if sequence.computed > sequence.first_logits:  # its logits are gone, if there were any
+            self._memory.truncate(sequence, sequence.first_logits)
 
-    def _output(self, sequence: Sequence, segment: GenSegment) -> Output:
+    def _output(self, sequence: Sequence, segment: GenSegment, text: int) -> Output:
         room = self.capacity - len(sequence.tokens)
         if room < 1:
             self._refuse(sequence, 1)
@@ -112,6 +118,7 @@ class Chain:
             budget,
             stops.cursor(zip(sampling.stop_regex, map(self._automata.search, segment.stop_rules), strict=True)),
             matcher,
+            _count_to_score(sampling, text, len(sequence.tokens)),
             early=(*ends, *sampling.stop_token_ids),
             never=ends if sampling.ignore_eos else (),
             before=np.unique(sequence.tokens) if sampling.repetition_penalty != 1.0 else None,
@@ -231,6 +238,22 @@ class Chain:
             chosen=decision.chosen,
             scores=decision.scores,
         )
+
+
+def _count_to_score(sampling: Sampling, text: int, end: int) -> int:
+    """How many of the tokens from `text` to `end` are to have their log-probabilities told. Raises InvalidArgument
+    for more numbers than an answer can hold."""
+    if sampling.prompt_logprobs is None:
+        return 0
+    numbers = (end - text) * (1 + sampling.prompt_logprobs)
+    if numbers > MAX_PROMPT_LOGPROBS:
+        raise InvalidArgument(
+            f"prompt_logprobs={sampling.prompt_logprobs} of {end - text} tokens are {numbers} numbers; at most "
+            f"{MAX_PROMPT_LOGPROBS} are told",
+            field="prompt_logprobs",
+            hint="ask for fewer of the likeliest tokens, or shorten the text",
+        )
+    return end - min(end, max(1, text))  # nothing predicts the first token of all
 
 
 def _fits(matcher: Matcher, budget: int, segment: GenSegment) -> bool:

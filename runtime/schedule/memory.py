@@ -52,8 +52,9 @@ class Memory:
         """How many tokens of a sequence the given others will publish when their prompts are computed."""
         if not self._cache:
             return 0
+        findable = self._findable(sequence)
         shared = (
-            common_prefix(sequence.tokens, other.tokens)
+            common_prefix(findable, other.tokens)
             for other in prefilling
             if other.request.space == sequence.request.space
         )
@@ -137,8 +138,8 @@ class Memory:
         return node
 
     def _findable(self, sequence: Sequence) -> list[int]:
-        """The tokens whose KV is of use: logits are never stored, so their token is computed again."""
-        return sequence.tokens[:-1] if sequence.needs_logits else sequence.tokens
+        """The tokens whose KV is of use: logits are never stored, so their tokens are computed again."""
+        return sequence.tokens[: sequence.first_logits]
 
     def _lock_instead(self, sequence: Sequence, node: Node) -> None:
         self.tree.lock(node)
@@ -205,6 +206,7 @@ class Memory:
         for sequence in sequences:
             assert sequence.running or not sequence.pages, "a waiting sequence holds pages"
             assert len(sequence.pages) >= self.pages_for(sequence.computed)
+            assert sequence.computed <= sequence.first_logits, "logits that are still wanted were passed by"
             held += sequence.pages[sequence.shared :]
             for scoring in sequence.selection.options if sequence.selection is not None else ():
                 held += scoring.pages

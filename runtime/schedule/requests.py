@@ -132,6 +132,10 @@ class Requests:
 
     # ------------------------------------------------------------ end
 
+    def tell(self, sequence: Sequence, event: TokenEvent) -> None:
+        """Tells of something that is not a token."""
+        self._tell(sequence.owner, event)
+
     def finish_texts(self) -> None:
         """Ends every request whose chain ends with constant text and has its KV."""
         for sequence in list(self._scheduler.running):

@@ -26,15 +26,19 @@ from latticework.runtime.schedule.waiting import Waiting
 
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 MASK_PATIENCE = 8  # steps after which a cold mask is waited for
+PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of prompts: what they take is bounded
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One sequence's part of a step: more of its own tokens, or of one option of its select."""
+    """One sequence's part of a step: more of its own tokens, or of one option of its select.
+
+    prompt_rows: how many of its rows of logits, the first ones, are for log-probabilities of its prompt."""
 
     sequence: Sequence
     entry: Entry
     scoring: Scoring | None = None
+    prompt_rows: int = 0
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class Plan:
     """One step. failures: sequences that can go no further, and why."""
 
     budget: int  # prompt tokens that may still be added
+    prompt_rows: int = PROMPT_ROWS  # rows of logits that may still be added for prompts
     works: list[Work] = field(default_factory=list)
     failures: list[tuple[Sequence, Exception]] = field(default_factory=list)
     has_retracted: bool = False
@@ -122,7 +127,7 @@ class Scheduler:
 
     def _plan_decode(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
         if self._may_sample(plan, sequence, postponed):
-            self._extend(plan, sequence, 1, True)
+            self._extend(plan, sequence, 1)
 
     def _plan_prompt(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
         """A chunk of what a sequence has not computed, or options of its select."""
@@ -131,10 +136,11 @@ class Scheduler:
             if sequence.selection is not None:
                 self._score(plan, sequence)
             return
-        is_last = count == sequence.uncomputed
-        if is_last and not self._may_sample(plan, sequence, postponed):
-            count, is_last = count - 1, False
-        if count and self._extend(plan, sequence, count, is_last):
+        silent = max(0, sequence.first_logits - sequence.computed)
+        count = min(count, silent + plan.prompt_rows + 1)
+        if count == sequence.uncomputed and not self._may_sample(plan, sequence, postponed):
+            count -= 1
+        if count and self._extend(plan, sequence, count):
             plan.budget -= count
 
     def _may_sample(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> bool:
@@ -157,14 +163,16 @@ class Scheduler:
                     self._plan_prompt(plan, sequence, [])
                 return
 
-    def _extend(self, plan: Plan, sequence: Sequence, count: int, is_last: bool) -> bool:
+    def _extend(self, plan: Plan, sequence: Sequence, count: int) -> bool:
         """Plans the next `count` tokens of a sequence; False if there are no pages for them."""
-        start = sequence.computed
-        if not self._reserve(plan, sequence, lambda: self._memory.reserve(sequence, start + count)):
+        start, end = sequence.computed, sequence.computed + count
+        if not self._reserve(plan, sequence, lambda: self._memory.reserve(sequence, end)):
             return False
-        tokens = sequence.tokens[start : start + count]
-        logits = 1 if is_last and sequence.needs_logits else 0
-        self._add(plan, Work(sequence, Entry(tokens, start, sequence.pages, logits)))
+        logits = max(0, end - max(start, sequence.first_logits))
+        prompt_rows = logits - (1 if sequence.needs_logits and end == len(sequence.tokens) else 0)
+        entry = Entry(sequence.tokens[start:end], start, sequence.pages, logits)
+        self._add(plan, Work(sequence, entry, prompt_rows=prompt_rows))
+        plan.prompt_rows = max(0, plan.prompt_rows - prompt_rows)
         return True
 
     def _add(self, plan: Plan, work: Work) -> None:

@@ -31,14 +31,16 @@ Owner: TypeAlias = bytes | str
 @dataclass(slots=True, eq=False)
 class Output:
     """A gen under way. `start`: where its tokens begin in the sequence; `budget`: how many tokens it may draw.
-    early, never: tokens that may come only where nothing else is left, before min_tokens and throughout. before: the
-    tokens of the text so far, each once, where they are penalised."""
+    unscored: so many tokens right before `start` have log-probabilities that are still to be told. early, never:
+    tokens that may come only where nothing else is left, before min_tokens and throughout. before: the tokens of the
+    text so far, each once, where they are penalised."""
 
     sampling: Sampling
     start: int
     budget: int
     stops: StopCursor
     matcher: Matcher | None = None
+    unscored: int = 0
     early: tuple[int, ...] = ()
     never: tuple[int, ...] = ()
     before: NDArray[np.intp] | None = None
@@ -131,6 +133,13 @@ class Sequence:
     def needs_logits(self) -> bool:
         """Its last token is to predict something."""
         return self.output is not None or (self.selection is not None and not self.selection.begun)
+
+    @property
+    def first_logits(self) -> int:
+        """The token from which on each is to predict the next; the end, if none is."""
+        if self.output is not None and self.output.unscored:
+            return self.output.start - self.output.unscored - 1
+        return len(self.tokens) - 1 if self.needs_logits else len(self.tokens)
 
     @property
     def current(self) -> int:

@@ -42,6 +42,7 @@ class Traffic:
                     seed=int(self.random.integers(1000)),
                     stop=self._pick(STOPS),
                     logprobs=self._pick((None, 0, 2)),
+                    prompt_logprobs=self._pick((None, None, 1)),
                 )
             elif kind < 0.7:
                 yield gen(
