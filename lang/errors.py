@@ -20,6 +20,7 @@
     │   ├── EngineDied
     │   ├── ConnectionLost (ConnectionError)
     │   ├── Busy                          a bounded queue is full; retry later
+    │   │   └── QuotaExceeded             the caller's own share of it is; retry later
     │   └── AddressInUse
     └── Unsupported                       this backend or build cannot do that
 
@@ -48,6 +49,7 @@ __all__ = [
     "ModelNotFound",
     "ProgramError",
     "PromptTooLong",
+    "QuotaExceeded",
     "RegexError",
     "RuntimeFailure",
     "SchemaError",
@@ -190,6 +192,10 @@ class ConnectionLost(RuntimeFailure, ConnectionError):
 
 class Busy(RuntimeFailure):
     """A bounded queue is full."""
+
+
+class QuotaExceeded(Busy):
+    """A tenant or client has as much open as one may have."""
 
 
 class AddressInUse(RuntimeFailure):

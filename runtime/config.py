@@ -60,6 +60,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: Annotated[int, Meta(description="port of the HTTP server; 0 picks a free one", ge=0, le=65535)] = 8000
     ipc: Annotated[str | None, Meta(description="serve only this socket path, without HTTP")] = None
     max_open: Annotated[int, Meta(description="programs and HTTP requests open at once", ge=1)] = 4096
+    max_open_each: Annotated[
+        int, Meta(description="of them for one tenant over HTTP, or one client of the link", ge=1)
+    ] = 1024
+    api_keys: Annotated[
+        str | None, Meta(description="file of `tenant key` lines: HTTP asks for one of them; default: for none")
+    ] = None
     max_body_mb: Annotated[int, Meta(description="MiB of one HTTP request's body", ge=1, le=1024)] = 16
     max_prompts: Annotated[int, Meta(description="prompts in one HTTP request", ge=1, le=4096)] = 128
     max_prompt_tokens: Annotated[

@@ -209,7 +209,7 @@ class Runtime:
     def _start(self, progress: Callable[[float], None] | None) -> None:
         self._folder = RuntimeFolder()
         log_path = self._folder.path / "log"
-        server = ServerConfig(ipc=self._folder.address("front"))
+        server = ServerConfig(ipc=self._folder.address("front"), max_open_each=ServerConfig().max_open)
         try:
             with log_path.open("wb") as log:
                 self._process = child.spawn(

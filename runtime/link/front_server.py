@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from latticework.lang.errors import Busy, ConnectionLost, InvalidArgument, LatticeworkError
+from latticework.lang.errors import Busy, ConnectionLost, InvalidArgument, LatticeworkError, QuotaExceeded
 from latticework.lang.events import Event
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -40,6 +40,7 @@ from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.run import Run
 from latticework.runtime.programs.single import SingleRun
 
+MAX_CLIENT_BYTES = 256 << 20  # of the messages that made a connection's open runs
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +51,8 @@ class _Client:
         self.tenant = tenant
         self.last_seen = time.monotonic()
         self.runs: dict[int, Run | SingleRun] = {}
+        self.sizes: dict[int, int] = {}  # bytes received for each
+        self.held = 0  # their sum
         self.outbox: dict[int, list[Event]] = {}
 
 
@@ -95,15 +98,16 @@ class FrontServer:
             try:
                 if len(frames) != 2:
                     raise BadFrame(f"{len(frames)} frames")
-                self._hear(frames[0], self._decoder.decode(frames[1]))
+                self._hear(frames[0], self._decoder.decode(frames[1]), len(frames[1]))
             except BadFrame:
                 self.bad_frames += 1
                 self.front.link.meter.bad_frames += 1
             except Exception:
                 log.exception("a client's message could not be acted on")
 
-    def _hear(self, identity: bytes, message: object) -> None:
-        """Whoever did not say Hello is a stranger: new, or dropped before. It is told, and has to begin anew."""
+    def _hear(self, identity: bytes, message: object, size: int) -> None:
+        """A message of `size` bytes. Whoever did not say Hello is a stranger: new, or dropped before. It is told, and
+        has to begin anew."""
         if isinstance(message, Hello):
             self._clients.setdefault(identity, _Client(message.tenant))
         client = self._clients.get(identity)
@@ -112,17 +116,17 @@ class FrontServer:
             self._put(identity, Rejected(error.to_data()))
             return
         client.last_seen = time.monotonic()
-        self._act(identity, client, message)
+        self._act(identity, client, message, size)
 
-    def _act(self, identity: bytes, client: _Client, message: object) -> None:
+    def _act(self, identity: bytes, client: _Client, message: object, size: int) -> None:
         match message:
             case Hello(protocol=protocol):
                 self._greet(identity, protocol)
             case Open() | Generate():
-                self._open(identity, client, message)
-            case Append(run, branch, first, ops):
+                self._open(identity, client, message, size)
+            case Append(run):
                 if run in client.runs:
-                    client.runs[run].append(branch, first, ops)
+                    self._append(identity, client, message, size)
             case Close(run):
                 if run in client.runs:
                     self._close(identity, client, run)
@@ -148,16 +152,45 @@ class FrontServer:
         )
         self._send(identity, Rejected(error.to_data()))
 
-    def _open(self, identity: bytes, client: _Client, message: Open | Generate) -> None:
+    def _refusal(self, client: _Client, message: Open | Generate, size: int) -> LatticeworkError | None:
+        """Why a run cannot be opened."""
         if self.closed or self.open_runs >= self.max_open:
             reason = "the server is shutting down" if self.closed else f"{self.max_open} programs are open already"
-            error: LatticeworkError = Busy(reason, hint="retry later, or raise --max-open")
-            self._send(identity, Rejected(error.to_data(), message.run))
-            return
+            return Busy(reason, hint="retry later, or raise --max-open")
         if message.run in client.runs:
-            error = InvalidArgument(f"run {message.run} is open already", field="run")
-            self._send(identity, Rejected(error.to_data(), message.run))
+            return InvalidArgument(f"run {message.run} is open already", field="run")
+        each = self.front.server.max_open_each
+        if len(client.runs) >= each:
+            return QuotaExceeded(
+                f"{each} programs of this connection are open already", hint="retry later, or raise --max-open-each"
+            )
+        return self._too_much(client, size)
+
+    def _too_much(self, client: _Client, size: int) -> LatticeworkError | None:
+        if client.held + size <= MAX_CLIENT_BYTES:
+            return None
+        return QuotaExceeded(
+            f"the programs of this connection hold {client.held} bytes; {size} more would exceed {MAX_CLIENT_BYTES}",
+            hint="retry when some have ended",
+        )
+
+    def _append(self, identity: bytes, client: _Client, message: Append, size: int) -> None:
+        refusal = self._too_much(client, size)
+        if refusal is not None:
+            self._send(identity, Rejected(refusal.to_data(), message.run))
+            self._close(identity, client, message.run)
             return
+        client.sizes[message.run] += size
+        client.held += size
+        client.runs[message.run].append(message.branch, message.first, message.ops)
+
+    def _open(self, identity: bytes, client: _Client, message: Open | Generate, size: int) -> None:
+        refusal = self._refusal(client, message, size)
+        if refusal is not None:
+            self._send(identity, Rejected(refusal.to_data(), message.run))
+            return
+        client.sizes[message.run] = size
+        client.held += size
 
         def emit(event: Event) -> None:
             if not client.outbox:
@@ -175,6 +208,7 @@ class FrontServer:
 
     def _close(self, identity: bytes, client: _Client, number: int) -> None:
         run = client.runs.pop(number)
+        client.held -= client.sizes.pop(number)
 
         async def close() -> None:
             await run.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -19,47 +20,57 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError
+from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError, QuotaExceeded
 from latticework.lang.ir import Gen
-from latticework.runtime.config import ServerConfig
 from latticework.runtime.programs.front import Front, Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
+from latticework.runtime.server.auth import Authentication
 from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
 from latticework.runtime.server.metrics import CountedAnswers, render
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
+from latticework.runtime.tenants import ApiKeys
 
 log = logging.getLogger("latticework.server")
 CLIENT_GONE = 499  # nginx's number for it; nobody reads the answer
 
 
 class OpenPlaces:
-    """Counts the generations that are open."""
+    """Counts the generations that are open: all, and of each tenant that has a name."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, each: int | None = None) -> None:
         self.limit = limit
+        self.each = limit if each is None else each
         self.taken = 0
+        self._of: Counter[str] = Counter()
         self.closed = False
 
     def close(self) -> None:
         """Nothing new is let in; who is inside goes on."""
         self.closed = True
 
-    async def hold(self, source: AsyncGenerator[Output, None]) -> AsyncGenerator[Output, None]:
-        """`source`, in one of the places. Raises Busy when all are taken, or none is given any more."""
+    async def hold(self, source: AsyncGenerator[Output, None], tenant: str = "") -> AsyncGenerator[Output, None]:
+        """`source`, in one of the places. Raises QuotaExceeded when the tenant's are taken, Busy when all are or none
+        is given any more."""
         if self.closed:
             raise Busy("the server is shutting down", hint="retry later, or elsewhere")
+        if tenant and self._of[tenant] >= self.each:
+            raise QuotaExceeded(f"{self.each} requests of this key's tenant are open already", hint="retry later")
         if self.taken >= self.limit:
             raise Busy(f"{self.limit} requests are open already", hint="retry later")
         self.taken += 1
+        self._of[tenant] += 1
         try:
             async with aclosing(source):
                 async for output in source:
                     yield output
         finally:
             self.taken -= 1
+            self._of[tenant] -= 1
+            if not self._of[tenant]:
+                del self._of[tenant]
 
 
 class UnknownModel(Exception):
@@ -67,9 +78,10 @@ class UnknownModel(Exception):
         super().__init__(f"the model {model!r} does not exist here; this server has {known!r}")
 
 
-def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
-    """The whole HTTP interface of one front. places: how many generations at once; more are answered 'busy'."""
-    places = places or OpenPlaces(ServerConfig().max_open)
+def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | None = None) -> ASGIApp:
+    """The whole HTTP interface of one front. places: how many generations at once; more are answered 'busy'. keys:
+    who may ask; default: everybody."""
+    places = places or OpenPlaces(front.server.max_open, front.server.max_open_each)
     app = FastAPI(title="Latticework", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
     started = int(time.time())
     card = {"id": front.card.name, "object": "model", "created": started, "owned_by": "latticework"}
@@ -129,8 +141,9 @@ def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
         answer: openai.ChatAnswer | openai.CompletionAnswer,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
-        generation = front.generate(prompt, gen, timeout=body.timeout, priority=body.priority or 0)
-        source = places.hold(outputs(generation))
+        tenant: str = request.state.tenant
+        generation = front.generate(prompt, gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
+        source = places.hold(outputs(generation), tenant)
         try:
             first = await unless_gone(request, anext(source))
             if body.stream:
@@ -142,7 +155,8 @@ def create_app(front: Front, places: OpenPlaces | None = None) -> ASGIApp:
         return JSONResponse(answer.whole(openai.merge([first, *rest])))
 
     _handle_errors(app)
-    return CountedAnswers(Boundary(app, front.server.max_body_mb << 20), front.link.meter)
+    bounded = Boundary(app, front.server.max_body_mb << 20)
+    return CountedAnswers(Authentication(bounded, keys), front.link.meter)
 
 
 def usage_asked(body: GenerationBody) -> bool:

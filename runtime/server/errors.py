@@ -16,6 +16,7 @@ from latticework.lang.errors import (
     InvalidArgument,
     LatticeworkError,
     PromptTooLong,
+    QuotaExceeded,
     RegexError,
     SchemaError,
     Unsupported,
@@ -28,6 +29,7 @@ _KINDS: tuple[tuple[type[LatticeworkError], int, str, str | None], ...] = (  # f
     (ConstraintError, 400, "invalid_request_error", "invalid_constraint"),
     (InvalidArgument, 400, "invalid_request_error", "invalid_value"),
     (Unsupported, 400, "invalid_request_error", "unsupported"),
+    (QuotaExceeded, 429, "rate_limit_error", "rate_limit_exceeded"),
     (Busy, 503, "server_error", "busy"),
     (EngineDied, 503, "server_error", "engine_died"),
     (ConnectionLost, 503, "server_error", "connection_lost"),
@@ -55,7 +57,7 @@ def describe(error: LatticeworkError, params: Mapping[str, str] = PARAMS) -> tup
 
 def respond(error: LatticeworkError, params: Mapping[str, str] = PARAMS) -> JSONResponse:
     status, body = describe(error, params)
-    headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else None
     return JSONResponse(body, status, headers)
 
 

@@ -15,6 +15,7 @@ import uvicorn
 from latticework.lang.errors import AddressInUse, InvalidArgument, LatticeworkError, Unsupported
 from latticework.runtime.programs.front import Front
 from latticework.runtime.server.app import OpenPlaces, create_app
+from latticework.runtime.tenants import ApiKeys
 
 BACKLOG = 1024
 SHUTDOWN_SECONDS = 3  # open streams may finish this long after everything was told to stop
@@ -63,14 +64,20 @@ def url_of(bound: socket.socket) -> str:
 
 
 async def serve_http(
-    front: Front, bound: socket.socket, places: OpenPlaces, stopped: asyncio.Event, ready: Callable[[], None]
+    front: Front,
+    bound: socket.socket,
+    places: OpenPlaces,
+    stopped: asyncio.Event,
+    ready: Callable[[], None],
+    keys: ApiKeys | None = None,
 ) -> None:
     """Answers requests on `bound` until `stopped`, then lets open ones end for SHUTDOWN_SECONDS.
 
     places: for the generations; closing it refuses new ones. ready: called once connections are accepted.
+    keys: who may ask; default: everybody.
     """
     config = uvicorn.Config(
-        create_app(front, places),
+        create_app(front, places, keys),
         log_level="warning",
         access_log=False,
         lifespan="off",

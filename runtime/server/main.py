@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from latticework.lang.errors import Unsupported
+from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.sockets import check_address
 from latticework.runtime.meter import show_log
 from latticework.runtime.programs.front import Front
+from latticework.runtime.tenants import ApiKeys
 
 POLL_SECONDS = 0.05  # how often draining looks whether all is done
 T = TypeVar("T")
@@ -38,7 +40,7 @@ def serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progress: Pr
     """Serves until SIGINT or SIGTERM, then ends every process it started. SIGTERM refuses what is new at once and gives
     what is open `drain_seconds`; a second signal ends that, too.
 
-    Raises AddressInUse or Unsupported before anything is started, ModelError while it starts.
+    Raises AddressInUse, InvalidArgument or Unsupported before anything is started, ModelError while it starts.
     """
     if server.log_requests:
         show_log()
@@ -51,6 +53,7 @@ async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progr
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)  # until there is something to drain
     address = _link_address(server)
     http = _http() if address is None else None
+    keys = _keys(server)
     bound = http.bind(server.host, server.port) if http else None  # a taken port is known before a model loads
     front = await _unless(stopped, Front.start(engine, server, progress))
     if front is None:
@@ -63,8 +66,8 @@ async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progr
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drain.begin)
         if http and bound:
             where = f"{http.url_of(bound)} and {link.address}"
-            drain.places = places = http.OpenPlaces(server.max_open)
-            await http.serve_http(front, bound, places, stopped, lambda: ready(where, front))
+            drain.places = places = http.OpenPlaces(server.max_open, server.max_open_each)
+            await http.serve_http(front, bound, places, stopped, lambda: ready(where, front), keys)
         else:
             ready(link.address, front)
             await stopped.wait()
@@ -108,6 +111,18 @@ def _link_address(server: ServerConfig) -> str | None:
     if server.ipc is None:
         return None
     return check_address(server.ipc if "://" in server.ipc else f"ipc://{server.ipc}")
+
+
+def _keys(server: ServerConfig) -> ApiKeys | None:
+    if server.api_keys is None:
+        return None
+    if server.ipc is not None:
+        raise InvalidArgument(
+            "api_keys is given with ipc, which serves no HTTP",
+            field="api_keys",
+            hint="the socket's folder says who may use it",
+        )
+    return ApiKeys.from_file(Path(server.api_keys))
 
 
 def _http() -> ModuleType:

@@ -32,14 +32,18 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 def test_tenants_never_share_a_prefix_and_one_tenant_shares_its_own(tiny_runtime: Runtime) -> None:
     prompt = "Tenants: " + PROMPT
     address = tiny_runtime.address
-    with lw.connect(address, tenant="a") as first, lw.connect(address, tenant="a") as again:
-        with lw.connect(address, tenant="b") as other, lw.connect(address) as nobody:
-            assert cached(first, prompt)[0] == 0
-            hits, text = cached(again, prompt)
-            assert hits > 16
-            assert cached(other, prompt) == (0, text)
-            assert cached(nobody, prompt) == (0, text)
-            assert cached(other, prompt)[0] == hits
+    with (
+        lw.connect(address, tenant="a") as first,
+        lw.connect(address, tenant="a") as again,
+        lw.connect(address, tenant="b") as other,
+        lw.connect(address) as nobody,
+    ):
+        assert cached(first, prompt)[0] == 0
+        hits, text = cached(again, prompt)
+        assert hits > 16
+        assert cached(other, prompt) == (0, text)
+        assert cached(nobody, prompt) == (0, text)
+        assert cached(other, prompt)[0] == hits
 
 
 @pytest.mark.parametrize("tenant", ["a b", "x" * 65, "ä", "a\n", None])

@@ -21,6 +21,7 @@ from latticework.runtime.model.tiny import tiny_card
 from latticework.runtime.programs.front import Front, Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import http
+from latticework.runtime.tenants import ApiKeys
 from latticework.runtime.text.tokenizer import Tokenizer
 
 
@@ -36,7 +37,9 @@ class ScriptedFront:
         self.context = 4096
         self.server = ServerConfig(max_body_mb=1)
         self.dtype = "float64"
-        self.link = SimpleNamespace(ready=asyncio.Event(), meter=Meter(), stats=EngineStats(), restarts=0, bad_frames=0)
+        self.link = SimpleNamespace(
+            ready=asyncio.Event(), meter=Meter(), stats=EngineStats(), restarts=0, bad_frames=0, open_requests=0
+        )
         self.link.ready.set()
         self.pieces = ["Hel", "lo", "!"]
         self.finish: Any = "stop"
@@ -96,10 +99,11 @@ class ScriptedGeneration:
 class ServedFront:
     """A front behind real HTTP, in a thread with its own event loop."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], keys: ApiKeys | None = None, each: int | None = None) -> None:
         self.stopped: asyncio.Event | None = None
         self.front: Any = None
-        self.places = http.OpenPlaces(8)
+        self.places = http.OpenPlaces(8, each)
+        self.keys = keys
         self._ready = threading.Event()
         self._bound = http.bind("127.0.0.1", 0)
         self.url = http.url_of(self._bound)
@@ -114,7 +118,9 @@ class ServedFront:
         made = self._make()
         self.front = await made if asyncio.iscoroutine(made) else made
         try:
-            await http.serve_http(cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set)
+            await http.serve_http(
+                cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set, self.keys
+            )
         finally:
             if isinstance(self.front, Front):
                 await self.front.close()
@@ -128,12 +134,13 @@ class ServedFront:
 
 
 @pytest.fixture(scope="module")
-def serve_front() -> Iterator[Callable[[Callable[[], Any]], ServedFront]]:
-    """Serves what a function (or coroutine function) makes, until the module's tests are over."""
+def serve_front() -> Iterator[Callable[..., ServedFront]]:
+    """Serves what a function (or coroutine function) makes, until the module's tests are over. More arguments: see
+    `ServedFront`."""
     served: list[ServedFront] = []
 
-    def serve(make: Callable[[], Any]) -> ServedFront:
-        served.append(ServedFront(make))
+    def serve(make: Callable[[], Any], **more: Any) -> ServedFront:
+        served.append(ServedFront(make, **more))
         return served[-1]
 
     yield serve
@@ -142,7 +149,7 @@ def serve_front() -> Iterator[Callable[[Callable[[], Any]], ServedFront]]:
 
 
 @pytest.fixture(scope="module")
-def scripted_server(serve_front: Callable[[Callable[[], Any]], ServedFront]) -> ServedFront:
+def scripted_server(serve_front: Callable[..., ServedFront]) -> ServedFront:
     return serve_front(ScriptedFront)
 
 
