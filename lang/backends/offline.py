@@ -49,6 +49,7 @@ class Result:
     stopped_by: str | int | None
     usage: Usage
     logprobs: tuple[TokenLogprob, ...]
+    prompt_logprobs: tuple[TokenLogprob, ...]
     seed: int
     decoder: Decoder | None = field(default=None, repr=False)
 
@@ -361,6 +362,7 @@ def _result(job: _Job, done: Done) -> Result:
         stopped_by=done.stopped_by,
         usage=done.usage,
         logprobs=done.logprobs,
+        prompt_logprobs=done.prompt_logprobs,
         seed=done.seed,
         decoder=job.decoder,
     )

@@ -74,6 +74,23 @@ def test_sampling_and_constraint_may_be_one_each(engine: Engine) -> None:
     assert isinstance(third.value(), int)
 
 
+def test_log_probabilities_of_prompts_are_told_whatever_is_cached(engine: Engine) -> None:
+    prompt = "what the model thinks of this text. " * 8
+    sampling = lw.Sampling(max_tokens=3, temperature=0.0, prompt_logprobs=2, logprobs=0)
+    first, plain, again = (
+        generate(engine, [prompt], asked)[0]
+        for asked in (sampling, lw.Sampling(max_tokens=3, temperature=0.0), sampling)
+    )
+    assert "".join(token.text for token in first.prompt_logprobs) == prompt[1:]
+    assert all(token.logprob <= token.top[0][2] <= 0 and len(token.top) == 2 for token in first.prompt_logprobs)
+    assert again.prompt_logprobs == first.prompt_logprobs
+    assert plain.prompt_logprobs == ()
+    assert first.text == plain.text == again.text
+    longer = generate(engine, [prompt + first.text], sampling)[0]
+    written = longer.prompt_logprobs[-first.usage.output :]
+    assert [token.logprob for token in written] == pytest.approx([token.logprob for token in first.logprobs])
+
+
 def test_a_result_says_where_its_time_went(engine: Engine) -> None:
     usage = generate(engine, ["a"], SHORT, lw.Regex("[0-9]{4}(x|y)"))[0].usage
     assert min(usage.prefill_seconds, usage.decode_seconds, usage.compile_seconds) > 0
