@@ -46,6 +46,8 @@ def gen(
     ignore_eos: bool | None = None,
     include_stop: bool | None = None,
     seed: int | None = None,
+    n: int | None = None,
+    best_of: int | None = None,
     regex: str | None = None,
     choices: Sequence[str] | None = None,
     json_schema: str | Mapping[str, Any] | None = None,
@@ -53,6 +55,7 @@ def gen(
     on_length: OnLength = "close",
     return_logprob: bool = False,
     top_logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
 ) -> Expr:
     """Text that the model writes, stored under `name`.
 
@@ -60,7 +63,10 @@ def gen(
     one: `regex`; `json_schema`, a schema as dict or text; `schema`, a type (pydantic model, dataclass, TypedDict,
     Enum, Literal, list[int], …), whose value `s.value(name)` returns; `choices`, which makes it a `select`.
     on_length: what a constrained gen does as its tokens run out, see `OnLength`. return_logprob: keep each
-    token's log-probability in `s.meta(name)`; top_logprobs=k the k likeliest as well.
+    token's log-probability in `s.meta(name)`; top_logprobs=k the k likeliest as well. prompt_logprobs: the same
+    for the constant text right before, 0 or k likeliest. n: so many outputs, drawn side
+    by side; `s[name]`, `s.value(name)` and `s.meta(name)` are lists, and the text goes on with the first. best_of: the
+    n best of so many, best first.
     Raises InvalidArgument (RegexError, SchemaError) at once.
     """
     if name is not None:
@@ -86,7 +92,10 @@ def gen(
         "ignore_eos": ignore_eos,
         "include_stop": include_stop,
         "seed": seed,
+        "n": n,
+        "best_of": best_of,
         "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
     }
     given: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     constraints = {"regex": regex, "choices": choices, "json_schema": json_schema, "schema": schema}

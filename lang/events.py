@@ -84,6 +84,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     scores: tuple[float, ...] = ()
     seed: int = 0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    samples: tuple[Done, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

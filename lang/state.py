@@ -99,31 +99,26 @@ class State:
     # ------------------------------------------------------------ reading variables
 
     def __getitem__(self, name: str) -> Any:
-        """Waits for a variable: text, a list of texts after a join, or what the program set."""
+        """Waits for a variable: text, a list of texts after a join or of a gen with n, or what the program set."""
         return self.get(name)
 
     def get(self, name: str, timeout: float | None = None) -> Any:
         """`s[name]` with a deadline."""
-        return self._read(name, timeout, lambda slot: slot.text)
+        return self._read(name, timeout, lambda slot, done: done.text)
 
     def value(self, name: str, timeout: float | None = None) -> Any:
         """The typed value of a variable: an instance of gen's `schema`, the JSON of its `json_schema`, else text.
         Raises InvalidValue when the text is not of that type."""
         return self._read(
-            name, timeout, lambda slot: slot.decoder.decode(name, slot.text) if slot.decoder else slot.text
+            name, timeout, lambda slot, done: slot.decoder.decode(name, done.text) if slot.decoder else done.text
         )
 
     def meta(self, name: str, timeout: float | None = None) -> Any:
         """How a variable came about: its Done event with finish, usage, logprobs, scores, seed; a list of them
-        after a join."""
-
-        def done(slot: Slot) -> Done:
-            assert slot.done is not None
-            return slot.done
-
+        after a join or of a gen with n."""
         if isinstance(self._find(name, timeout), Local):
             raise ProgramError(f"{name!r} was set by the program; only generated variables have a meta")
-        return self._read(name, timeout, done)
+        return self._read(name, timeout, lambda slot, done: done)
 
     def __contains__(self, name: object) -> bool:
         with self._run.condition:
@@ -134,10 +129,10 @@ class State:
         with self._run.condition:
             return tuple(self._branch.variables)
 
-    def _read(self, name: str, timeout: float | None, of_slot: Callable[[Slot], R]) -> Any:
+    def _read(self, name: str, timeout: float | None, read: Callable[[Slot, Done], R]) -> Any:
         variable = self._find(name, timeout)
         self._run.wait_for_slots(_slots(variable), timeout, f"variable {name!r}")
-        return _map(variable, of_slot)
+        return _map(variable, read)
 
     def _find(self, name: str, timeout: float | None) -> Variable:
         """The variable, at once; a reader beside the body waits until the body sets it or ends."""
@@ -190,7 +185,8 @@ class State:
         return slots
 
     def text_iter(self, name: str | None = None, timeout: float | None = None) -> Iterator[str]:
-        """The text as it grows, or that of one variable. `timeout` bounds the wait for each piece.
+        """The text as it grows, or that of one variable (of a gen with n: its first output, which the text goes on
+        with). `timeout` bounds the wait for each piece.
 
         On the result of a run it ends with the run, and raises what the run raises.
         """
@@ -346,11 +342,12 @@ def _slots(variable: Variable) -> list[Slot]:
             return []
 
 
-def _map(variable: Variable, of_slot: Callable[[Slot], R]) -> Any:
+def _map(variable: Variable, read: Callable[[Slot, Done], R]) -> Any:
     match variable:
-        case Slot():
-            return of_slot(variable)
+        case Slot(done=done):
+            assert done is not None, "a variable's op ends with a Done"
+            return [read(variable, sample) for sample in done.samples] if done.samples else read(variable, done)
         case Gathered(parts):
-            return [_map(part, of_slot) for part in parts]
+            return [_map(part, read) for part in parts]
         case Local(value):
             return value

@@ -11,7 +11,13 @@ CONTRACTS = ("latticework.lang.ir", "latticework.lang.errors", "latticework.lang
 
 MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what is below them; longest match counts
     "kernels": ("latticework.kernels",),
-    "runtime": ("latticework.kernels", "latticework.runtime", *CONTRACTS, "latticework.lang.choices"),
+    "runtime": (
+        "latticework.kernels",
+        "latticework.runtime",
+        *CONTRACTS,
+        "latticework.lang.choices",
+        "latticework.lang.samples",
+    ),
     "runtime/cli.py": ("latticework",),  # the command line is a user of all of it
     "runtime/bench.py": ("latticework",),
     "runtime/demo.py": ("latticework",),
@@ -22,6 +28,7 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "lang/errors.py": CONTRACTS,
     "lang/events.py": CONTRACTS,
     "lang/choices.py": CONTRACTS,
+    "lang/samples.py": CONTRACTS,
 }
 
 FINDS_THE_PACKAGE = {"runtime/link/child.py", "runtime/constrain/child.py"}  # `import latticework`: where it lies

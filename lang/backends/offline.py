@@ -40,7 +40,8 @@ IN_FLIGHT = 512  # several full batches of the engine: enough to schedule among,
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of one prompt. index: its place among the prompts. See `Done` for the other fields."""
+    """What came of one prompt. index: its place among the prompts. See `Done` for the other fields. Of several outputs
+    this is the first, with the usage of all."""
 
     index: int
     text: str
@@ -52,6 +53,12 @@ class Result:
     prompt_logprobs: tuple[TokenLogprob, ...]
     seed: int
     decoder: Decoder | None = field(default=None, repr=False)
+    several: tuple[Result, ...] = field(default=(), repr=False)
+
+    @property
+    def samples(self) -> tuple[Result, ...]:
+        """All outputs that the Sampling's n asks for, each with its own usage; with best_of the best first."""
+        return self.several or (self,)
 
     def value(self) -> Any:
         """The value that the constraint's schema or type promised; the text, where there is none. Raises
@@ -365,6 +372,7 @@ def _result(job: _Job, done: Done) -> Result:
         prompt_logprobs=done.prompt_logprobs,
         seed=done.seed,
         decoder=job.decoder,
+        several=tuple(_result(job, sample) for sample in done.samples),
     )
 
 

@@ -45,7 +45,9 @@ from latticework.lang.ir import (
     Text,
     derive_seed,
     merge_sampling,
+    sample_seed,
 )
+from latticework.lang.samples import as_one
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class Scripted:
 
     chunk: characters a Chunk has (None: no chunks). delay: seconds before each chunk and each answer. roles: how
     messages are rendered. opened, closed, appends count calls; `asked` lists (variable, prompt, sampling) in
-    order, where sampling is the op's own over the run's.
+    order, where sampling is the op's own over the run's. A gen with n or best_of takes as many replies.
     """
 
     name = "scripted"
@@ -338,34 +340,46 @@ class _Session:
         seed = derive_seed(self.seed, self.item, branch.path, ordinal) if sampling.seed is None else sampling.seed
         prompt = branch.text
         self.backend.asked.append((op.name, prompt, sampling))
+        replies = [self._reply(op, prompt) for _ in range(sampling.candidates if isinstance(op, Gen) else 1)]
+        branch.busy = True
+        self._deliver(branch, position, op, replies, prompt, msgspec.structs.replace(sampling, seed=seed))
+
+    def _reply(self, op: Gen | Select, prompt: str) -> Reply:
         answer = self.backend.answer(op, prompt)
         if isinstance(answer, Exception):
             raise answer if isinstance(answer, LatticeworkError) else RuntimeFailure(repr(answer))
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if isinstance(op, Select) and reply.text not in op.options:
             raise InvalidArgument(f"the script answers {reply.text!r}, which is none of {list(op.options)}")
-        branch.busy = True
-        self._deliver(branch, position, op, reply, prompt, seed)
+        return reply
 
-    def _deliver(self, branch: _Branch, position: int, op: Gen | Select, reply: Reply, prompt: str, seed: int) -> None:
-        size = self.backend.chunk if isinstance(op, Gen) else None
-        chunks = [reply.text[at : at + size] for at in range(0, len(reply.text), size)] if size else []
-        events: list[Event] = [Chunk(branch.number, position, chunk) for chunk in chunks]
-        read, written = len(prompt.encode()), len(reply.text.encode())
-        done = Done(
-            branch.number,
-            position,
-            reply.text,
-            "select" if isinstance(op, Select) else reply.finish,
-            complete=reply.complete,
-            usage=Usage(prompt=read, computed=read, output=written),
-            logprobs=reply.logprobs,
-            scores=reply.scores,
-            seed=seed,
-        )
-        for step, event in enumerate(events, 1):
-            self.backend.later(reply.delay + step * self.backend.delay, partial(self._send, event))
-        self.backend.later(reply.delay + (len(events) + 1) * self.backend.delay, lambda: self._finish(branch, op, done))
+    def _deliver(
+        self, branch: _Branch, position: int, op: Gen | Select, replies: list[Reply], prompt: str, sampling: Sampling
+    ) -> None:
+        """Several replies are the outputs of one gen; the first streams, unless the best has to be found."""
+        seed, read = sampling.seed or 0, len(prompt.encode())
+        drawn = [
+            Done(
+                branch.number,
+                position,
+                reply.text,
+                "select" if isinstance(op, Select) else reply.finish,
+                complete=reply.complete,
+                usage=Usage(prompt=read, computed=read, output=len(reply.text.encode())),
+                logprobs=reply.logprobs,
+                scores=reply.scores,
+                seed=sample_seed(seed, sample),
+            )
+            for sample, reply in enumerate(replies)
+        ]
+        done = drawn[0] if len(drawn) == 1 else as_one(drawn, sampling)
+        size = self.backend.chunk if isinstance(op, Gen) and not sampling.ranked else None
+        chunks = [done.text[at : at + size] for at in range(0, len(done.text), size)] if size else []
+        delay = max(reply.delay for reply in replies)
+        for step, chunk in enumerate(chunks, 1):
+            event = Chunk(branch.number, position, chunk)
+            self.backend.later(delay + step * self.backend.delay, partial(self._send, event))
+        self.backend.later(delay + (len(chunks) + 1) * self.backend.delay, lambda: self._finish(branch, op, done))
 
     def _send(self, event: Event) -> None:
         if not self.is_closed:

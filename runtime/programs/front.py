@@ -6,18 +6,12 @@ One asyncio loop, no torch. HTTP asks it for single generations; program runs (r
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
-import msgspec
-
-from latticework.lang.errors import ConstraintError, DeadlineExceeded, InvalidArgument, PromptTooLong, from_data
-from latticework.lang.events import Done, TokenLogprob, Usage
+from latticework.lang.errors import ConstraintError, InvalidArgument, PromptTooLong
 from latticework.lang.ir import Constraint, Gen, Regex, Sampling, constraint_key
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
@@ -26,22 +20,10 @@ from latticework.runtime.link.engine_link import EngineLink
 from latticework.runtime.link.sockets import RuntimeFolder
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.spec import ModelCard
-from latticework.runtime.programs.speech import Speech
-from latticework.runtime.request import GenSegment, Request, Segment, TextSegment, TokenEvent
+from latticework.runtime.programs.generation import Generation
+from latticework.runtime.request import GenSegment, TextSegment
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
-
-RESTART_PATIENCE = 30.0  # seconds that a new request waits for an engine that is restarting
-ENGINE_GRACE = 1.0  # seconds after its deadline in which the engine is to end a request
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A piece of a generation. `done` is set on the last one."""
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
-    done: Done | None = None
 
 
 class Front:
@@ -172,89 +154,16 @@ class Front:
         return key
 
     def generate(
-        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0, tenant: str = ""
+        self,
+        prompts: Sequence[TextSegment],
+        gen: Gen,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        tenant: str = "",
     ) -> Generation:
-        """One generation after a prompt: an async context manager and iterator. Leaving it cancels.
+        """One gen after each prompt: an async context manager and iterator. Leaving it cancels. Without a seed every
+        prompt gets one of its own.
 
         timeout: seconds from now after which it raises DeadlineExceeded. priority, tenant: see `Request`."""
-        return Generation(self, prompt, gen, timeout, priority, tenant)
-
-
-class Generation:
-    """A single request in progress. Iterating yields `Output`s and raises LatticeworkErrors."""
-
-    def __init__(
-        self, front: Front, prompt: TextSegment, gen: Gen, timeout: float | None, priority: int, tenant: str
-    ) -> None:
-        self._front = front
-        self._prompt = prompt
-        self._gen = gen
-        self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._priority = priority
-        self._tenant = tenant
-        self._id = front.link.number()
-        self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
-
-    async def __aenter__(self) -> Generation:
-        """Compiles the constraint and submits. Raises ConstraintError."""
-        sampling = self._gen.sampling
-        self._seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-        seeded = msgspec.structs.replace(sampling, seed=self._seed)
-        rules: dict[str, bytes] = {}
-        began = time.monotonic()
-        chain: tuple[Segment, ...] = (self._prompt, await self._front.gen_segment(self._gen, seeded, rules))
-        self._compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
-        left = self._left()
-        await self._front.link.available(RESTART_PATIENCE if left is None else min(RESTART_PATIENCE, left))
-        request = Request(self._id, chain, tenant=self._tenant, priority=self._priority, deadline=self._left())
-        self._front.link.submit(request, rules, self._events.put_nowait)
-        return self
-
-    def _left(self) -> float | None:
-        """Seconds until the deadline. Raises DeadlineExceeded when there are none."""
-        if self._deadline is None:
-            return None
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._too_late()
-        return left
-
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"the request took longer than the {self._timeout:g} seconds it was given",
-            hint="give it more time, or ask for fewer tokens",
-            field="timeout",
-        )
-
-    async def _event(self) -> TokenEvent:
-        """The next event. The engine ends a request at its deadline; one that says nothing for another while has
-        stopped."""
-        if self._deadline is None:
-            return await self._events.get()
-        patience = self._deadline + ENGINE_GRACE - time.monotonic()
-        try:
-            return await asyncio.wait_for(self._events.get(), max(0.0, patience))
-        except asyncio.TimeoutError:
-            raise self._too_late() from None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._front.link.cancel(self._id)
-
-    async def __aiter__(self) -> AsyncIterator[Output]:
-        speech = Speech(self._front.tokenizer, 0, 0, self._seed)
-        while True:
-            event = await self._event()
-            if event.error is not None:
-                raise from_data(event.error)
-            said = speech.hear(event) if event.segment == 1 else None
-            if event.final:
-                done = speech.done
-                if done is not None:
-                    done = msgspec.structs.replace(done, usage=done.usage + self._compiling)
-                yield Output(said.text if said else "", said.logprobs if said else (), done)
-                return
-            if said is not None:
-                yield Output(said.text, said.logprobs)
+        return Generation(self, prompts, gen, timeout, priority, tenant)

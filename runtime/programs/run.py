@@ -46,9 +46,14 @@ from latticework.lang.ir import (
     describe,
     merge_sampling,
 )
-from latticework.runtime.programs.front import RESTART_PATIENCE, Front
+from latticework.lang.samples import as_one
+from latticework.runtime.link.engine_link import EngineLink
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.generation import RESTART_PATIENCE
+from latticework.runtime.programs.hold import Hold
+from latticework.runtime.programs.samples import Said, Samples, Terms
 from latticework.runtime.programs.speech import Speech
-from latticework.runtime.request import Request, Segment, SelectSegment, TokenEvent
+from latticework.runtime.request import Request, Segment, SelectSegment, TextSegment, TokenEvent
 
 Emit = Callable[[Event], None]
 Speaker: TypeAlias = Speech | tuple[int, Select]
@@ -74,25 +79,6 @@ class Chain:
         if speaker is not None:
             self.speakers[len(self.segments)] = speaker
         self.segments.append(segment)
-
-
-class Hold:
-    """A lease in the engine, shared by the branches that continue from it. Released when the last one lets go."""
-
-    def __init__(self, front: Front) -> None:
-        self.id = front.link.number()
-        self.generation = front.link.generation
-        self._front = front
-        self._holders = 1
-
-    def share(self) -> Hold:
-        self._holders += 1
-        return self
-
-    def drop(self) -> None:
-        self._holders -= 1
-        if self._holders == 0:
-            self._front.link.release(self.id, self.generation)
 
 
 class Run:
@@ -294,6 +280,9 @@ class BranchTask:
             case Gen():
                 await self._end_text(chain)
                 sampling, seed = self._seeded(op)
+                if sampling.candidates > 1:
+                    await self._draw_several(chain, position, op, sampling)
+                    return Chain()
                 known, began = len(chain.rules), time.monotonic()
                 segment = await self.front.gen_segment(op, sampling, chain.rules)
                 if len(chain.rules) > known:
@@ -378,11 +367,8 @@ class BranchTask:
         segments, chain.segments = chain.segments, []
         if not segments:  # text alone starts no work; it waits in the pieces
             return
-        link = self.front.link
-        await link.available(RESTART_PATIENCE)
-        if self._hold is not None and self._hold.generation != link.generation:
-            raise EngineDied("the engine was restarted, and this program's text with it", hint="run it again")
-        hold = Hold(self.front)
+        link = await self._link()
+        hold = Hold(link)
         number = link.number()
         done: asyncio.Future[TokenEvent] = asyncio.get_running_loop().create_future()
 
@@ -412,6 +398,53 @@ class BranchTask:
             raise _Failed("the request failed")
         if final.end == "cancelled":
             raise Cancelled("the request was cancelled")
+
+    async def _link(self) -> EngineLink:
+        """The engine, once it is there. Raises EngineDied where it is not the one that holds this branch's text."""
+        link = self.front.link
+        await link.available(RESTART_PATIENCE)
+        if self._hold is not None and self._hold.generation != link.generation:
+            raise EngineDied("the engine was restarted, and this program's text with it", hint="run it again")
+        return link
+
+    async def _draw_several(self, chain: Chain, position: int, op: Gen, sampling: Sampling) -> None:
+        """A gen of several outputs: sends what comes before, draws them after the text they share, and goes on with
+        the sequence of the first."""
+        rules: dict[str, bytes] = {}
+        began = time.monotonic()
+        segment = await self.front.gen_segment(op, sampling, rules)
+        compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
+        last = chain.segments[-1] if chain.segments else None
+        text = last if isinstance(last, TextSegment) else None
+        if text is not None:
+            chain.segments.pop()
+        await self._send(chain)
+        link = await self._link()
+        terms = Terms(self._hold.id if self._hold is not None else None, link.number(), self.run.tenant)
+        done: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+
+        def hear(said: Said) -> None:
+            if said.sample == 0 and said.chunk is not None and not sampling.ranked:
+                self.run.emit(said.chunk)
+            if samples.over and not done.done():
+                done.set_result(said)
+
+        at = {"branch": self.index, "position": position}
+        samples = Samples(link, self.front.tokenizer, text, segment, rules, terms, hear, keep=True, **at)
+        try:
+            samples.start()
+            said = await done
+            self._group = None
+            if said.error is not None:
+                raise said.error
+            self.let_go()
+            self._hold, samples.hold = samples.hold, None
+        finally:
+            samples.close()
+        whole = as_one(samples.drawn, sampling)
+        whole = msgspec.structs.replace(whole, usage=whole.usage + compiling)
+        self.run.usage += whole.usage
+        self._answer(whole)
 
     def _hear(self, event: TokenEvent, chain: Chain) -> None:
         speaker = chain.speakers.get(event.segment)

@@ -57,13 +57,12 @@ class SingleRun:
     async def _work(self, prompt: Prompt, gen: Gen) -> None:
         try:
             segment = await asyncio.to_thread(self._encode, prompt)
-            async with self._front.generate(segment, gen, tenant=self._tenant, timeout=self._timeout) as generation:
-                async for output in generation:
-                    if output.done is not None:
-                        self.usage = output.done.usage
-                        self._answer(output.done)
-            if not self._answered:
-                raise Cancelled("the request was cancelled")
+            async with self._front.generate([segment], gen, tenant=self._tenant, timeout=self._timeout) as generation:
+                async for _ in generation:
+                    pass  # what comes in pieces is told as one
+            (done,) = generation.results
+            self.usage = done.usage
+            self._answer(done)
         except LatticeworkError as error:
             self._answer(Failed(0, 0, error.to_data()))
         except Exception as error:  # ours: it fails this run, with its name, and nothing else

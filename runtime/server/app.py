@@ -22,7 +22,8 @@ from starlette.types import ASGIApp
 
 from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError, QuotaExceeded
 from latticework.lang.ir import Gen
-from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
 from latticework.runtime.server.auth import Authentication
@@ -142,7 +143,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
         tenant: str = request.state.tenant
-        generation = front.generate(prompt, gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
+        generation = front.generate([prompt], gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
         source = places.hold(outputs(generation), tenant)
         try:
             first = await unless_gone(request, anext(source))

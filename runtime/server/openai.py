@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Choices, Constraint, Gen, JsonSchema, Regex, Sampling
-from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server.errors import PARAMS
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody

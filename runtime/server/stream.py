@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from latticework.lang.errors import LatticeworkError
-from latticework.runtime.programs.front import Generation, Output
+from latticework.runtime.programs.generation import Generation, Output
 from latticework.runtime.server.errors import describe, error_body
 
 log = logging.getLogger("latticework.server")

@@ -325,7 +325,7 @@ def test_a_backend_that_cannot_be_reached_raises_from_run() -> None:
 def test_gen_takes_every_field_of_sampling() -> None:
     renamed = {"logprobs": "top_logprobs"}
     parameters = inspect.signature(lw.gen).parameters
-    assert {renamed.get(name, name) for name in lw.Sampling.__struct_fields__} - {"n", "best_of"} <= set(parameters)
+    assert {renamed.get(name, name) for name in lw.Sampling.__struct_fields__} <= set(parameters)
     given: dict[str, Any] = {
         "frequency_penalty": 0.5,
         "presence_penalty": -1.0,
@@ -335,6 +335,8 @@ def test_gen_takes_every_field_of_sampling() -> None:
         "ignore_eos": False,
         "stop_regex": "a+",
         "include_stop": True,
+        "n": 2,
+        "best_of": 3,
     }
     (piece,) = lw.gen("x", **given).pieces
     assert isinstance(piece.op, Gen)

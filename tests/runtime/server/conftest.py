@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -18,7 +18,8 @@ from latticework.runtime.config import ServerConfig
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
-from latticework.runtime.programs.front import Front, Output
+from latticework.runtime.programs.front import Front
+from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import http
 from latticework.runtime.tenants import ApiKeys
@@ -58,18 +59,26 @@ class ScriptedFront:
         return TextSegment(tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt))
 
     def generate(
-        self, prompt: TextSegment, gen: Gen, *, timeout: float | None = None, priority: int = 0, tenant: str = ""
+        self,
+        prompts: Sequence[TextSegment],
+        gen: Gen,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        tenant: str = "",
     ) -> ScriptedGeneration:
-        self.asked.append((prompt, gen))
+        self.asked += [(prompt, gen) for prompt in prompts]
         self.tenants.append(tenant)
         self.terms.append((timeout, priority))
-        return ScriptedGeneration(self, prompt, gen)
+        return ScriptedGeneration(self, prompts, gen)
 
 
 class ScriptedGeneration:
-    def __init__(self, front: ScriptedFront, prompt: TextSegment, gen: Gen) -> None:
+    """Outputs take turns, a piece each."""
+
+    def __init__(self, front: ScriptedFront, prompts: Sequence[TextSegment], gen: Gen) -> None:
         self.front = front
-        self.prompt = prompt
+        self.prompts = prompts
         self.gen = gen
 
     async def __aenter__(self) -> ScriptedGeneration:
@@ -83,17 +92,40 @@ class ScriptedGeneration:
 
     async def __aiter__(self) -> AsyncIterator[Output]:
         front, sampling = self.front, self.gen.sampling
+        outputs = range(len(self.prompts) * sampling.n)
         for piece in front.pieces:
             await asyncio.sleep(front.pause)
             logprobs: tuple[TokenLogprob, ...] = ()
             if sampling.logprobs is not None:
                 top = ((97, "a", -0.5), (98, "b", float("-inf")))[: sampling.logprobs]
                 logprobs = tuple(TokenLogprob(ord(letter), letter, -0.5, top) for letter in piece)
-            yield Output(piece, logprobs)
+            for index in outputs:
+                yield Output(piece, logprobs, index=index)
         if front.failure is not None:
             raise front.failure
-        usage = Usage(len(self.prompt.tokens), 4, len(self.prompt.tokens) - 4, len("".join(front.pieces)))
-        yield Output("", (), Done(0, 0, "".join(front.pieces), front.finish, usage=usage, seed=sampling.seed or 0))
+        text = "".join(front.pieces)
+        total = Usage()
+        for index in outputs:
+            prompt = len(self.prompts[index // sampling.n].tokens)
+            usage = Usage(prompt, 4, prompt - 4, len(text))
+            total += usage if index % sampling.n == 0 else Usage(output=len(text))
+            done = Done(
+                0,
+                0,
+                text,
+                front.finish,
+                usage=usage,
+                seed=sampling.seed or 0,
+                prompt_logprobs=self._prompt_logprobs(index // sampling.n),
+            )
+            yield Output("", (), done, index, total if index == outputs[-1] else None)
+
+    def _prompt_logprobs(self, number: int) -> tuple[TokenLogprob, ...]:
+        if self.gen.sampling.prompt_logprobs is None:
+            return ()
+        tokens = self.prompts[number].tokens[1:]
+        text = self.front.tokenizer.decode_bytes
+        return tuple(TokenLogprob(token, text([token]).decode(), -float(at)) for at, token in enumerate(tokens, 1))
 
 
 class ServedFront:
