@@ -15,10 +15,12 @@ import random
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import httpx
 
+from benchmarks.hardware import conditions
 from latticework.lang.errors import LatticeworkError
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.programs.front import Front
@@ -204,16 +206,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--disconnects", type=int, default=100)
     parser.add_argument("--quiet", type=int, default=5000, help="requests during which memory has to stay flat")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     given = parser.parse_args()
+    about = conditions() | {"load_before": f"{os.getloadavg()[0]:.2f}"}
+    began = time.monotonic()
     try:
         report = asyncio.run(run(given.clients, given.kills, given.disconnects, given.quiet))
     except LatticeworkError as error:
         raise SystemExit(str(error)) from None
+    about["seconds"] = f"{time.monotonic() - began:.0f}"
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
     for what, count in report.outcomes.most_common():
         print(f"{count:6} {what}")
     print(f"{report.asked} requests, {report.restarts} restarts, memory {report.growth:+.1%} over the quiet half")
     problems = report.problems()
     print("\n".join(problems) or "no problem")
+    if given.json:
+        asked = {"clients": given.clients, "kills": given.kills, "disconnects": given.disconnects, "quiet": given.quiet}
+        seen = {one.name: getattr(report, one.name) for one in fields(report)}  # asdict breaks a Counter
+        whole = about | asked | seen | {"problems": problems}
+        given.json.write_text(json.dumps(whole, indent=1) + "\n")
     raise SystemExit(1 if problems else 0)
 
 
