@@ -197,6 +197,24 @@ def test_logprobs_come_with_every_token(tiny_runtime: Runtime) -> None:
     assert all(entry.logprob <= 0.0 for entry in done.logprobs)
 
 
+def test_every_gen_has_the_logprobs_of_the_text_right_before_it(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "One: " + lw.gen("a", max_tokens=3, prompt_logprobs=2)
+        s += "; two: " + lw.gen("b", max_tokens=3)
+        s += " and " + "three: " + lw.gen("c", max_tokens=3, prompt_logprobs=0)
+        forks = s.fork(2)
+        for fork in forks:
+            fork += "four: " + lw.gen("d", max_tokens=3, prompt_logprobs=1)
+        forks.join()
+
+    state = program.run(backend=tiny_runtime, seed=1)
+    told = [state.meta(name).prompt_logprobs for name in "abc"] + [done.prompt_logprobs for done in state.meta("d")]
+    texts = ["".join(token.text for token in tokens) for tokens in told]
+    assert texts == ["ne: ", "", " and three: ", "four: ", "four: "]
+    assert [{len(token.top) for token in tokens} for tokens in told] == [{2}, set(), {0}, {1}, {1}]
+
+
 def test_a_long_shared_prefix_is_computed_once(tiny_runtime: Runtime) -> None:
     @lw.function
     def program(s: lw.State, tail: str) -> None:

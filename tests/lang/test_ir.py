@@ -214,6 +214,8 @@ def test_truncated_msgpack_is_a_program_error() -> None:
         ("seed", 1 << 64),
         ("seed", 1.0),
         ("logprobs", 21),
+        ("prompt_logprobs", 21),
+        ("prompt_logprobs", -1),
         ("logprobs", -1),
         ("stop", ("",)),
         ("stop", ("x" * 1025,)),
