@@ -21,7 +21,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens and time of one request or op. prompt = cached + computed, all before the first output token.
 
     The seconds are those it waited in the engine's queue, its constraint was compiled, and steps computed its prompt
-    and its output: a step's time counts for all who share it.
+    and its output: a step's time counts for all who share it. truncated: tokens left out of the prompt, on request.
     """
 
     prompt: int = 0
@@ -32,6 +32,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     compile_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    truncated: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))

@@ -9,19 +9,21 @@ engine behind the link is `latticework.runtime.engine.Engine`; this one is what 
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import msgspec
 
 from latticework.lang.backends.base import Session
 from latticework.lang.backends.runtime import Runtime
-from latticework.lang.errors import InvalidArgument, LatticeworkError, from_data
+from latticework.lang.errors import DeadlineExceeded, InvalidArgument, LatticeworkError, from_data
 from latticework.lang.events import Done, Event, Failed, Finish, TokenLogprob, Usage
 from latticework.lang.ir import Constraint, Gen, JsonSchema, OnLength, Sampling, derive_seed
 from latticework.lang.progress import progress, silent
@@ -33,6 +35,9 @@ __all__ = ["Engine", "Pending", "Prompt", "Result"]
 
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Raw text (special tokens in it are recognised), token ids, or messages of `role` and `content`."""
+
+Truncate: TypeAlias = Literal["error", "middle"]
+"""What becomes of a conversation that leaves no room for max_tokens: refused, or shortened."""
 
 Outcome: TypeAlias = "Result | LatticeworkError"
 IN_FLIGHT = 512  # several full batches of the engine: enough to schedule among, little to hold
@@ -72,6 +77,32 @@ class _Job:
     prompt: Encoded
     gen: Gen
     decoder: Decoder | None
+    deadline: _Deadline | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """The end of a call that may take so many seconds."""
+
+    seconds: float
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> _Deadline:
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= seconds < math.inf:
+            raise InvalidArgument(f"timeout is {seconds!r}; expected seconds", field="timeout")
+        return cls(seconds, time.monotonic() + seconds)
+
+    def left(self) -> float:
+        """Seconds until then. Raises DeadlineExceeded when there are none."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return left
+
+    def error(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the call took longer than the {self.seconds:g} seconds it was given", field="timeout")
 
 
 class Engine:
@@ -96,6 +127,8 @@ class Engine:
         *,
         on_length: OnLength = "close",
         seed: int | None = None,
+        truncate: Truncate = "error",
+        timeout: float | None = None,
         progress_bar: bool = True,
         return_exceptions: bool = False,
     ) -> list[Result]:
@@ -104,10 +137,12 @@ class Engine:
         sampling, constraint: one for all, or a list of one each. A constraint is `lw.Regex`, `lw.Choices`,
         `lw.JsonSchema`, or a type (see `gen`), whose value `Result.value()` returns. seed: of the whole call; a
         prompt whose own Sampling names a seed uses that; None takes that of a common Sampling, else draws one.
-        When all are over, the first failed prompt's error is raised; with return_exceptions it stands in its
-        place. Wrong prompts or lists are refused before anything runs. Ctrl-C cancels what is open.
+        truncate: "middle" shortens conversations that leave no room for max_tokens, old turns first; `usage.truncated`
+        says by how many tokens. timeout: seconds for the whole call; what is not done by then fails with
+        DeadlineExceeded. When all are over, the first failed prompt's error is raised; with return_exceptions it stands
+        in its place. Wrong prompts or lists are refused before anything runs. Ctrl-C cancels what is open.
         """
-        jobs = list(self._jobs(prompts, sampling, constraint, on_length, seed))
+        jobs = list(self._jobs(prompts, sampling, constraint, on_length, seed, truncate, timeout))
         outcomes: list[Any] = [None] * len(jobs)
         with progress(self.runtime.model, len(jobs)) if progress_bar else silent() as show:
             tokens = 0
@@ -125,11 +160,14 @@ class Engine:
         *,
         on_length: OnLength = "close",
         seed: int | None = None,
+        truncate: Truncate = "error",
+        timeout: float | None = None,
         return_exceptions: bool = False,
     ) -> Pending:
         """`generate` for async code: awaited, it is the list; iterated with `async for`, it gives every result as it
         finishes. Prompts are read as places become free, so they may be a generator without end."""
-        return Pending(self, self._jobs(prompts, sampling, constraint, on_length, seed), return_exceptions)
+        jobs = self._jobs(prompts, sampling, constraint, on_length, seed, truncate, timeout)
+        return Pending(self, jobs, return_exceptions)
 
     def shutdown(self) -> None:
         """Ends the subprocesses. Idempotent."""
@@ -146,9 +184,19 @@ class Engine:
     # ------------------------------------------------------------ jobs
 
     def _jobs(
-        self, prompts: Iterable[Prompt], sampling: Any, constraint: Any, on_length: OnLength, seed: int | None
+        self,
+        prompts: Iterable[Prompt],
+        sampling: Any,
+        constraint: Any,
+        on_length: OnLength,
+        seed: int | None,
+        truncate: Truncate,
+        timeout: float | None,
     ) -> Iterator[_Job]:
-        """What was asked, checked: at once where it is not about one prompt."""
+        """What was asked, checked: at once where it is not about one prompt. The time begins to run."""
+        if truncate not in get_args(Truncate):
+            raise InvalidArgument(f"truncate is {truncate!r}; expected one of {get_args(Truncate)}", field="truncate")
+        deadline = None if timeout is None else _Deadline.after(timeout)
         if isinstance(prompts, str) or not isinstance(prompts, Iterable):
             raise InvalidArgument(
                 f"prompts is a {type(prompts).__name__}; expected a list of prompts", field="prompts", hint="[prompt]"
@@ -171,7 +219,7 @@ class Engine:
             for index, prompt in enumerate(prompts):
                 asked, decoder = constraints[index]
                 gen = Gen(sampling=samplings[index](index), constraint=asked, on_length=on_length)
-                yield _Job(index, _encoded(index, prompt), gen, decoder)
+                yield _Job(index, _encoded(index, prompt, truncate), gen, decoder, deadline)
 
         return jobs()
 
@@ -182,10 +230,13 @@ class Engine:
             if isinstance(event, Done):
                 tell((job.index, _result(job, event)))
             elif isinstance(event, Failed):
-                tell((job.index, _named(from_data(event.error), job.index)))
+                error = from_data(event.error)
+                is_late = job.deadline is not None and isinstance(error, DeadlineExceeded)
+                tell((job.index, _named(job.deadline.error() if is_late and job.deadline else error, job.index)))
 
         try:
-            return self.runtime.generate(job.prompt, job.gen, listen)
+            left = None if job.deadline is None else job.deadline.left()
+            return self.runtime.generate(job.prompt, job.gen, listen, left)
         except LatticeworkError as error:
             tell((job.index, _named(error, job.index)))
             return None
@@ -323,7 +374,7 @@ def _constraint(given: Any) -> tuple[Constraint | None, Decoder | None]:
     return constraint_of(given)
 
 
-def _encoded(index: int, prompt: Any) -> Encoded:
+def _encoded(index: int, prompt: Any, truncate: Truncate) -> Encoded:
     """A prompt as it travels. Raises InvalidArgument."""
     if isinstance(prompt, str):
         return prompt
@@ -331,7 +382,7 @@ def _encoded(index: int, prompt: Any) -> Encoded:
         if all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
             return tuple(prompt)
         if all(isinstance(part, Mapping) for part in prompt):
-            return Conversation(tuple(_message(index, part) for part in prompt))
+            return Conversation(tuple(_message(index, part) for part in prompt), truncate)
     raise InvalidArgument(
         f"prompt {index} is a {type(prompt).__name__}; expected a string, a list of token ids or a list of messages",
         field="prompts",

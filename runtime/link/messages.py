@@ -9,7 +9,7 @@ is a `BadFrame`, which a receiver counts and drops. Nothing here opens a socket.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -154,9 +154,11 @@ class ChatMessage(_Message, frozen=True):
 
 
 class Conversation(_Message, frozen=True, tag="conversation"):
-    """A prompt in the model's own chat template, up to where the assistant answers."""
+    """A prompt in the model's own chat template, up to where the assistant answers. truncate: what becomes of one that
+    leaves no room for max_tokens."""
 
     messages: tuple[ChatMessage, ...]
+    truncate: Literal["error", "middle"] = "error"
 
 
 Prompt: TypeAlias = str | tuple[int, ...] | Conversation

@@ -24,6 +24,10 @@ from latticework.runtime.programs.generation import Generation
 from latticework.runtime.request import GenSegment, TextSegment
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
+from latticework.runtime.text.truncate import fit_middle
+
+ANSWER_TOKENS = 256  # room that a truncated chat leaves where max_tokens is not given
+MAX_TRUNCATED_CHARS = 1 << 20  # of a chat that is to be truncated: the time it takes grows with them
 
 
 class Front:
@@ -39,7 +43,7 @@ class Front:
         self.folder = folder
         self.tokenizer = Tokenizer.from_file(Path(card.tokenizer))
         self.chat = ChatTemplate.of(card)
-        self._longest_token = max(map(len, self.tokenizer.token_bytes))
+        self._longest_token = max(map(len, (*self.tokenizer.token_bytes, *self.tokenizer.special)))
 
     @classmethod
     async def start(
@@ -102,11 +106,14 @@ class Front:
                 f"context of {self.context} tokens",
                 field="prompt",
             )
+        return self._within_cap(self._encoded(pieces, at_start))
+
+    def _encoded(self, pieces: Sequence[tuple[str, bool]], at_start: bool) -> TextSegment:
         tokens, head, head_tokens = self.tokenizer.encode_pieces(pieces)
         begin = self.tokenizer.bos_ids
         if at_start and begin and tuple(tokens[: len(begin)]) != begin:
-            return self._within_cap(TextSegment((*begin, *tokens)))
-        return self._within_cap(TextSegment(tuple(tokens), head, head_tokens))
+            return TextSegment((*begin, *tokens))
+        return TextSegment(tuple(tokens), head, head_tokens)
 
     def _within_cap(self, text: TextSegment) -> TextSegment:
         """`text` itself. Raises PromptTooLong when it is longer than the server's setting allows."""
@@ -120,6 +127,36 @@ class Front:
     def chat_prompt(self, messages: list[dict[str, str]]) -> TextSegment:
         """A conversation in the model's own template; what people wrote never becomes special tokens."""
         return self.text_run(self.chat.pieces(messages), at_start=True)
+
+    def truncated_chat_prompt(
+        self, messages: list[dict[str, str]], max_tokens: int | None = None
+    ) -> tuple[TextSegment, int]:
+        """A conversation shortened in its middle where it would leave no room for `max_tokens` (default: 256, or a
+        quarter of the context), see `fit_middle`; and how many tokens shorter it is. Raises PromptTooLong."""
+        assert self.link.greeting is not None
+        capacity = min(self.context, self.link.greeting.kv_tokens)
+        room = min(ANSWER_TOKENS, capacity // 4) if max_tokens is None else max_tokens
+        limit = min(capacity - room, self.server.max_prompt_tokens or capacity)
+        size = sum(len(message["content"]) for message in messages)
+        longest = max(MAX_TRUNCATED_CHARS, 16 * self.context)
+        if limit < 1 or size > longest:
+            raise PromptTooLong(
+                f"the chat has {size} characters, and its answer may take {room} tokens of {capacity}; truncate "
+                f"shortens chats of up to {longest} characters that leave room for a prompt",
+                field="prompt",
+            )
+
+        def count(some: list[dict[str, str]]) -> int:
+            pieces = self.chat.pieces(some)
+            if some is not messages and sum(len(text) for text, _ in pieces) > limit * self._longest_token:
+                return limit + 1  # it cannot fit, however it is encoded
+            return len(self._encoded(pieces, at_start=True).tokens)
+
+        before = count(messages)
+        if before <= limit:
+            return self.chat_prompt(messages), 0
+        prompt = self.chat_prompt(fit_middle(messages, limit, count))
+        return prompt, before - len(prompt.tokens)
 
     def text_prompt(self, prompt: str | Sequence[int]) -> TextSegment:
         """A raw prompt: special tokens in it are recognised; token ids are taken as they are."""

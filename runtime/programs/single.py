@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from latticework.lang.errors import Cancelled, LatticeworkError, ProgramError, RuntimeFailure
-from latticework.lang.events import Event, Failed, Usage
+from latticework.lang.events import Done, Event, Failed, Usage
 from latticework.lang.ir import Gen, Op
 from latticework.runtime.link.messages import Conversation, Prompt
 from latticework.runtime.programs.front import Front
@@ -41,6 +41,8 @@ class SingleRun:
         self._emit = emit
         self._tenant = tenant
         self._timeout = timeout
+        self._max_tokens = gen.sampling.max_tokens
+        self._truncated = 0  # tokens left out of the prompt
         self._answered = False
         self._task = asyncio.create_task(self._work(prompt, gen))
 
@@ -72,10 +74,17 @@ class SingleRun:
 
     def _encode(self, prompt: Prompt) -> TextSegment:
         if isinstance(prompt, Conversation):
-            return self._front.chat_prompt([msgspec.structs.asdict(message) for message in prompt.messages])
+            messages = [msgspec.structs.asdict(message) for message in prompt.messages]
+            if prompt.truncate == "error":
+                return self._front.chat_prompt(messages)
+            segment, self._truncated = self._front.truncated_chat_prompt(messages, self._max_tokens)
+            return segment
         return self._front.text_prompt(prompt)
 
     def _answer(self, event: Event) -> None:
         if not self._answered:
             self._answered = True
+            if self._truncated and isinstance(event, Done):
+                usage = msgspec.structs.replace(event.usage, truncated=self._truncated)
+                event = msgspec.structs.replace(event, usage=usage)
             self._emit(event)

@@ -35,6 +35,7 @@ from latticework.runtime.server.stream import ClientGone, EventStream, outputs, 
 from latticework.runtime.tenants import ApiKeys
 
 log = logging.getLogger("latticework.server")
+TRUNCATED = "x-latticework-truncated"  # header: how many tokens were left out of the prompt
 CLIENT_GONE = 499  # nginx's number for it; nobody reads the answer
 
 
@@ -112,10 +113,13 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         check(body)
         params = openai.chat_params(body)
         try:
-            prompt = await asyncio.to_thread(openai.chat_prompt, front, body)
+            prompt, truncated = await asyncio.to_thread(openai.chat_prompt, front, body)
             gen = openai.chat_gen(front, body, prompt)
             answer = openai.ChatAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body), params)
-            return await generate(request, body, prompt, gen, answer)
+            response = await generate(request, body, prompt, gen, answer)
+            if truncated:
+                response.headers[TRUNCATED] = str(truncated)
+            return response
         except LatticeworkError as error:
             return respond(error, params)
 

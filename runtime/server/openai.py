@@ -26,8 +26,13 @@ _ALL_SAMPLING = Sampling.__struct_fields__
 # ---------------------------------------------------------------- body -> engine
 
 
-def chat_prompt(front: Front, body: ChatBody) -> TextSegment:
-    return front.chat_prompt([message.plain() for message in body.messages])
+def chat_prompt(front: Front, body: ChatBody) -> tuple[TextSegment, int]:
+    """The prompt, and how many tokens were left out of it."""
+    messages = [message.plain() for message in body.messages]
+    if body.truncate != "middle":
+        return front.chat_prompt(messages), 0
+    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return front.truncated_chat_prompt(messages, asked)
 
 
 def completion_prompt(front: Front, body: CompletionBody) -> TextSegment:

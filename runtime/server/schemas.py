@@ -166,9 +166,10 @@ class GenerationBody(_Body):
 
 
 class ChatBody(GenerationBody):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions. truncate: what becomes of a chat that leaves no room for its answer."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    truncate: Literal["error", "middle"] | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -75,7 +75,8 @@ class EventStream(Response):
     """
 
     def __init__(self, first: Output, source: AsyncGenerator[Output, None], renderer: Renderer) -> None:
-        super().__init__(media_type="text/event-stream")
+        super().__init__(headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+        del self.headers["content-length"]
         self._first = first
         self._source = source
         self._renderer = renderer
@@ -96,8 +97,7 @@ class EventStream(Response):
             await self._source.aclose()
 
     async def _send(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for data in self._events():
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
