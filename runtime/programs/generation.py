@@ -137,7 +137,7 @@ class Generation:
     def _ranked(self, number: int, usage: Usage | None) -> Iterator[Output]:
         sampling, drawn = self._gen.sampling, self._samples[number].drawn
         for place, sample in enumerate(kept(drawn, sampling)):
-            done = drawn[sample]
+            done = msgspec.structs.replace(drawn[sample], prompt_logprobs=drawn[0].prompt_logprobs)
             logprobs = () if sampling.logprobs is None else done.logprobs
             is_last = place == sampling.n - 1
             yield Output(done.text, logprobs, done, number * sampling.n + place, usage if is_last else None)

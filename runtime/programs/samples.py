@@ -204,7 +204,7 @@ class Samples:
             self._finish()
         if chunk is not None or speech.done is not None:
             self._tell(Said(sample, chunk, self.done.get(sample)))
-        if self._waiting and event.segment == segment and not self.over:  # its text is computed
+        if self._waiting and (event.tokens or event.end) and not self.over:  # its text is computed
             self._compute_text(range(1, len(self._speeches)))
 
     def _finished(self, sample: int, done: Done) -> Done:

@@ -28,6 +28,7 @@ from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
 from latticework.runtime.server.auth import Authentication
 from latticework.runtime.server.boundary import Boundary
+from latticework.runtime.server.echo import echo_of
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
 from latticework.runtime.server.metrics import CountedAnswers, render
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -53,24 +54,31 @@ class OpenPlaces:
         """Nothing new is let in; who is inside goes on."""
         self.closed = True
 
-    async def hold(self, source: AsyncGenerator[Output, None], tenant: str = "") -> AsyncGenerator[Output, None]:
-        """`source`, in one of the places. Raises QuotaExceeded when the tenant's are taken, Busy when all are or none
-        is given any more."""
+    async def hold(
+        self, source: AsyncGenerator[Output, None], tenant: str = "", count: int = 1
+    ) -> AsyncGenerator[Output, None]:
+        """`source`, in `count` of the places. Raises QuotaExceeded when the tenant's are taken, Busy when all are or
+        none is given any more, InvalidArgument for more than there will ever be."""
         if self.closed:
             raise Busy("the server is shutting down", hint="retry later, or elsewhere")
-        if tenant and self._of[tenant] >= self.each:
-            raise QuotaExceeded(f"{self.each} requests of this key's tenant are open already", hint="retry later")
-        if self.taken >= self.limit:
-            raise Busy(f"{self.limit} requests are open already", hint="retry later")
-        self.taken += 1
-        self._of[tenant] += 1
+        most = min(self.limit, self.each) if tenant else self.limit
+        if count > most:
+            raise InvalidArgument(f"{count} outputs are asked for; {most} can be open at once", field="n")
+        if tenant and self._of[tenant] + count > self.each:
+            raise QuotaExceeded(
+                f"{self._of[tenant]} requests of this key's tenant are open already", hint="retry later"
+            )
+        if self.taken + count > self.limit:
+            raise Busy(f"{self.taken} requests are open already", hint="retry later")
+        self.taken += count
+        self._of[tenant] += count
         try:
             async with aclosing(source):
                 async for output in source:
                     yield output
         finally:
-            self.taken -= 1
-            self._of[tenant] -= 1
+            self.taken -= count
+            self._of[tenant] -= count
             if not self._of[tenant]:
                 del self._of[tenant]
 
@@ -115,8 +123,8 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         try:
             prompt, truncated = await asyncio.to_thread(openai.chat_prompt, front, body)
             gen = openai.chat_gen(front, body, prompt)
-            answer = openai.ChatAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body), params)
-            response = await generate(request, body, prompt, gen, answer)
+            answer = openai.ChatAnswer(**about(body, gen), params=params)
+            response = await generate(request, body, [prompt], gen, answer)
             if truncated:
                 response.headers[TRUNCATED] = str(truncated)
             return response
@@ -126,9 +134,21 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         check(body)
-        prompt = await asyncio.to_thread(openai.completion_prompt, front, body)
-        answer = openai.CompletionAnswer(front.card.name, front.tokenizer.token_bytes, usage_asked(body))
-        return await generate(request, body, prompt, openai.completion_gen(body), answer)
+        gen = openai.completion_gen(body)
+        prompts = await asyncio.to_thread(openai.completion_prompts, front, body)
+        echoes = [echo_of(front.tokenizer, *prompt) for prompt in prompts] if body.echo else []
+        answer = openai.CompletionAnswer(**about(body, gen), echoes=echoes, likeliest=body.logprobs)
+        return await generate(request, body, [encoded for _, encoded in prompts], gen, answer)
+
+    def about(body: GenerationBody, gen: Gen) -> dict[str, Any]:
+        """What an answer has to know of the request."""
+        return {
+            "model": front.card.name,
+            "token_bytes": front.tokenizer.token_bytes,
+            "include_usage": usage_asked(body),
+            "n": gen.sampling.n,
+            "prompt_logprobs": body.prompt_logprobs,
+        }
 
     def check(body: GenerationBody) -> None:
         check_model(body.model)
@@ -141,14 +161,14 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
     async def generate(
         request: Request,
         body: GenerationBody,
-        prompt: TextSegment,
+        prompts: list[TextSegment],
         gen: Gen,
         answer: openai.ChatAnswer | openai.CompletionAnswer,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
         tenant: str = request.state.tenant
-        generation = front.generate([prompt], gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
-        source = places.hold(outputs(generation), tenant)
+        generation = front.generate(prompts, gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
+        source = places.hold(outputs(generation), tenant, len(prompts) * gen.sampling.candidates)
         try:
             first = await unless_gone(request, anext(source))
             if body.stream:
@@ -157,7 +177,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         except BaseException:
             await source.aclose()
             raise
-        return JSONResponse(answer.whole(openai.merge([first, *rest])))
+        return JSONResponse(answer.whole(openai.gathered([first, *rest])))
 
     _handle_errors(app)
     bounded = Boundary(app, front.server.max_body_mb << 20)

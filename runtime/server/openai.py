@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import msgspec
 
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.events import Done, TokenLogprob, Usage
@@ -14,12 +17,12 @@ from latticework.lang.ir import Choices, Constraint, Gen, JsonSchema, Regex, Sam
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
+from latticework.runtime.server.echo import Echo, finite, prompt_logprobs_object
 from latticework.runtime.server.errors import PARAMS
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 
 COMPLETION_TOKENS = 16  # OpenAI's default for text completions; a chat may use the rest of the context
 ANY_OBJECT = {"type": "object"}  # what json_object asks for
-LEAST_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 _ALL_SAMPLING = Sampling.__struct_fields__
 
 
@@ -35,14 +38,19 @@ def chat_prompt(front: Front, body: ChatBody) -> tuple[TextSegment, int]:
     return front.truncated_chat_prompt(messages, asked)
 
 
-def completion_prompt(front: Front, body: CompletionBody) -> TextSegment:
-    prompt: Any = body.prompt
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        if len(prompt) > 1:
-            raise InvalidArgument(
-                f"prompt is a list of {len(prompt)} prompts; expected one", field="prompt", hint="send one request each"
-            )
-        prompt = prompt[0]
+def completion_prompts(front: Front, body: CompletionBody) -> list[tuple[str | list[int], TextSegment]]:
+    """Every prompt of the body, as given and encoded."""
+    given: Any = body.prompt
+    prompts = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
+    if len(prompts) > front.server.max_prompts:
+        raise InvalidArgument(
+            f"prompt is a list of {len(prompts)} prompts; this server takes {front.server.max_prompts} (max_prompts)",
+            field="prompt",
+        )
+    return [(prompt, _completion_prompt(front, prompt)) for prompt in prompts]
+
+
+def _completion_prompt(front: Front, prompt: str | list[int]) -> TextSegment:
     if not prompt:
         raise InvalidArgument("prompt is empty; expected text or token ids", field="prompt")
     if isinstance(prompt, list):
@@ -64,7 +72,13 @@ def chat_gen(front: Front, body: ChatBody, prompt: TextSegment) -> Gen:
 
 
 def completion_gen(body: CompletionBody) -> Gen:
-    return _gen(body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs)
+    if body.echo and body.stream and body.logprobs is not None:
+        raise InvalidArgument("echo with logprobs cannot be streamed", field="echo", hint="leave stream out")
+    gen = _gen(body, COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs)
+    if not body.echo or body.logprobs is None:
+        return gen
+    likeliest = max(body.logprobs, body.prompt_logprobs or 0)
+    return msgspec.structs.replace(gen, sampling=msgspec.structs.replace(gen.sampling, prompt_logprobs=likeliest))
 
 
 def chat_params(body: ChatBody) -> dict[str, str]:
@@ -79,10 +93,13 @@ def chat_params(body: ChatBody) -> dict[str, str]:
 
 def _gen(body: GenerationBody, max_tokens: int, logprobs: int | None) -> Gen:
     given = {name: value for name in _ALL_SAMPLING if (value := getattr(body, name, None)) is not None}
-    given |= {"max_tokens": max_tokens, "logprobs": logprobs, "seed": _seed(body.seed)}
+    given |= {"max_tokens": max_tokens, "logprobs": logprobs, "seed": None if body.seed is None else _seed(body.seed)}
     if body.logit_bias is not None:
         given["logit_bias"] = [(_token_id(token), bias) for token, bias in body.logit_bias.items()]
     sampling = Sampling(**given)
+    for name, refused in (("best_of", sampling.ranked), ("prompt_logprobs", sampling.prompt_logprobs is not None)):
+        if body.stream and refused:
+            raise InvalidArgument(f"{name} cannot be streamed", field=name, hint="leave stream out")
     return Gen(sampling=sampling, given=_ALL_SAMPLING, constraint=_constraint(body), on_length="prefer_close")
 
 
@@ -93,9 +110,7 @@ def _token_id(key: str) -> int:
     return int(key)
 
 
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(64)
+def _seed(seed: int) -> int:
     if not -(1 << 63) <= seed < 1 << 64:
         raise InvalidArgument(f"seed is {seed}; expected a 64-bit integer", field="seed")
     return seed % (1 << 64)  # OpenAI's are signed
@@ -121,7 +136,8 @@ def _constraint(body: GenerationBody) -> Constraint | None:
 
 @dataclass
 class _Answer:
-    """What all objects of one answer share."""
+    """What all objects of one answer share. n: outputs of each prompt. prompt_logprobs: how many of the likeliest
+    tokens at each place of the prompts are told; None: nothing is."""
 
     prefix: ClassVar[str]
     kind: ClassVar[str]
@@ -131,22 +147,29 @@ class _Answer:
     token_bytes: Sequence[bytes]
     include_usage: bool = False
     params: Mapping[str, str] = field(default_factory=lambda: PARAMS)
+    n: int = 1
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
 
-    def _whole(self, choice: dict[str, Any], done: Done) -> dict[str, Any]:
-        return self._object(self.kind, [choice]) | {"usage": usage_object(done.usage)}
+    def _whole(self, choices: list[dict[str, Any]], outputs: Sequence[Output]) -> dict[str, Any]:
+        if self.prompt_logprobs is not None:
+            for choice in choices:
+                found = _done(outputs[choice["index"] // self.n * self.n]).prompt_logprobs
+                choice["prompt_logprobs"] = prompt_logprobs_object(found, self.prompt_logprobs)
+        usage = next(output.usage for output in outputs if output.usage is not None)
+        return self._object(self.kind, choices) | {"usage": usage_object(usage)}
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """Where the last chunk will carry the usage, every other has `usage: null`."""
         return self._object(self.chunk_kind, [choice]) | ({"usage": None} if self.include_usage else {})
 
-    def _usage_chunks(self, done: Done) -> list[dict[str, Any]]:
-        if not self.include_usage:
+    def _usage_chunks(self, output: Output) -> list[dict[str, Any]]:
+        if not self.include_usage or output.usage is None:
             return []
-        return [self._object(self.chunk_kind, []) | {"usage": usage_object(done.usage)}]
+        return [self._object(self.chunk_kind, []) | {"usage": usage_object(output.usage)}]
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self.model, "choices": choices}
@@ -160,33 +183,34 @@ class ChatAnswer(_Answer):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def whole(self, output: Output) -> dict[str, Any]:
-        done = _done(output)
-        choice = {
-            "index": 0,
+    def whole(self, outputs: Sequence[Output]) -> dict[str, Any]:
+        """outputs: every one of them whole, in order."""
+        return self._whole([self._choice(output) for output in outputs], outputs)
+
+    def _choice(self, output: Output) -> dict[str, Any]:
+        return {
+            "index": output.index,
             "message": {"role": "assistant", "content": output.text, "refusal": None},
             "logprobs": self._logprobs(output.logprobs) if output.logprobs else None,
-            "finish_reason": finish_reason(done),
+            "finish_reason": finish_reason(_done(output)),
         }
-        return self._whole(choice, done)
 
     def first(self) -> list[dict[str, Any]]:
-        return [self._delta({"role": "assistant", "content": ""})]
+        return [self._delta(index, {"role": "assistant", "content": ""}) for index in range(self.n)]
 
     def chunk(self, output: Output) -> list[dict[str, Any]]:
         chunks = []
         if output.text or output.logprobs:
             logprobs = self._logprobs(output.logprobs) if output.logprobs else None
-            chunks.append(self._delta({"content": output.text}, logprobs=logprobs))
+            chunks.append(self._delta(output.index, {"content": output.text}, logprobs=logprobs))
         if output.done is not None:
-            chunks.append(self._delta({}, finish_reason(output.done)))
-            chunks += self._usage_chunks(output.done)
-        return chunks
+            chunks.append(self._delta(output.index, {}, finish_reason(output.done)))
+        return chunks + self._usage_chunks(output)
 
     def _delta(
-        self, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+        self, index: int, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return self._chunk(choice)
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -203,47 +227,75 @@ class ChatAnswer(_Answer):
 
     def _token(self, token: int, text: str, logprob: float) -> dict[str, Any]:
         data = self.token_bytes[token] if token < len(self.token_bytes) else b""
-        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(data)}
+        return {"token": text, "logprob": finite(logprob), "bytes": list(data)}
 
 
 @dataclass
 class CompletionAnswer(_Answer):
-    """text_completion, whole or in chunks (the same object)."""
+    """text_completion, whole or in chunks (the same object). echoes: every prompt, where they are shown. likeliest:
+    how many tokens the log-probabilities of an echo tell at each place."""
 
     prefix = "cmpl"
     kind = "text_completion"
     chunk_kind = "text_completion"
-    offset: int = 0  # characters of the answer so far
+    echoes: Sequence[Echo] = ()
+    likeliest: int | None = None
 
-    def whole(self, output: Output) -> dict[str, Any]:
-        return self._whole(self._choice(output), _done(output))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._offsets: dict[int, int] = {}  # characters of each choice so far
+
+    def whole(self, outputs: Sequence[Output]) -> dict[str, Any]:
+        """outputs: every one of them whole, in order."""
+        choices = [self._choice(output) for output in outputs]
+        if self.echoes and self.likeliest is not None:
+            for choice in choices:
+                first = _done(outputs[choice["index"] // self.n * self.n])
+                self._put_before(choice, self.echoes[choice["index"] // self.n], first.prompt_logprobs)
+        return self._whole(choices, outputs)
 
     def first(self) -> list[dict[str, Any]]:
         return []
 
     def chunk(self, output: Output) -> list[dict[str, Any]]:
-        chunks = [self._chunk(self._choice(output))]
-        return chunks + (self._usage_chunks(output.done) if output.done is not None else [])
+        return [self._chunk(self._choice(output)), *self._usage_chunks(output)]
 
     def _choice(self, output: Output) -> dict[str, Any]:
+        text = output.text
+        if self.echoes and output.index not in self._offsets:
+            echo = self.echoes[output.index // self.n].text
+            self._offsets[output.index] = len(echo)
+            text = echo + text
         return {
-            "index": 0,
-            "text": output.text,
-            "logprobs": self._logprobs(output.logprobs) if output.logprobs else None,
+            "index": output.index,
+            "text": text,
+            "logprobs": self._logprobs(output.index, output.logprobs) if output.logprobs else None,
             "finish_reason": finish_reason(output.done) if output.done is not None else None,
         }
 
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        offsets = []
-        for token in tokens:
-            offsets.append(self.offset)
-            self.offset += len(token.text)
+    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        start = self._offsets.get(index, 0)
+        offsets = [*itertools.accumulate((len(token.text) for token in tokens), initial=start)]
+        self._offsets[index] = offsets.pop()
         return {
             "tokens": [token.text for token in tokens],
-            "token_logprobs": [max(token.logprob, LEAST_LOGPROB) for token in tokens],
-            "top_logprobs": [{text: max(p, LEAST_LOGPROB) for _, text, p in token.top} for token in tokens],
+            "token_logprobs": [finite(token.logprob) for token in tokens],
+            "top_logprobs": [{text: finite(p) for _, text, p in token.top} for token in tokens],
             "text_offset": offsets,
         }
+
+    def _put_before(self, choice: dict[str, Any], echo: Echo, known: Sequence[TokenLogprob]) -> None:
+        """The prompt's tokens, before those of the output. What nothing precedes has no probability."""
+        unknown: list[Any] = [None] * (len(echo.tokens) - len(known))
+        before = {
+            "tokens": list(echo.tokens),
+            "token_logprobs": unknown + [finite(token.logprob) for token in known],
+            "top_logprobs": unknown
+            + [{text: finite(p) for _, text, p in token.top[: self.likeliest]} for token in known],
+            "text_offset": [*itertools.accumulate(map(len, echo.tokens), initial=0)][:-1],
+        }
+        after = choice["logprobs"] or {}
+        choice["logprobs"] = {name: values + after.get(name, []) for name, values in before.items()}
 
 
 def finish_reason(done: Done) -> str:
@@ -259,12 +311,20 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def merge(parts: Sequence[Output]) -> Output:
-    """All outputs of a generation as one."""
+def gathered(parts: Iterable[Output]) -> list[Output]:
+    """Every output whole, in order of index."""
+    found: dict[int, list[Output]] = {}
+    for part in parts:
+        found.setdefault(part.index, []).append(part)
+    return [_merged(found[index]) for index in sorted(found)]
+
+
+def _merged(parts: Sequence[Output]) -> Output:
     logprobs = tuple(token for part in parts for token in part.logprobs)
-    return Output("".join(part.text for part in parts), logprobs, parts[-1].done)
+    last = parts[-1]
+    return Output("".join(part.text for part in parts), logprobs, last.done, last.index, last.usage)
 
 
 def _done(output: Output) -> Done:
-    assert output.done is not None, "the last output of a generation carries its Done"
+    assert output.done is not None, "the last piece of an output carries its Done"
     return output.done

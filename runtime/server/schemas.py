@@ -29,8 +29,6 @@ IGNORED = frozenset(
 """Fields of OpenAI's API that change billing, storage or speed, never the text."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
     "tools": ([],),
@@ -158,6 +156,9 @@ class GenerationBody(_Body):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     seed: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    prompt_logprobs: int | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None
     choices: list[str] | None = None
@@ -176,7 +177,9 @@ class ChatBody(GenerationBody):
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions. prompt: a string, or its token ids, or a list of one of these."""
+    """POST /v1/completions. prompt: a string, or its token ids, or a list of such. echo: the prompt is shown before the
+    text."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
     logprobs: int | None = None
+    echo: bool | None = None

@@ -65,7 +65,7 @@ def test_an_exception_at_a_stage_ends_its_own_request(served: Any, monkeypatch: 
 
     def explode(*args: Any, **kwargs: Any) -> Any:
         is_beside = (stage == "detokenise" and args[1].request in first_open) or (
-            stage == "answer" and len(args[1].text) != 20
+            stage == "answer" and len(args[1][0].text) != 20
         )
         error = None if is_beside else next(failures, None)
         if error is not None:

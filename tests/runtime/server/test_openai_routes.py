@@ -155,22 +155,17 @@ def test_every_field_of_sampling_is_a_field_of_the_bodies(client: httpx.Client, 
         "ignore_eos": True,
         "include_stop": True,
         "stop_regex": ["a+b"],
+        "n": 2,
+        "best_of": 3,
+        "prompt_logprobs": 1,
     }
-    assert set(Sampling.__struct_fields__) - {"n", "best_of", "prompt_logprobs"} <= set(ChatBody.model_fields) & set(
-        CompletionBody.model_fields
-    )
+    assert set(Sampling.__struct_fields__) <= set(ChatBody.model_fields) & set(CompletionBody.model_fields)
     assert chat(client, **fields).status_code == complete(client, **fields).status_code == 200
     for _, gen in scripted.asked:
         found = {name: getattr(gen.sampling, name) for name in fields}
         assert found == fields | {"logit_bias": ((3, 2.5), (7, -100.0)), "stop_regex": ("a+b",)}
     chat(client, include_stop_str_in_output=True)  # as vLLM calls it
     assert scripted.asked[-1][1].sampling.include_stop
-
-
-def test_requests_without_a_seed_get_different_ones(client: httpx.Client, scripted: Any) -> None:
-    chat(client)
-    chat(client)
-    assert scripted.asked[0][1].sampling.seed != scripted.asked[1][1].sampling.seed
 
 
 def test_constraints_arrive(client: httpx.Client, scripted: Any) -> None:
@@ -216,8 +211,13 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", "required"),
     (CHAT, {"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}, "messages.0", "tool_calls"),
     (CHAT, {"messages": None}, "messages", "valid list"),
-    (CHAT, {"n": 2}, "n", "expected 1"),
-    (CHAT, {"n": True}, "n", "expected 1"),
+    (CHAT, {"n": 0}, "n", "expected 1 <= n <= 64"),
+    (CHAT, {"n": 65}, "n", "expected 1 <= n <= 64"),
+    (CHAT, {"n": True}, "n", "valid integer"),
+    (CHAT, {"n": 9}, "n", "9 outputs are asked for; 8 can be open"),
+    (CHAT, {"n": 2, "best_of": 3, "stream": True}, "best_of", "cannot be streamed"),
+    (CHAT, {"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", "cannot be streamed"),
+    (CHAT, {"echo": True}, "echo", "not supported yet"),
     (CHAT, {"presence_penalty": 2.5}, "presence_penalty", "expected -2.0 <="),
     (CHAT, {"repetition_penalty": 0}, "repetition_penalty", "expected 0.01 <="),
     (CHAT, {"stop_regex": "^a"}, "stop_regex", "anchor"),
@@ -236,11 +236,13 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, {"stop": [""]}, "stop", "0 characters"),
     (CHAT, {"seed": 1 << 64}, "seed", "64-bit"),
     (COMPLETIONS, {"prompt": ""}, "prompt", "prompt is empty"),
-    (COMPLETIONS, {"prompt": ["a", "b"]}, "prompt", "2 prompts"),
+    (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt", "this server takes 128"),
+    (COMPLETIONS, {"prompt": ["a", ""]}, "prompt", "prompt is empty"),
+    (COMPLETIONS, {"prompt": ["a", "b", "c"], "best_of": 3}, "n", "9 outputs are asked for"),
     (COMPLETIONS, {"prompt": [999]}, "prompt", "no token id"),
     (COMPLETIONS, {"prompt": {"a": 1}}, "prompt", "valid"),
-    (COMPLETIONS, {"echo": True}, "echo", "not supported yet"),
-    (COMPLETIONS, {"best_of": 2}, "best_of", "not supported yet"),
+    (COMPLETIONS, {"echo": True, "logprobs": 1, "stream": True}, "echo", "cannot be streamed"),
+    (COMPLETIONS, {"n": 3, "best_of": 2}, "best_of", "expected 3 <= best_of"),
 ]
 
 
