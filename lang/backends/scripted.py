@@ -58,6 +58,7 @@ class Reply(msgspec.Struct, frozen=True):
     finish: Finish = "stop"
     complete: bool = True
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     scores: tuple[float, ...] = ()
 
 
@@ -367,6 +368,7 @@ class _Session:
                 complete=reply.complete,
                 usage=Usage(prompt=read, computed=read, output=len(reply.text.encode())),
                 logprobs=reply.logprobs,
+                prompt_logprobs=reply.prompt_logprobs,
                 scores=reply.scores,
                 seed=sample_seed(seed, sample),
             )

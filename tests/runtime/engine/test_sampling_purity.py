@@ -54,6 +54,8 @@ class Answer:
     data: bytes
     ends: list[tuple[int, str, str | int | None, bool]]  # segment, end, what stopped it, complete
     logprobs: list[TokenInfo]
+    prompt_tokens: list[tuple[int, int]]  # with their segments
+    prompt_logprobs: list[TokenInfo]
 
 
 class ConstrainedBench(Bench):
@@ -101,6 +103,7 @@ def random_gen(random: np.random.Generator, constraint: Constraint | None) -> Ge
         stop_token_ids=pick((), (99, 101)),
         stop_regex=stop_regex,
         logprobs=pick(None, 0, 2),
+        prompt_logprobs=pick(None, None, 0, 3),
     )
     rules = tuple(constraint_key(Regex(pattern)) for pattern in stop_regex)
     return GenSegment(one.sampling, one.constraint, one.on_length, rules)
@@ -140,7 +143,9 @@ def answer(bench: Bench, number: int) -> Answer:
         (e.segment, e.end, e.stopped_by, e.complete) for e in events if e.end is not None
     ]
     logprobs = [info for event in events for info in event.logprobs]
-    return Answer(bench.tokens(number), bench.data(number), ends, logprobs)
+    prompt_tokens = [(event.segment, token) for event in events for token in event.prompt_tokens]
+    prompt_logprobs = [info for event in events for info in event.prompt_logprobs]
+    return Answer(bench.tokens(number), bench.data(number), ends, logprobs, prompt_tokens, prompt_logprobs)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +179,9 @@ def test_random_requests_draw_the_same_in_any_crowd(alone: list[Answer], crowd: 
     for number in range(REQUESTS):
         found, expected = answer(bench, number), alone[number]
         assert (found.tokens, found.data, found.ends) == (expected.tokens, expected.data, expected.ends), number
-        for here, there in zip(found.logprobs, expected.logprobs, strict=True):
+        assert found.prompt_tokens == expected.prompt_tokens
+        infos = found.logprobs + found.prompt_logprobs
+        for here, there in zip(infos, expected.logprobs + expected.prompt_logprobs, strict=True):
             assert here.logprob == pytest.approx(there.logprob)
             assert [p for _, p in here.top] == pytest.approx([p for _, p in there.top])
 
@@ -188,3 +195,5 @@ def test_the_requests_above_are_of_every_kind(alone: list[Answer]) -> None:
     assert sum(one.ends[0][3] for one in alone[1::2]) > 50, "constrained texts that are whole"
     assert any(one.logprobs and not one.logprobs[0].top for one in alone)
     assert any(one.logprobs and one.logprobs[0].top for one in alone)
+    for segment in (1, 3):
+        assert sum(any(of == segment for of, _ in one.prompt_tokens) for one in alone) > 50
