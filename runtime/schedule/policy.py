@@ -9,6 +9,7 @@ Siblings of a fork stay together.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from latticework.runtime.schedule.sequence import Sequence
@@ -41,6 +42,17 @@ def admission_order(
 def _family(sequence: Sequence) -> object:
     group = sequence.request.group
     return sequence.order if group is None else (sequence.owner, group)
+
+
+def who_gives_way(running: list[Sequence], priority: int, tenant: str) -> Sequence | None:
+    """Whose place a tenant gets when all are taken: that of the youngest of the tenant that holds the most, as long as
+    that one then holds no fewer. None: nobody's. priority: of the one that waits."""
+    held = Counter(sequence.request.tenant for sequence in running)
+    others = (s for s in running if s.request.tenant != tenant and s.request.priority <= priority)
+    last = max(others, key=lambda s: (held[s.request.tenant], s.order), default=None)
+    if last is None or held[last.request.tenant] < held[tenant] + 2:
+        return None
+    return last
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:

@@ -20,7 +20,7 @@ from latticework.lang.errors import PromptTooLong
 from latticework.runtime.cache.pages import OutOfPages
 from latticework.runtime.schedule.batch import Entry
 from latticework.runtime.schedule.memory import Memory
-from latticework.runtime.schedule.policy import WORTH_SHARING
+from latticework.runtime.schedule.policy import WORTH_SHARING, who_gives_way
 from latticework.runtime.schedule.sequence import Scoring, Sequence
 from latticework.runtime.schedule.waiting import Waiting
 
@@ -107,6 +107,7 @@ class Scheduler:
     def schedule(self, prompt_tokens: int | None = None) -> Plan:
         """prompt_tokens: at most so many of prompts and options, fewer than `chunk_tokens`."""
         self.step += 1
+        self._share_places()
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
         ranked = sorted(self.running, key=_rank)
         postponed: list[Sequence] = []
@@ -240,6 +241,9 @@ class Scheduler:
     def _retract(self, plan: Plan, sequence: Sequence) -> None:
         plan.works = [work for work in plan.works if work.sequence is not sequence]
         plan.has_retracted = True
+        self._take_back(sequence)
+
+    def _take_back(self, sequence: Sequence) -> None:
         self.retractions += 1
         self._memory.detach(sequence, keep=True)
         self.running.remove(sequence)
@@ -247,6 +251,16 @@ class Scheduler:
         self.waiting.add(sequence)
 
     # ------------------------------------------------------------ admission
+
+    def _share_places(self) -> None:
+        """With every place taken, the tenant whose turn it is gets one of whoever holds more. It costs next to nothing,
+        as the cache keeps what is computed; without a cache the tenant waits for an end."""
+        if len(self.running) < self._max_running or not self._memory.caches:
+            return
+        turn = self.waiting.turn()
+        last = None if turn is None else who_gives_way(self.running, *turn)
+        if last is not None:
+            self._take_back(last)
 
     def _admit(self, plan: Plan, postponed: list[Sequence]) -> None:
         if plan.has_retracted or not self.waiting or not self._has_place(plan):

@@ -108,6 +108,13 @@ class Waiting:
 
     # ------------------------------------------------------------ whose turn it is
 
+    def turn(self) -> tuple[int, str] | None:
+        """The highest priority that waits, and the tenant of it that has the most credit."""
+        if not self._lines:
+            return None
+        priority = max(self._lines)
+        return priority, max(self._lines[priority], key=lambda name: self._tenants[name].credit)
+
     def families(self, cached: Callable[[Sequence], int], now: int, age_tokens: int) -> Iterator[list[Sequence]]:
         """Siblings together, in the order in which they are to be admitted; at most WINDOW sequences a call.
 

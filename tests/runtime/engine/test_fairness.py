@@ -93,6 +93,29 @@ def test_a_flood_of_one_tenant_leaves_another_its_turn(monkeypatch: pytest.Monke
     assert max(in_the_flood) > 4 * max(beside_a_flood), "without tenants it would have waited"
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_tenant_gets_a_place_of_one_that_holds_them_all(cache: bool) -> None:
+    def flooded(bench: Bench) -> list[int]:
+        return [bench.submit(f"flood number {n}", greedy(40), tenant="flood") for n in range(8)]
+
+    alone = Bench(max_running=8, prefix_cache=cache)
+    numbers = flooded(alone)
+    alone.run()
+    expected = [alone.tokens(number) for number in numbers]
+    bench = Bench(max_running=4, kv_tokens=8192, prefix_cache=cache)
+    flood = flooded(bench)
+    for _ in range(4):
+        bench.step()
+    mine = bench.submit("mine", greedy(4), tenant="polite")
+    for _ in range(4):
+        bench.step()
+    assert len(bench.tokens(mine)) == (4 if cache else 0), "without the cache a retraction would cost the whole KV"
+    assert bench.engine.scheduler.retractions == (1 if cache else 0)
+    bench.run()
+    assert [bench.tokens(number) for number in flood] == expected
+    bench.assert_all_free()
+
+
 def test_a_higher_priority_is_admitted_first_and_gives_way_last() -> None:
     bench = Bench(max_running=1)
     bench.submit("busy", greedy(3))

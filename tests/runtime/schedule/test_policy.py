@@ -6,7 +6,7 @@ import math
 import random
 
 from latticework.runtime.request import Request
-from latticework.runtime.schedule.policy import admission_order, common_prefix
+from latticework.runtime.schedule.policy import admission_order, common_prefix, who_gives_way
 from latticework.runtime.schedule.sequence import Sequence
 
 
@@ -42,6 +42,20 @@ def test_who_has_waited_long_enough_goes_before_all_that_have_not_in_order_of_ar
     cached = {1: 1, 2: 10**6, 3: 10**5}
     assert orders(sequences, cached, now=10, patience=5) == [0, 1, 2, 3]
     assert orders(sequences, cached, now=10) == [2, 3, 0, 1]
+
+
+def test_a_place_is_given_by_the_youngest_of_who_holds_most_until_both_hold_the_same() -> None:
+    def running(order: int, tenant: str, priority: int = 0) -> Sequence:
+        return Sequence("a", Request(order, (), tenant=tenant, priority=priority), order, [])
+
+    held = [running(0, "many"), running(1, "few"), running(2, "many"), running(3, "many"), running(4, "few")]
+    assert who_gives_way(held, 0, "new") is held[3]
+    assert who_gives_way(held[:3], 0, "new") is held[2]
+    assert who_gives_way(held[:2], 0, "new") is None  # it would then hold fewer than the other
+    assert who_gives_way(held, 0, "few") is None
+    assert who_gives_way(held, 0, "many") is None
+    assert who_gives_way([running(0, "many", 1), running(1, "many", 1)], 0, "new") is None
+    assert who_gives_way([], 0, "new") is None
 
 
 def test_common_prefix_equals_a_plain_loop() -> None:
