@@ -105,6 +105,8 @@ def _line(request: Request, outcome: str, usage: Usage, timing: Timing, event: T
         "decode_ms": _ms(usage.decode_seconds),
         "total_ms": _ms(now - timing.began),
     }
+    if request.tenant:
+        fields["tenant"] = request.tenant
     if timing.first is not None:
         fields["first_token_ms"] = _ms(timing.first - timing.began)
     if event.error is not None:

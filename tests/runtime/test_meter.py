@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import pytest
 
 from latticework.lang.errors import InvalidArgument
@@ -48,6 +49,13 @@ def test_a_request_is_timed_from_token_to_token(clock: list[float], caplog: pyte
         "request=7 outcome=stop segments=1 prompt=9 cached=4 output=3 queue_ms=100.0 prefill_ms=200.0 decode_ms=700.0 "
         "total_ms=1000.0 first_token_ms=250.0"
     ]
+
+
+def test_the_log_names_a_tenant(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    request = msgspec.structs.replace(REQUEST, tenant="research")
+    with caplog.at_level(logging.INFO, "latticework.requests"):
+        Meter().hear(request, Timing(0.0), TokenEvent(7, 0, end="stop", usage=Usage(), final=True))
+    assert "tenant=research" in caplog.messages[0].split()
 
 
 def test_the_log_names_an_error_and_never_says_its_text(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
