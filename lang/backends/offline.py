@@ -105,11 +105,19 @@ class _Deadline:
         return DeadlineExceeded(f"the call took longer than the {self.seconds:g} seconds it was given", field="timeout")
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A prompt at work. session None: its outcome has been told."""
+
+    session: Session | None
+    outputs: int
+
+
 class Engine:
     """A model that answers prompts, in subprocesses of its own. Owns them: `shutdown()`, `with`, or the end of this
     process ends them.
 
-    model and settings: as for `Runtime`. in_flight: prompts at work at once; the others wait here. Raises
+    model and settings: as for `Runtime`. in_flight: outputs at work at once; the others wait here. Raises
     ModelError or InvalidArgument at once.
     """
 
@@ -241,38 +249,39 @@ class Engine:
             tell((job.index, _named(error, job.index)))
             return None
 
-    def _fill(
-        self, jobs: Iterator[_Job], sessions: dict[int, Session | None], tell: Callable[[tuple[int, Outcome]], None]
-    ) -> None:
-        """Sends prompts while there are places."""
-        while len(sessions) < self._in_flight:
+    def _fill(self, jobs: Iterator[_Job], sent: dict[int, _Sent], tell: Callable[[tuple[int, Outcome]], None]) -> None:
+        """Sends prompts while there are places; every output takes one."""
+        taken = sum(one.outputs for one in sent.values())
+        while taken < self._in_flight:
             job = next(jobs, None)
             if job is None:
                 return
-            sessions[job.index] = self._start(job, tell)
+            outputs = job.gen.sampling.candidates
+            sent[job.index] = _Sent(self._start(job, tell), outputs)
+            taken += outputs
 
     def _outcomes(self, jobs: Iterator[_Job]) -> Generator[tuple[int, Outcome], None, None]:
         """Outcomes with their indices, as they come."""
         told: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
-        sessions: dict[int, Session | None] = {}
+        sent: dict[int, _Sent] = {}
         try:
             while True:
-                self._fill(jobs, sessions, told.put)
-                if not sessions:
+                self._fill(jobs, sent, told.put)
+                if not sent:
                     return
                 index, outcome = told.get()
-                if index in sessions:  # a lost connection tells of runs that had ended, too
-                    _close(sessions.pop(index))
+                if index in sent:  # a lost connection tells of runs that had ended, too
+                    _close(sent.pop(index).session)
                     yield index, outcome
         finally:
-            for session in sessions.values():
-                _close(session)
+            for one in sent.values():
+                _close(one.session)
 
     async def _aoutcomes(self, jobs: Iterator[_Job]) -> AsyncGenerator[tuple[int, Outcome], None]:
         """The same on an event loop. Sending is done in a thread: it may start a runtime anew."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[tuple[int, Outcome]] = asyncio.Queue()
-        sessions: dict[int, Session | None] = {}
+        sent: dict[int, _Sent] = {}
 
         def tell(outcome: tuple[int, Outcome]) -> None:
             if not loop.is_closed():
@@ -280,16 +289,16 @@ class Engine:
 
         try:
             while True:
-                await _whole(asyncio.to_thread(self._fill, jobs, sessions, tell))
-                if not sessions:
+                await _whole(asyncio.to_thread(self._fill, jobs, sent, tell))
+                if not sent:
                     return
                 index, outcome = await told.get()
-                if index in sessions:
-                    _close(sessions.pop(index))
+                if index in sent:
+                    _close(sent.pop(index).session)
                     yield index, outcome
         finally:
-            for session in list(sessions.values()):
-                _close(session)
+            for one in list(sent.values()):
+                _close(one.session)
 
 
 class Pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +30,14 @@ def answer(engine: lw.Engine, prompt: str = LONG, constraint: Any = None, **samp
     """One result; the sampling's seed is that of its first output."""
     asked = [lw.Sampling(**{"max_tokens": 12, "seed": 77, **sampling})]
     return engine.generate([prompt], asked, constraint, progress_bar=False)[0]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Counters are as of the last heartbeat."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 @lw.function
@@ -90,11 +99,8 @@ def test_prompts_that_come_together_are_each_computed_once(engine: lw.Engine) ->
 def test_nothing_is_held_when_all_is_over(engine: lw.Engine) -> None:
     answer(engine, n=4)
     several.run(LONG, {"n": 3, "best_of": 5}, backend=engine.runtime)
-    end = time.monotonic() + 10
-    while engine.runtime.stats().engine.leases and time.monotonic() < end:
-        time.sleep(0.05)
-    assert engine.runtime.stats().engine.leases == 0
-    assert engine.runtime.stats().open_requests == 0
+    assert eventually(lambda: engine.runtime.stats().open_requests == 0)
+    assert eventually(lambda: engine.runtime.stats().engine.leases == 0)
 
 
 # ---------------------------------------------------------------- programs
@@ -188,12 +194,52 @@ def test_a_deadline_and_a_cancel_end_them_all(tiny_runtime: Runtime) -> None:
     with pytest.raises(lw.DeadlineExceeded):
         endless.run(backend=tiny_runtime, timeout=0.3)
     state = endless.run(backend=tiny_runtime, wait=False)
-    end = time.monotonic() + 20
-    while tiny_runtime.stats().engine.running < 4 and time.monotonic() < end:
-        time.sleep(0.02)
+    assert eventually(lambda: tiny_runtime.stats().engine.running == 4)
     state.cancel()
-    while tiny_runtime.stats().open_requests and time.monotonic() < end:
-        time.sleep(0.02)
-    assert tiny_runtime.stats().open_requests == 0
+    assert eventually(lambda: tiny_runtime.stats().open_requests == 0)
     with pytest.raises(lw.Cancelled):
         _ = state["x"]
+
+
+def test_log_probabilities_of_the_prompt_come_with_every_output(engine: lw.Engine) -> None:
+    lone = answer(engine, prompt_logprobs=1)
+    three = answer(engine, prompt_logprobs=1, n=3)
+    best = answer(engine, prompt_logprobs=1, n=2, best_of=4)
+    assert len(lone.prompt_logprobs) == len(LONG) - 1
+    for sample in (three, *three.samples, best, *best.samples):
+        assert [token.token for token in sample.prompt_logprobs] == list(LONG[1:].encode())
+        assert [t.logprob for t in sample.prompt_logprobs] == pytest.approx([t.logprob for t in lone.prompt_logprobs])
+    assert [sample.text for sample in three.samples] == [sample.text for sample in answer(engine, n=3).samples]
+
+
+def test_programs_tell_the_prompts_logprobs_of_several_outputs_too(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State, n: int) -> None:
+        s += "One" + lw.gen("a", max_tokens=3) + " and two" + lw.gen("b", max_tokens=4, n=n, prompt_logprobs=0)
+
+    one, two = (program.run(n, sampling=lw.Sampling(), backend=tiny_runtime, seed=4) for n in (1, 2))
+    assert [token.text for token in one.meta("b").prompt_logprobs] == list(" and two")
+    assert [done.prompt_logprobs for done in two.meta("b")] == [one.meta("b").prompt_logprobs] * 2
+    assert two["b"][0] == one["b"]
+
+
+def test_without_a_prefix_cache_the_outputs_are_the_same(engine: lw.Engine) -> None:
+    cached = [sample.text for sample in answer(engine, n=3).samples]
+    best = answer(engine, best_of=3).text
+    with lw.Engine("tiny", dtype="float64", kv_tokens=1024, threads=1, prefix_cache=False) as bare:
+        assert [sample.text for sample in answer(bare, n=3).samples] == cached
+        assert answer(bare, best_of=3).text == best
+
+
+def test_more_outputs_than_the_pool_holds_at_once_are_the_same(engine: lw.Engine) -> None:
+    asked: dict[str, Any] = {"n": 6, "max_tokens": 40, "ignore_eos": True}
+    roomy = [sample.text for sample in answer(engine, **asked).samples]
+    with lw.Engine("tiny", dtype="float64", kv_tokens=256, threads=1) as crowded:
+        assert [sample.text for sample in answer(crowded, **asked).samples] == roomy
+        assert eventually(lambda: crowded.runtime.stats().engine.retractions > 0)
+
+
+def test_places_are_taken_by_output(engine: lw.Engine) -> None:
+    engine._in_flight = 8
+    results = engine.generate([LONG] * 5, lw.Sampling(n=5, max_tokens=3), progress_bar=False)
+    assert [len(result.samples) for result in results] == [5] * 5
