@@ -50,6 +50,7 @@ RIGHT: dict[str, Pick] = {
     "min_tokens": one_of(0, 1),
     "ignore_eos": one_of(True, False),
     "seed": one_of(0, 7, -1, (1 << 63) - 1),
+    "n": one_of(1, 2, 3),
     "timeout": one_of(60, 300.0),
     "priority": one_of(0, 1, -5),
     "user": one_of("someone", "another"),
@@ -79,7 +80,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "min_tokens": (-1, "one"),
     "ignore_eos": ("yes", 3),
     "seed": (1 << 64, -(1 << 64), "s", 1.5),
-    "regex": ("[a-", "(?=a)b", "a{1000000}", 5),
+    "regex": ("[a-", "(?=a)b", "a{5,2}", 5),
     "choices": ([], "red", [1], ["x"] * 100_000),
     "response_format": (
         {"type": "xml"},
@@ -87,6 +88,9 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
         {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}},
         {"type": "json_schema", "json_schema": {"name": "n", "schema": False}},
     ),
+    "n": (0, 65, "two"),
+    "best_of": (0, 65, 1.5),
+    "prompt_logprobs": (-1, 21, True),
     "timeout": (0, -1, 1e9, "soon"),
     "priority": ("high", 1.5),
     "tools": ([{"type": "function", "function": {"name": "f"}}],),
@@ -99,11 +103,13 @@ WRONG_CHAT: dict[str, tuple[Any, ...]] = {
     "logprobs": (3, "yes"),
     "top_logprobs": (21, -1, 2),  # the last without logprobs
     "max_completion_tokens": (0, "ten"),
+    "truncate": ("start", True),
 }
 WRONG_COMPLETION: dict[str, tuple[Any, ...]] = {
     "prompt": ("", [], [-1], [1 << 40], {"a": 1}, [1.5], "x " * 50_000),
     "logprobs": (21, -1, True),
     "suffix": ("after",),
+    "echo": ("yes", 2),
 }
 
 
@@ -140,10 +146,16 @@ def draw(random_: random.Random, most_tokens: int) -> Asked:
         body["messages"] = [{"role": "user", "content": random_.choice(PROMPTS)}]
         if random_.random() < 0.3:
             body |= {"logprobs": True, "top_logprobs": random_.randrange(21)}
+        if random_.random() < 0.2:
+            body |= {"truncate": "middle", "messages": [{"role": "user", "content": "long " * 2000}]}
     else:
-        body["prompt"] = random_.choice((*PROMPTS, [97, 98, 99]))
+        body["prompt"] = random_.choice((*PROMPTS, [97, 98, 99], ["Hi", "there"], [[97], [98, 99], [100]]))
         if random_.random() < 0.3:
             body["logprobs"] = random_.randrange(21)
+        if random_.random() < 0.3:
+            body["echo"] = not ("stream" in body and "logprobs" in body)
+    if "stream" not in body and random_.random() < 0.3:
+        body |= {"best_of": body.get("n", 1) + random_.randrange(3), "prompt_logprobs": random_.randrange(21)}
     return Asked(is_chat, body, None) if random_.random() >= WRONG else spoil(is_chat, body, random_)
 
 
@@ -156,6 +168,10 @@ def spoil(is_chat: bool, body: dict[str, Any], random_: random.Random) -> Asked:
         body.pop("logprobs", None)
     if name == "max_completion_tokens":
         del body["max_tokens"]
+    if name == "logprobs":
+        body.pop("echo", None)  # the two cannot be streamed
+    if name == "n":
+        body.pop("best_of", None)  # it would be too small for this n
     return Asked(is_chat, body | {name: random_.choice(wrong[name])}, name)
 
 
@@ -167,7 +183,7 @@ async def ask(client: openai.AsyncOpenAI, model: str, asked: Asked, seen: Seen) 
     named = {name: body.pop(name) for name in ("model", "messages" if asked.chat else "prompt")}
     try:
         answer = await create(**named, stream=is_stream, extra_body=body)
-        problem = await read_stream(answer, body) if is_stream else read_whole(answer)
+        problem = await read_stream(answer, asked.body) if is_stream else read_whole(answer, asked.body)
         outcome = "streamed" if is_stream else "answered"
         if problem is None and asked.wrong is not None:
             problem = "was answered"
@@ -196,9 +212,17 @@ def judge(error: openai.APIStatusError, asked: Asked) -> str | None:
     return None
 
 
-def read_whole(answer: Any) -> str | None:
+def indices(body: dict[str, Any]) -> list[int]:
+    """Of the choices that a body asks for: n of every prompt."""
+    prompt = body.get("prompt")
+    is_many = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    return list(range((len(prompt) if is_many and prompt else 1) * body.get("n", 1)))
+
+
+def read_whole(answer: Any, body: dict[str, Any]) -> str | None:
     ended = all(choice.finish_reason in ("stop", "length") for choice in answer.choices)
-    return None if answer.choices and ended and answer.usage.completion_tokens >= 0 else f"incomplete: {answer}"
+    found = [choice.index for choice in answer.choices]
+    return None if ended and found == indices(body) and answer.usage.prompt_tokens > 0 else f"incomplete: {answer}"
 
 
 async def read_stream(stream: Any, body: dict[str, Any]) -> str | None:
@@ -212,7 +236,7 @@ async def read_stream(stream: Any, body: dict[str, Any]) -> str | None:
                 return f"choice {choice.index} goes on after its end"
             if choice.finish_reason is not None:
                 ends[choice.index] = choice.finish_reason
-    if sorted(ends) != list(range(len(ends))) or not ends or not set(ends.values()) <= {"stop", "length"}:
+    if sorted(ends) != indices(body) or not set(ends.values()) <= {"stop", "length"}:
         return f"the stream ended with {ends}"
     wants_usage = "stream_options" in body
     return None if (usage is not None) == wants_usage else f"usage is {usage}"
