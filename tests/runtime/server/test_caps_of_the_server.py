@@ -17,7 +17,9 @@ ENGINE = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
 
 @pytest.fixture(scope="module")
 def served(serve_front: Callable[[Callable[[], Any]], Any]) -> Any:
-    return serve_front(lambda: Front.start(ENGINE, ServerConfig(max_prompt_tokens=100, max_output_tokens=5)))
+    return serve_front(
+        lambda: Front.start(ENGINE, ServerConfig(max_prompt_tokens=100, max_output_tokens=5, max_prompts=2))
+    )
 
 
 def ask(served: Any, route: str = CHAT, **fields: Any) -> httpx.Response:
@@ -31,6 +33,10 @@ def ask(served: Any, route: str = CHAT, **fields: Any) -> httpx.Response:
         (CHAT, {"messages": [{"role": "user", "content": "x" * 200}]}, "messages", ("100",)),
         ("/v1/completions", {"prompt": "x" * 101}, "prompt", ("101", "100")),
         ("/v1/completions", {"prompt": [1] * 102}, "prompt", ("102", "100")),
+        ("/v1/completions", {"prompt": ["x", "y", "z"]}, "prompt", ("3", "2")),
+        ("/v1/completions", {"prompt": [[1], [2] * 103]}, "prompt", ("103", "100")),
+        (CHAT, {"n": 65}, "n", ("65", "64")),
+        ("/v1/completions", {"prompt": "x", "best_of": 65}, "best_of", ("65", "64")),
         (CHAT, {"max_tokens": 6}, "max_tokens", ("6", "5")),
         (CHAT, {"max_completion_tokens": 7}, "max_completion_tokens", ("7", "5")),
         ("/v1/completions", {"prompt": "x", "max_tokens": 6}, "max_tokens", ("6", "5")),
