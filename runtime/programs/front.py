@@ -20,6 +20,7 @@ from latticework.runtime.link.engine_link import EngineLink
 from latticework.runtime.link.sockets import RuntimeFolder
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.spec import ModelCard
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.generation import Generation
 from latticework.runtime.request import GenSegment, TextSegment
 from latticework.runtime.text.chat import ChatTemplate
@@ -195,12 +196,12 @@ class Front:
         prompts: Sequence[TextSegment],
         gen: Gen,
         *,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
         priority: int = 0,
         tenant: str = "",
     ) -> Generation:
         """One gen after each prompt: an async context manager and iterator. Leaving it cancels. Without a seed every
         prompt gets one of its own.
 
-        timeout: seconds from now after which it raises DeadlineExceeded. priority, tenant: see `Request`."""
-        return Generation(self, prompts, gen, timeout, priority, tenant)
+        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`."""
+        return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant)

@@ -20,6 +20,7 @@ from latticework.lang.errors import DeadlineExceeded
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen, Sampling
 from latticework.lang.samples import as_one, kept
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.samples import Said, Samples, Terms
 from latticework.runtime.request import TextSegment
 
@@ -54,7 +55,7 @@ class Generation:
         front: Front,
         prompts: Sequence[TextSegment],
         gen: Gen,
-        timeout: float | None = None,
+        deadline: Deadline,
         priority: int = 0,
         tenant: str = "",
     ) -> None:
@@ -62,29 +63,26 @@ class Generation:
         self._front = front
         self._prompts = prompts
         self._gen = gen
-        self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = deadline
         self._priority = priority
         self._tenant = tenant
         self._samples: list[Samples] = []
         self._told: asyncio.Queue[tuple[int, Said]] = asyncio.Queue()
 
     async def __aenter__(self) -> Generation:
-        """Compiles the constraint and submits. Raises ConstraintError."""
+        """Compiles the constraint and submits. Raises ConstraintError, or DeadlineExceeded."""
         rules: dict[str, bytes] = {}
         began = time.monotonic()
-        segment = await self._front.gen_segment(self._gen, self._gen.sampling, rules)
+        segment = await self._deadline.bound(self._front.gen_segment(self._gen, self._gen.sampling, rules))
         self._compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
-        left = self._left()
-        await self._front.link.available(RESTART_PATIENCE if left is None else min(RESTART_PATIENCE, left))
-        self._left()
+        await self._deadline.bound(self._front.link.available(RESTART_PATIENCE))
         link = self._front.link
         for number, prompt in enumerate(self._prompts):
             terms = Terms(
                 group=link.number() if self._gen.sampling.candidates > 1 else None,
                 tenant=self._tenant,
                 priority=self._priority,
-                deadline=self._deadline,
+                deadline=self._deadline.at,
             )
             seeded = msgspec.structs.replace(segment, sampling=self._seeded(segment.sampling))
             tell = partial(self._tell, number)
@@ -115,7 +113,7 @@ class Generation:
         while any(missing):
             number, said = await self._next()
             if said.error is not None:
-                raise self._too_late() if isinstance(said.error, DeadlineExceeded) else said.error
+                raise self._deadline.error() if isinstance(said.error, DeadlineExceeded) else said.error
             missing[number] -= said.done is not None
             usage = None if any(missing) else self._usage()
             if not sampling.ranked:
@@ -150,31 +148,13 @@ class Generation:
         """Of every prompt and of all that was drawn; the constraint was compiled once."""
         return sum((self._whole(samples).usage - self._compiling for samples in self._samples), self._compiling)
 
-    # ------------------------------------------------------------ time
-
-    def _left(self) -> float | None:
-        """Seconds until the deadline. Raises DeadlineExceeded when there are none."""
-        if self._deadline is None:
-            return None
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._too_late()
-        return left
-
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"the request took longer than the {self._timeout:g} seconds it was given",
-            hint="give it more time, or ask for fewer tokens",
-            field="timeout",
-        )
-
     async def _next(self) -> tuple[int, Said]:
         """What is said next, and of which prompt. The engine ends a request at its deadline; one that says nothing for
         another while has stopped."""
-        if self._deadline is None:
+        if self._deadline.at is None:
             return await self._told.get()
-        patience = self._deadline + ENGINE_GRACE - time.monotonic()
+        patience = self._deadline.at + ENGINE_GRACE - time.monotonic()
         try:
             return await asyncio.wait_for(self._told.get(), max(0.0, patience))
         except asyncio.TimeoutError:
-            raise self._too_late() from None
+            raise self._deadline.error() from None

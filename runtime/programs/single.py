@@ -15,6 +15,7 @@ from latticework.lang.errors import Cancelled, LatticeworkError, ProgramError, R
 from latticework.lang.events import Done, Event, Failed, Usage
 from latticework.lang.ir import Gen, Op
 from latticework.runtime.link.messages import Conversation, Prompt
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.front import Front
 from latticework.runtime.request import TextSegment
 
@@ -40,7 +41,7 @@ class SingleRun:
         self._front = front
         self._emit = emit
         self._tenant = tenant
-        self._timeout = timeout
+        self._deadline = Deadline(timeout)
         self._max_tokens = gen.sampling.max_tokens
         self._truncated = 0  # tokens left out of the prompt
         self._answered = False
@@ -58,8 +59,8 @@ class SingleRun:
 
     async def _work(self, prompt: Prompt, gen: Gen) -> None:
         try:
-            segment = await asyncio.to_thread(self._encode, prompt)
-            async with self._front.generate([segment], gen, tenant=self._tenant, timeout=self._timeout) as generation:
+            segment = await self._deadline.bound(asyncio.to_thread(self._encode, prompt))
+            async with self._front.generate([segment], gen, deadline=self._deadline, tenant=self._tenant) as generation:
                 async for _ in generation:
                     pass  # what comes in pieces is told as one
             (done,) = generation.results

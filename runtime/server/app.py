@@ -22,13 +22,14 @@ from starlette.types import ASGIApp
 
 from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError, QuotaExceeded
 from latticework.lang.ir import Gen
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
 from latticework.runtime.server import openai
 from latticework.runtime.server.auth import Authentication
 from latticework.runtime.server.boundary import Boundary
-from latticework.runtime.server.echo import echo_of
+from latticework.runtime.server.echo import Echo, echo_of
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
 from latticework.runtime.server.metrics import CountedAnswers, render
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -118,13 +119,14 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
+        deadline = Deadline(body.timeout)
         check(body)
         params = openai.chat_params(body)
         try:
-            prompt, truncated = await asyncio.to_thread(openai.chat_prompt, front, body)
+            prompt, truncated = await deadline.bound(asyncio.to_thread(openai.chat_prompt, front, body))
             gen = openai.chat_gen(front, body, prompt)
             answer = openai.ChatAnswer(**about(body, gen), params=params)
-            response = await generate(request, body, [prompt], gen, answer)
+            response = await generate(request, body, deadline, [prompt], gen, answer)
             if truncated:
                 response.headers[TRUNCATED] = str(truncated)
             return response
@@ -133,12 +135,16 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
+        deadline = Deadline(body.timeout)
         check(body)
         gen = openai.completion_gen(body)
-        prompts = await asyncio.to_thread(openai.completion_prompts, front, body)
-        echoes = [echo_of(front.tokenizer, *prompt) for prompt in prompts] if body.echo else []
+        prompts = await deadline.bound(asyncio.to_thread(openai.completion_prompts, front, body))
+        echoes = await asyncio.to_thread(echoes_of, prompts) if body.echo else []
         answer = openai.CompletionAnswer(**about(body, gen), echoes=echoes, likeliest=body.logprobs)
-        return await generate(request, body, [encoded for _, encoded in prompts], gen, answer)
+        return await generate(request, body, deadline, [encoded for _, encoded in prompts], gen, answer)
+
+    def echoes_of(prompts: list[tuple[str | list[int], TextSegment]]) -> list[Echo]:
+        return [echo_of(front.tokenizer, *prompt) for prompt in prompts]
 
     def about(body: GenerationBody, gen: Gen) -> dict[str, Any]:
         """What an answer has to know of the request."""
@@ -161,13 +167,14 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
     async def generate(
         request: Request,
         body: GenerationBody,
+        deadline: Deadline,
         prompts: list[TextSegment],
         gen: Gen,
         answer: openai.ChatAnswer | openai.CompletionAnswer,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
         tenant: str = request.state.tenant
-        generation = front.generate(prompts, gen, timeout=body.timeout, priority=body.priority or 0, tenant=tenant)
+        generation = front.generate(prompts, gen, deadline=deadline, priority=body.priority or 0, tenant=tenant)
         source = places.hold(outputs(generation), tenant, len(prompts) * gen.sampling.candidates)
         try:
             first = await unless_gone(request, anext(source))

@@ -18,6 +18,7 @@ from latticework.runtime.config import ServerConfig
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
@@ -63,13 +64,13 @@ class ScriptedFront:
         prompts: Sequence[TextSegment],
         gen: Gen,
         *,
-        timeout: float | None = None,
+        deadline: Deadline,
         priority: int = 0,
         tenant: str = "",
     ) -> ScriptedGeneration:
         self.asked += [(prompt, gen) for prompt in prompts]
         self.tenants.append(tenant)
-        self.terms.append((timeout, priority))
+        self.terms.append((deadline.seconds, priority))
         return ScriptedGeneration(self, prompts, gen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -13,7 +14,9 @@ import httpx
 import pytest
 
 from latticework.runtime.config import EngineConfig, ServerConfig
+from latticework.runtime.constrain.pool import CompilePool
 from latticework.runtime.programs.front import Front
+from latticework.runtime.text.tokenizer import Tokenizer
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
@@ -59,6 +62,35 @@ def test_a_stream_past_its_timeout_ends_with_the_error(served: Any) -> None:
     response = httpx.post(served.url + CHAT, json=ENDLESS | {"timeout": 1.5, "stream": True}, timeout=60)
     *_, last = [line for line in response.text.split("\n\n") if line]
     assert "deadline_exceeded" in last
+
+
+@pytest.mark.parametrize("fields", [{"regex": "[a-z]{3}"}, {"stop_regex": "[a-z]{3}"}])
+def test_a_compilation_that_takes_longer_than_the_timeout_does_not_hold_the_answer(
+    served: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    left: list[str] = []
+
+    async def endless(*_: Any) -> bytes:
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            left.append("left")
+
+    monkeypatch.setattr(CompilePool, "compile", endless)
+    response = httpx.post(served.url + CHAT, json=BODY | {"timeout": 0.2} | fields, timeout=30)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert left == ["left"]
+    assert wait_until(lambda: served.places.taken == 0)
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_the_time_to_tokenise_is_part_of_the_timeout(served: Any, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(Tokenizer, "encode_pieces", lambda *_: ended.wait(30))
+    fields = {"timeout": 0.2} | (BODY if route.startswith("chat") else {"model": "tiny", "prompt": ["a", "b"]})
+    response = httpx.post(f"{served.url}/v1/{route}", json=fields, timeout=20)
+    ended.set()
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
 def test_a_priority_out_of_range_is_400(served: Any) -> None:
