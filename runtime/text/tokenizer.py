@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from latticework.lang.errors import BrokenModel, InvalidArgument, UnsupportedModel
 
 END_OF_TEXT = "<|endoftext|>"
+LONG_TEXT = 10_000  # characters; longer ones are encoded as a batch, which lets other threads run meanwhile
 BYTES_ONLY_SPECIAL = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 
@@ -162,9 +163,14 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise InvalidArgument(
-                f"the text holds half a surrogate pair at character {error.start}, which is not Unicode text"
+                f"the text holds half a surrogate pair at character {error.start}, which is not Unicode text",
+                field="prompt",
             ) from None
-        tokens: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        tokens: list[int]
+        if len(text) > LONG_TEXT:
+            tokens = self._inner.encode_batch([text], add_special_tokens=False)[0].ids
+        else:
+            tokens = self._inner.encode(text, add_special_tokens=False).ids
         if self._special_text.keys().isdisjoint(tokens):
             return tokens
         # A vocabulary may hold the very text of a special token as one piece: write it with byte tokens.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,16 @@ def test_a_tokenizer_that_is_not_made_of_bytes_is_unsupported() -> None:
     inner.decoder = decoders.WordPiece()
     with pytest.raises(UnsupportedModel, match="WordPiece"):
         Tokenizer(inner.to_str())
+
+
+def test_other_threads_run_while_a_long_text_is_encoded() -> None:
+    text = "hello world " * 100_000
+    found: list[list[int]] = []
+    encoding = threading.Thread(target=lambda: found.append(BYTES.encode(text)))
+    turns = 0
+    encoding.start()
+    while encoding.is_alive():
+        turns += 1
+        time.sleep(0.001)
+    assert found == [list(text.encode())]
+    assert turns > 20  # where the interpreter is held, hardly any
