@@ -66,6 +66,7 @@ class _Call:
     on_event: OnEvent
     timing: Timing
     definitions: int = field(default=0)
+    cancelled: bool = field(default=False)
 
 
 class EngineLink:
@@ -231,7 +232,11 @@ class EngineLink:
             self._call_back(call, failure_event(request, reason))
             return
         self._open[request.id] = call
-        self._define_and_send(call)
+        try:
+            self._define_and_send(call)
+        except Exception as error:  # what does not fit a message
+            log.exception("request %s could not be sent", request.id)
+            self._give_up(call, RuntimeFailure(f"internal error: {type(error).__name__}: {error}"))
 
     def _define_and_send(self, call: _Call) -> None:
         call.definitions += 1
@@ -249,7 +254,9 @@ class EngineLink:
         self._call_back(call, failure_event(call.request, error))
 
     def cancel(self, request_id: int) -> None:
-        if request_id in self._open:
+        call = self._open.get(request_id)
+        if call is not None:
+            call.cancelled = True
             self._send(Cancel(request_id))
 
     def release(self, lease: int, generation: int) -> None:
@@ -312,7 +319,10 @@ class EngineLink:
         call = self._open.get(request_id)
         if call is None:
             return
-        if call.definitions < DEFINITIONS:
+        if call.cancelled:  # the engine had not started it, and was told of its end in vain
+            del self._open[request_id]
+            self._call_back(call, TokenEvent(request_id, 0, end="cancelled", complete=False, final=True))
+        elif call.definitions < DEFINITIONS:
             self._define_and_send(call)
         else:
             self._give_up(call, RuntimeFailure("the engine cannot keep this request's constraints"))

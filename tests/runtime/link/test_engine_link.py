@@ -193,3 +193,27 @@ def test_a_front_that_was_given_up_is_greeted_again(tmp_path: Path, monkeypatch:
     front.close()
     context.term()
     server.close()
+
+
+def test_a_request_cancelled_before_its_constraint_was_known_is_not_sent_again() -> None:
+    async def scenario() -> None:
+        async with connected() as (link, wire, heard):
+            link.cancel(1)
+            wire.sent.clear()
+            link._hear(UnknownKey("key", 1))
+            assert wire.sent == []
+            assert link.open_requests == 0
+            assert [(event.end, event.final) for event in heard] == [("cancelled", True)]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_fits_no_message_ends_with_an_error() -> None:
+    async def scenario() -> None:
+        async with connected() as (link, _, __):
+            heard: list[TokenEvent] = []
+            link.submit(Request(2, REQUEST.chain, priority=2**70), {}, heard.append)
+            assert link.open_requests == 1  # the first
+            assert [(event.end, event.final) for event in heard] == [("error", True)]
+
+    asyncio.run(scenario())
