@@ -147,6 +147,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
                 raise InvalidArgument(
                     f"a string of {field} has {len(text)} characters; expected 1 to {MAX_STOP_CHARS}", field=field
                 )
+            _check_text(InvalidArgument, field, text)
         for pattern in self.stop_regex:
             _refuse_anchors(pattern)
         for token in self.stop_token_ids:
@@ -178,17 +179,21 @@ def _check_range(
         raise InvalidArgument(f"{field} is {value}; expected {low} <= {field} <= {high}", field=field, hint=hint)
 
 
+def _check_text(kind: type[InvalidArgument], field: str, text: str) -> None:
+    """Raises an error of that kind where `text` is not Unicode that UTF-8 can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise kind(
+            f"{field} holds a lone surrogate at character {error.start}", field=field, position=error.start
+        ) from None
+
+
 _ANCHOR_OR_SKIPPED = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.|[\^$]", re.DOTALL)
 
 
 def _refuse_anchors(pattern: str) -> None:
     """An output under way has no end to anchor to, and its beginning is where the search starts anyway."""
-    try:
-        pattern.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(
-            f"stop_regex holds a lone surrogate at character {error.start}", field="stop_regex", position=error.start
-        ) from None
     for part in _ANCHOR_OR_SKIPPED.finditer(pattern):
         if part[0] in ("^", "$", "\\A", "\\Z"):
             raise RegexError(
@@ -231,6 +236,11 @@ class Regex(msgspec.Struct, frozen=True, tag="regex", forbid_unknown_fields=True
 
     pattern: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise RegexError(f"regex is a {type(self.pattern).__name__}; expected a string", field="regex")
+        _check_text(RegexError, "regex", self.pattern)
+
 
 class Choices(msgspec.Struct, frozen=True, tag="choices", forbid_unknown_fields=True):
     """Exactly one of the given strings."""
@@ -242,6 +252,8 @@ class Choices(msgspec.Struct, frozen=True, tag="choices", forbid_unknown_fields=
             raise ConstraintError("choices is empty; expected at least one string", field="choices")
         if any(not isinstance(o, str) for o in self.options):
             raise ConstraintError("choices holds something that is not a string", field="choices")
+        for option in self.options:
+            _check_text(ConstraintError, "choices", option)
 
 
 class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=True, forbid_unknown_fields=True):
@@ -273,6 +285,8 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
             )
         try:
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            if not _has_utf8(text):  # it stays escaped, and whoever compiles it points at it
+                text = json.dumps(value, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"the schema is not JSON: {error}", field="json_schema", pointer="") from None
         msgspec.structs.force_setattr(self, "schema", text)
@@ -282,6 +296,14 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
         """The schema as JSON text, key order kept."""
         assert isinstance(self.schema, str)
         return self.schema
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 Constraint: TypeAlias = Regex | Choices | JsonSchema

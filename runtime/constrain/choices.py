@@ -16,12 +16,7 @@ def build_choices(builder: Builder, options: tuple[str, ...], limits: Limits) ->
     nodes = []
     size = 0
     for option in options:
-        try:
-            data = option.encode()
-        except UnicodeEncodeError:
-            raise ConstraintError(
-                f"the choice {option!r} holds a lone surrogate, which is no text", field="choices"
-            ) from None
+        data = option.encode()
         size += len(data)
         if size > limits.schema_bytes:
             raise ConstraintError(

@@ -18,7 +18,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from latticework.lang.errors import ConstraintError, ErrorData, LatticeworkError, RuntimeFailure, from_data
+from latticework.lang.errors import ErrorData, LatticeworkError, RuntimeFailure, from_data
 from latticework.lang.ir import Constraint, constraint_key
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.child import CompileChild
@@ -76,10 +76,7 @@ class CompilePool:
         """The encoded rule graph of `constraint`. Raises the ConstraintError that compiling it gave, or Busy."""
         if self._closed:
             raise RuntimeFailure("the compile pool is closed")
-        try:
-            key = constraint_key(constraint)
-        except UnicodeEncodeError:
-            raise ConstraintError("the constraint holds a lone surrogate, which is no text") from None
+        key = constraint_key(constraint)
         found = self._cache.get(key)
         if found is not None:
             self._cache.move_to_end(key)

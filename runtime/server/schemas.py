@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from latticework.lang.errors import InvalidArgument, Unsupported
+from latticework.runtime.schedule.accepted import MAX_PRIORITY
 
 IGNORED = frozenset(
     {
@@ -163,7 +164,7 @@ class GenerationBody(_Body):
     regex: str | None = None
     choices: list[str] | None = None
     timeout: Annotated[float | None, Field(gt=0, le=MAX_TIMEOUT)] = None
-    priority: int | None = None
+    priority: Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = None
 
 
 class ChatBody(GenerationBody):

@@ -1,6 +1,7 @@
 """The program as data: equality, serialisation, refusal of what is no program, sampling, seeds."""
 
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -245,6 +246,7 @@ def test_truncated_msgpack_is_a_program_error() -> None:
         ("stop_regex", (r"a\Z",)),
         ("stop_regex", ("(a$)",)),
         ("stop_regex", ("\ud800",)),
+        ("stop", ("a", "b\ud800")),
         ("include_stop", "yes"),
         ("n", 0),
         ("n", 65),
@@ -350,3 +352,22 @@ def test_seeds_are_the_same_in_every_release() -> None:
 def test_ops_refuse_unknown_fields() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode('{"max_tokens": 4, "max_token": 4}', type=Sampling)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Regex("a\ud800"), "regex"),
+        (lambda: Regex(5), "regex"),  # type: ignore[arg-type]
+        (lambda: Choices(("a", "\ud800")), "choices"),
+    ],
+)
+def test_a_constraint_of_what_is_no_text_is_refused(make: Callable[[], Regex | Choices], field: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        make()
+    assert caught.value.field == field
+
+
+def test_half_a_surrogate_pair_in_a_schema_stays_escaped() -> None:
+    assert JsonSchema({"const": "é\ud800"}).text == '{"const":"\\u00e9\\ud800"}'
+    assert JsonSchema({"const": "é"}).text == '{"const":"é"}'

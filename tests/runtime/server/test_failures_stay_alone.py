@@ -136,3 +136,26 @@ def test_what_is_over_a_limit_is_400_and_names_the_field(served: Any, fields: di
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert any(letter.isdigit() for letter in response.json()["error"]["message"]), "no number is named"
+
+
+HALF = "\ud800"  # half a surrogate pair: JSON can write it, no text holds it
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": HALF}]}, "messages"),
+        ({"messages": [{"role": "user", "content": HALF}], "truncate": "middle"}, "messages"),
+        ({"stop": [HALF]}, "stop"),
+        ({"stop_regex": HALF}, "stop_regex"),
+        ({"regex": HALF}, "regex"),
+        ({"choices": ["a", HALF]}, "choices"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": HALF}}}}, "response_format"),
+        ({"priority": 2**70}, "priority"),
+    ],
+)
+def test_what_no_message_of_the_link_can_hold_is_400(served: Any, fields: dict[str, Any], param: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2} | fields
+    response = httpx.post(served.url + CHAT, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+    assert served.front.link.open_requests == 0
