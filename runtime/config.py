@@ -74,6 +74,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_output_tokens: Annotated[
         AtLeastOne | None, Meta(description="largest max_tokens that may be asked for; default: the context")
     ] = None
+    max_logprobs: Annotated[
+        int, Meta(description="log-probabilities in one HTTP answer, of all its prompts or of all its outputs", ge=1)
+    ] = 1 << 20
     log_requests: Annotated[bool, Meta(description="one line a request on stderr: ids and numbers, no text")] = True
     compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
     hang_seconds: Annotated[

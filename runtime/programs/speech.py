@@ -46,15 +46,13 @@ class Speech:
         return Chunk(self.branch, self.position, text, logprobs) if text or logprobs else None
 
     def _readable(self, tokens: tuple[int, ...], infos: tuple[TokenInfo, ...]) -> tuple[TokenLogprob, ...]:
+        text_of = self._tokenizer.text_of
         return tuple(
             TokenLogprob(
                 token,
-                self._text(token),
+                text_of(token),
                 given.logprob,
-                tuple((other, self._text(other), logprob) for other, logprob in given.top),
+                tuple((other, text_of(other), logprob) for other, logprob in given.top),
             )
             for token, given in zip(tokens, infos, strict=False)
         )
-
-    def _text(self, token: int) -> str:
-        return self._tokenizer.decode_bytes([token]).decode("utf-8", "replace")

@@ -173,6 +173,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         answer: openai.ChatAnswer | openai.CompletionAnswer,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
+        openai.check_logprobs(front, body, prompts, gen)
         tenant: str = request.state.tenant
         generation = front.generate(prompts, gen, deadline=deadline, priority=body.priority or 0, tenant=tenant)
         source = places.hold(outputs(generation), tenant, len(prompts) * gen.sampling.candidates)
@@ -184,7 +185,12 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         except BaseException:
             await source.aclose()
             raise
-        return JSONResponse(answer.whole(openai.gathered([first, *rest])))
+
+        def whole() -> JSONResponse:
+            return JSONResponse(answer.whole(openai.gathered([first, *rest])))
+
+        has_logprobs = gen.sampling.logprobs is not None or gen.sampling.prompt_logprobs is not None
+        return await asyncio.to_thread(whole) if has_logprobs else whole()  # they may be many
 
     _handle_errors(app)
     bounded = Boundary(app, front.server.max_body_mb << 20)

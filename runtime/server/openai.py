@@ -131,6 +131,26 @@ def _constraint(body: GenerationBody) -> Constraint | None:
     return next(iter(found.values()), None)
 
 
+def check_logprobs(front: Front, body: GenerationBody, prompts: Sequence[TextSegment], gen: Gen) -> None:
+    """Raises InvalidArgument for more log-probabilities than one answer may hold. A single output is never too long."""
+    sampling = gen.sampling
+    outputs = len(prompts) * sampling.candidates
+    of_prompts = "logprobs" if body.prompt_logprobs is None else "prompt_logprobs"  # an echo has those of the prompt
+    asked = (
+        (of_prompts, sampling.prompt_logprobs, sum(len(prompt.tokens) for prompt in prompts)),
+        ("logprobs", sampling.logprobs, outputs * min(sampling.max_tokens, front.context) if outputs > 1 else 0),
+    )
+    for name, likeliest, tokens in asked:
+        count = 0 if likeliest is None else (1 + likeliest) * tokens
+        if count > front.server.max_logprobs:
+            raise InvalidArgument(
+                f"the answer could hold {count} log-probabilities; this server tells {front.server.max_logprobs} "
+                "(max_logprobs)",
+                field=name,
+                hint="ask for fewer of the likeliest, for fewer tokens, or in several requests",
+            )
+
+
 # ---------------------------------------------------------------- engine -> objects
 
 

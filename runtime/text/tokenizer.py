@@ -58,6 +58,7 @@ class Tokenizer:
         self._unknown = self.special.get(state["model"].get("unk_token") or "")
         self.token_bytes = _token_bytes(self._inner, state, added)
         self._byte_tokens = _byte_tokens(self.token_bytes)
+        self._texts: dict[int, str] = {}
 
     @staticmethod
     def from_file(path: str | Path) -> Tokenizer:
@@ -142,6 +143,13 @@ class Tokenizer:
         """The bytes of the tokens, end to end; special and padding tokens stand for nothing."""
         known = self.token_bytes
         return b"".join(known[token] for token in tokens if token < len(known))
+
+    def text_of(self, token: int) -> str:
+        """The text of one token alone; bytes that are no whole character are replaced. The same object each time."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.decode_bytes([token]).decode("utf-8", "replace")
+        return text
 
     def _parts(self, pieces: Sequence[tuple[str, bool]]) -> Iterable[str | int]:
         """The pieces with special tokens of templates as ids."""

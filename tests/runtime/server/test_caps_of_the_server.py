@@ -18,7 +18,9 @@ ENGINE = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
 @pytest.fixture(scope="module")
 def served(serve_front: Callable[[Callable[[], Any]], Any]) -> Any:
     return serve_front(
-        lambda: Front.start(ENGINE, ServerConfig(max_prompt_tokens=100, max_output_tokens=5, max_prompts=2))
+        lambda: Front.start(
+            ENGINE, ServerConfig(max_prompt_tokens=100, max_output_tokens=5, max_prompts=2, max_logprobs=30)
+        )
     )
 
 
@@ -40,6 +42,9 @@ def ask(served: Any, route: str = CHAT, **fields: Any) -> httpx.Response:
         (CHAT, {"max_tokens": 6}, "max_tokens", ("6", "5")),
         (CHAT, {"max_completion_tokens": 7}, "max_completion_tokens", ("7", "5")),
         ("/v1/completions", {"prompt": "x", "max_tokens": 6}, "max_tokens", ("6", "5")),
+        ("/v1/completions", {"prompt": ["x" * 8, "y" * 8], "prompt_logprobs": 1}, "prompt_logprobs", ("32", "30")),
+        ("/v1/completions", {"prompt": "x" * 16, "echo": True, "logprobs": 1}, "logprobs", ("32", "30")),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 4, "n": 8, "logprobs": 0}, "logprobs", ("32", "30")),
     ],
 )
 def test_more_than_a_setting_allows_is_400(
@@ -53,6 +58,18 @@ def test_more_than_a_setting_allows_is_400(
 
 def test_what_is_allowed_is_answered(served: Any) -> None:
     assert ask(served, "/v1/completions", prompt="x" * 100, max_tokens=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ["x" * 8, "y" * 7], "prompt_logprobs": 1, "max_tokens": 5},
+        {"prompt": "x", "max_tokens": 5, "n": 6, "logprobs": 0},
+        {"prompt": "x", "max_tokens": 5, "logprobs": 20},  # one output is never too much
+    ],
+)
+def test_log_probabilities_within_the_setting_are_told(served: Any, fields: dict[str, Any]) -> None:
+    assert ask(served, "/v1/completions", **fields).status_code == 200
 
 
 def test_a_chat_without_max_tokens_gets_what_the_setting_allows(served: Any) -> None:
