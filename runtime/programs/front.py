@@ -29,6 +29,7 @@ from latticework.runtime.text.truncate import fit_middle
 
 ANSWER_TOKENS = 256  # room that a truncated chat leaves where max_tokens is not given
 MAX_TRUNCATED_CHARS = 1 << 20  # of a chat that is to be truncated: the time it takes grows with them
+MARKER_CHARS = 64  # that a message counts for besides its own, so that there are not too many of them
 
 
 class Front:
@@ -140,10 +141,11 @@ class Front:
         limit = min(capacity - room, self.server.max_prompt_tokens or capacity)
         size = sum(len(message["content"]) for message in messages)
         longest = max(MAX_TRUNCATED_CHARS, 16 * self.context)
-        if limit < 1 or size > longest:
+        if limit < 1 or size + len(messages) * MARKER_CHARS > longest:
             raise PromptTooLong(
-                f"the chat has {size} characters, and its answer may take {room} tokens of {capacity}; truncate "
-                f"shortens chats of up to {longest} characters that leave room for a prompt",
+                f"the chat has {size} characters in {len(messages)} messages, and its answer may take {room} tokens of "
+                f"{capacity}; truncate shortens chats of up to {longest} characters that leave room for a prompt; a "
+                f"message counts for {MARKER_CHARS} more",
                 field="prompt",
             )
 

@@ -87,6 +87,7 @@ def test_what_fits_is_answered_as_without(served: Any) -> None:
         ({"truncate": "middle", "max_tokens": 1024}, "messages"),
         ({"truncate": "left"}, "truncate"),
         ({"truncate": "middle", "messages": [{"role": "user", "content": "x" * (1 << 20)}] * 2}, "messages"),
+        ({"truncate": "middle", "messages": [{"role": "user", "content": "x"}] * 17_000}, "messages"),
     ],
 )
 def test_what_cannot_be_shortened_is_refused(served: Any, fields: dict[str, Any], param: str) -> None:
