@@ -237,7 +237,7 @@ class State:
 
     @property
     def waits(self) -> int:
-        """How often a thread of this run had to wait for an answer."""
+        """How often a thread of this run had to wait for an answer. What is there before it is needed is no wait."""
         return self._run.waits
 
     @property
