@@ -25,6 +25,7 @@ from latticework.lang.backends.base import Session
 from latticework.lang.backends.runtime import Runtime
 from latticework.lang.errors import DeadlineExceeded, InvalidArgument, LatticeworkError, from_data
 from latticework.lang.events import Done, Event, Failed, Finish, TokenLogprob, Usage
+from latticework.lang.expr import checked_text
 from latticework.lang.ir import Constraint, Gen, JsonSchema, OnLength, Sampling, derive_seed
 from latticework.lang.progress import progress, silent
 from latticework.lang.values import JSON, Decoder, constraint_of
@@ -40,6 +41,7 @@ Truncate: TypeAlias = Literal["error", "middle"]
 """What becomes of a conversation that leaves no room for max_tokens: refused, or shortened."""
 
 Outcome: TypeAlias = "Result | LatticeworkError"
+MAX_TOKEN_ID = 1 << 31
 IN_FLIGHT = 512  # several full batches of the engine: enough to schedule among, little to hold
 
 
@@ -386,9 +388,12 @@ def _constraint(given: Any) -> tuple[Constraint | None, Decoder | None]:
 def _encoded(index: int, prompt: Any, truncate: Truncate) -> Encoded:
     """A prompt as it travels. Raises InvalidArgument."""
     if isinstance(prompt, str):
-        return prompt
+        return _text(index, prompt)
     if isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
         if all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
+            wrong = next((token for token in prompt if not 0 <= token < MAX_TOKEN_ID), None)
+            if wrong is not None:
+                raise InvalidArgument(f"prompt {index} holds {wrong}, which is no token id", field="prompts")
             return tuple(prompt)
         if all(isinstance(part, Mapping) for part in prompt):
             return Conversation(tuple(_message(index, part) for part in prompt), truncate)
@@ -404,7 +409,15 @@ def _message(index: int, message: Mapping[str, Any]) -> ChatMessage:
             f"prompt {index} has a message of {sorted(map(str, message))}; expected role and content, both strings",
             field="prompts",
         )
-    return ChatMessage(message["role"], message["content"])
+    return ChatMessage(_text(index, message["role"]), _text(index, message["content"]))
+
+
+def _text(index: int, text: str) -> str:
+    try:
+        return checked_text(text, f"prompt {index}")
+    except InvalidArgument as error:
+        error.field = "prompts"
+        raise
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:

@@ -22,6 +22,7 @@ from latticework.lang.events import Event, Failed
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
+    MAX_FRAME_BYTES,
     SILENCE_SECONDS,
     TENANT,
     Append,
@@ -99,22 +100,22 @@ class Client:
 
     def open(self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None) -> int:
         """Starts a run, which ends after `timeout` seconds; returns its number. Raises ConnectionLost."""
-        number = self._listen(listener)
-        self._say(Open(number, sampling, seed, item, _bounded(timeout)))
-        return number
+        number = next(self._numbers)
+        return self._begin(number, Open(number, sampling, seed, item, _bounded(timeout)), listener)
 
     def generate(self, prompt: Prompt, gen: Gen, listener: Listener, timeout: float | None = None) -> int:
-        """Starts a run of one gen, whose sampling is seeded; returns its number. Raises ConnectionLost."""
-        number = self._listen(listener)
-        self._say(Generate(number, prompt, gen, _bounded(timeout)))
-        return number
-
-    def _listen(self, listener: Listener) -> int:
+        """Starts a run of one gen, whose sampling is seeded; returns its number. Raises ConnectionLost, and
+        InvalidArgument for a prompt that no message can hold."""
         number = next(self._numbers)
+        return self._begin(number, Generate(number, prompt, gen, _bounded(timeout)), listener)
+
+    def _begin(self, number: int, message: Open | Generate, listener: Listener) -> int:
+        frame = _frame(message)
         with self._lock:
             if self._lost is not None:
                 raise from_data(self._lost)
             self._listeners[number] = listener
+        self._post(frame)
         return number
 
     def append(self, run: int, branch: int, first: int, ops: Sequence[Op]) -> None:
@@ -149,7 +150,10 @@ class Client:
         return self._lost is not None or self._stop or self.pid != os.getpid()
 
     def _say(self, message: ToFront) -> None:
-        self._outbox.append(encode(message))
+        self._post(_frame(message))
+
+    def _post(self, frame: bytes) -> None:
+        self._outbox.append(frame)
         self._wake()
 
     def _wake(self) -> None:
@@ -253,6 +257,18 @@ class Client:
         for listener in listeners.values():
             listener(Failed(0, -1, error))
         self._connected.set()
+
+
+def _frame(message: ToFront) -> bytes:
+    """Raises InvalidArgument for a message that would cost this client its connection."""
+    frame = encode(message)
+    if len(frame) > MAX_FRAME_BYTES:
+        raise InvalidArgument(
+            f"{len(frame)} bytes are to be sent at once; at most {MAX_FRAME_BYTES} can be",
+            field="prompt",
+            hint="shorten the text",
+        )
+    return frame
 
 
 def _bounded(timeout: float | None) -> float | None:

@@ -108,6 +108,15 @@ def test_one_failing_prompt_leaves_the_others_their_results(engine: Engine) -> N
         generate(engine, prompts, SHORT)
 
 
+def test_a_prompt_that_no_message_can_hold_leaves_the_connection_alone(engine: Engine) -> None:
+    client = engine.runtime._client
+    bad, good = generate(engine, ["a" * (65 << 20), "good"], SHORT, return_exceptions=True)
+    assert isinstance(bad, lw.InvalidArgument)
+    assert (bad.field, bad.where) == ("prompt", "prompt 0")
+    assert good.text
+    assert engine.runtime._client is client
+
+
 @pytest.mark.parametrize(
     ("prompts", "arguments", "message"),
     [
@@ -115,6 +124,10 @@ def test_one_failing_prompt_leaves_the_others_their_results(engine: Engine) -> N
         (["a", 7], {}, "prompt 1 is a int"),
         ([["a", 7]], {}, "prompt 0 is a list"),
         ([[{"role": "user"}]], {}, "role and content"),
+        (["a", "\ud800"], {}, "prompt 1 holds a lone surrogate"),
+        ([[{"role": "user", "content": "\ud800"}]], {}, "prompt 0 holds a lone surrogate"),
+        ([[1, 2**70]], {}, "no token id"),
+        ([[-1]], {}, "no token id"),
         (["a"], {"sampling": [SHORT, SHORT]}, "2 entries for 1 prompts"),
         (["a"], {"sampling": {"max_tokens": 1}}, "expected lw.Sampling"),
         (["a"], {"constraint": "[0-9]"}, "expected lw.Regex"),
