@@ -117,6 +117,10 @@ def body_of(random_: random.Random) -> dict[str, object]:
     if random_.random() < 0.3:
         body["regex"] = "[a-z]{1,30}"
     if random_.random() < 0.2:
+        body["n"] = random_.randrange(2, 5)
+    if random_.random() < 0.1 and not body["stream"]:
+        body |= {"prompt": [body["prompt"], "another"], "prompt_logprobs": 1}
+    if random_.random() < 0.2:
         body["timeout"] = random_.uniform(0.05, 2.0)
     return body
 
