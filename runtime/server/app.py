@@ -26,7 +26,7 @@ from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.generation import Output
 from latticework.runtime.request import TextSegment
-from latticework.runtime.server import openai
+from latticework.runtime.server import answers, openai
 from latticework.runtime.server.auth import Authentication
 from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.echo import Echo, echo_of
@@ -125,7 +125,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         try:
             prompt, truncated = await deadline.bound(asyncio.to_thread(openai.chat_prompt, front, body))
             gen = openai.chat_gen(front, body, prompt)
-            answer = openai.ChatAnswer(**about(body, gen), params=params)
+            answer = answers.ChatAnswer(**about(body, gen), params=params)
             response = await generate(request, body, deadline, [prompt], gen, answer)
             if truncated:
                 response.headers[TRUNCATED] = str(truncated)
@@ -140,7 +140,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         gen = openai.completion_gen(body)
         prompts = await deadline.bound(asyncio.to_thread(openai.completion_prompts, front, body))
         echoes = await asyncio.to_thread(echoes_of, prompts) if body.echo else []
-        answer = openai.CompletionAnswer(**about(body, gen), echoes=echoes, likeliest=body.logprobs)
+        answer = answers.CompletionAnswer(**about(body, gen), echoes=echoes, likeliest=body.logprobs)
         return await generate(request, body, deadline, [encoded for _, encoded in prompts], gen, answer)
 
     def echoes_of(prompts: list[tuple[str | list[int], TextSegment]]) -> list[Echo]:
@@ -170,7 +170,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         deadline: Deadline,
         prompts: list[TextSegment],
         gen: Gen,
-        answer: openai.ChatAnswer | openai.CompletionAnswer,
+        answer: answers.ChatAnswer | answers.CompletionAnswer,
     ) -> Response:
         """A failure before the first output is an HTTP status, even for a stream."""
         openai.check_logprobs(front, body, prompts, gen)
@@ -187,7 +187,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
             raise
 
         def whole() -> JSONResponse:
-            return JSONResponse(answer.whole(openai.gathered([first, *rest])))
+            return JSONResponse(answer.whole(answers.gathered([first, *rest])))
 
         has_logprobs = gen.sampling.logprobs is not None or gen.sampling.prompt_logprobs is not None
         return await asyncio.to_thread(whole) if has_logprobs else whole()  # they may be many

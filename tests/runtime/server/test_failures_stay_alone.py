@@ -18,7 +18,7 @@ from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain.pool import CompilePool
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.speech import Speech
-from latticework.runtime.server.openai import ChatAnswer
+from latticework.runtime.server.answers import ChatAnswer
 from latticework.runtime.text.tokenizer import Tokenizer
 
 CHAT = "/v1/chat/completions"
