@@ -26,6 +26,7 @@ from latticework.lang.errors import (
     ConstraintError,
     DeadlineExceeded,
     EngineDied,
+    GrammarError,
     InvalidArgument,
     InvalidValue,
     LatticeworkError,
@@ -40,7 +41,7 @@ from latticework.lang.errors import (
     Unsupported,
     UnsupportedModel,
 )
-from latticework.lang.ir import Choices, JsonSchema, Program, Regex, Sampling
+from latticework.lang.ir import After, Choices, Gbnf, JsonSchema, Lark, Program, Regex, Sampling, Tag, Triggered
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressInUse",
+    "After",
     "Branches",
     "BrokenModel",
     "BudgetTooSmall",
@@ -63,9 +65,12 @@ __all__ = [
     "Engine",
     "EngineDied",
     "Function",
+    "Gbnf",
+    "GrammarError",
     "InvalidArgument",
     "InvalidValue",
     "JsonSchema",
+    "Lark",
     "LatticeworkError",
     "ModelError",
     "ModelNotFound",
@@ -81,6 +86,8 @@ __all__ = [
     "SchemaError",
     "Scripted",
     "State",
+    "Tag",
+    "Triggered",
     "UnknownVariable",
     "Unsupported",
     "UnsupportedModel",
