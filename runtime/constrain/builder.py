@@ -279,6 +279,14 @@ class Builder:
 
     # ------------------------------------------------------------ results
 
+    def node(self, index: int) -> Node:
+        """What stands behind a number; it is neither NEVER nor the number of a rule."""
+        return self._nodes[index]
+
+    def is_nullable(self, node: int) -> bool:
+        """Whether the empty text is one of `node`'s; a call is taken not to have it."""
+        return node != NEVER and self._nullable[node]
+
     def shortest(self, node: int) -> int:
         """Bytes of the shortest text of `node`."""
         return self._shortest[node]
