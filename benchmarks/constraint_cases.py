@@ -152,7 +152,9 @@ class Cases:
     def job(self) -> dict[str, Any]:
         """What a worker reads."""
         tokens = [base64.b64encode(token).decode() for token in self.tokens]
-        return {"tokens": tokens, "end_ids": self.end_ids, "cases": self.cases}
+        return {
+            "tokens": tokens, "end_ids": self.end_ids, "tokenizer": self._tokenizer.to_str(), "cases": self.cases
+        }  # fmt: skip
 
     def add_schemas(self, name: str, lines: list[dict[str, Any]]) -> None:
         for line in lines:

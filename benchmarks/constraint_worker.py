@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ from numpy.typing import NDArray
 Row = NDArray[np.int32]
 Case = dict[str, Any]
 WALK_TOKENS = 200
+
+
+class Job(NamedTuple):
+    """tokens: what each id writes. tokenizer: the text of its tokenizer.json."""
+
+    tokens: list[bytes]
+    end_ids: tuple[int, ...]
+    tokenizer: str
+    cases: list[Case]
 
 
 class Refused(Exception):
@@ -44,12 +53,12 @@ class Engine(Protocol):
 
 
 class Latticework:
-    def __init__(self, tokens: list[bytes], end_ids: list[int]) -> None:
+    def __init__(self, job: Job) -> None:
         ir = importlib.import_module("latticework.lang.ir")  # nothing of it is there in a rival's interpreter
         constrain = importlib.import_module("latticework.runtime.constrain")
         self._compile = constrain.compile_constraint
         self._error: type[Exception] = importlib.import_module("latticework.lang.errors").ConstraintError
-        self._vocabulary = constrain.Vocabulary(tokens, tuple(end_ids))
+        self._vocabulary = constrain.Vocabulary(job.tokens, job.end_ids)
         self._kinds: dict[str, Callable[[Any], Any]] = {
             "json": lambda schema: ir.JsonSchema(schema, whitespace="flexible", key_order="schema", formats="assert"),
             "regex": ir.Regex,
@@ -77,33 +86,12 @@ class Latticework:
 
 
 class Llguidance:
-    def __init__(self, tokens: list[bytes], end_ids: list[int]) -> None:
+    def __init__(self, job: Job) -> None:
         llguidance = importlib.import_module("llguidance")
-
-        class Tokenizer:
-            eos_token_id, bos_token_id = end_ids[0], None
-            special_token_ids = tuple(i for i, token in enumerate(tokens) if not token)
-
-            def __call__(self, text: bytes) -> list[int]:
-                return greedy(text)
-
-        Tokenizer.tokens = [token or b"\xff[%d]" % i for i, token in enumerate(tokens)]  # type: ignore[attr-defined]
-        ids = {token: i for i, token in enumerate(tokens) if token}
-        longest = max(map(len, ids))
-
-        def greedy(text: bytes) -> list[int]:
-            found, at = [], 0
-            while at < len(text):
-                size = next(n for n in range(longest, 0, -1) if text[at : at + n] in ids)
-                found.append(ids[text[at : at + size]])
-                at += size
-            return found
-
         self._make = llguidance.LLMatcher
-        wrapper = llguidance.TokenizerWrapper(Tokenizer())
-        self._general = llguidance.LLTokenizer(wrapper)
+        # It takes forced text as the tokenizer would write it, so it has to have the real one.
+        self._general = llguidance.LLTokenizer(job.tokenizer, n_vocab=len(job.tokens), eos_token=job.end_ids)
         self._json = self._general.with_slices(llguidance.LLTokenizer.json_slices())
-        self._end = end_ids[0]
 
     def compile(self, kind: str, source: Any) -> Any:
         make = self._make
@@ -136,13 +124,13 @@ class Llguidance:
 
 
 class Xgrammar:
-    def __init__(self, tokens: list[bytes], end_ids: list[int]) -> None:
+    def __init__(self, job: Job) -> None:
         torch, xgrammar = importlib.import_module("torch"), importlib.import_module("xgrammar")
 
         torch.set_num_threads(1)
         self._module, self._from_numpy = xgrammar, torch.from_numpy
         vocabulary = xgrammar.TokenizerInfo(
-            tokens, xgrammar.VocabType.RAW, vocab_size=len(tokens), stop_token_ids=end_ids
+            job.tokens, xgrammar.VocabType.RAW, vocab_size=len(job.tokens), stop_token_ids=list(job.end_ids)
         )
         self._compiler = xgrammar.GrammarCompiler(vocabulary, max_threads=1)
 
@@ -175,15 +163,15 @@ class Xgrammar:
 
 
 class OutlinesCore:
-    def __init__(self, tokens: list[bytes], end_ids: list[int]) -> None:
+    def __init__(self, job: Job) -> None:
         outlines_core = importlib.import_module("outlines_core")
 
         ids: dict[bytes | str, list[int]] = {}
-        for index, token in enumerate(tokens):
+        for index, token in enumerate(job.tokens):
             if token:
                 ids.setdefault(token, []).append(index)
         self._module = outlines_core
-        self._vocabulary = outlines_core.Vocabulary(end_ids[0], ids)
+        self._vocabulary = outlines_core.Vocabulary(job.end_ids[0], ids)
 
     def compile(self, kind: str, source: Any) -> Any:
         try:
@@ -214,7 +202,7 @@ class OutlinesCore:
         return bool(matcher.is_finished())
 
 
-ENGINES: dict[str, Callable[[list[bytes], list[int]], Engine]] = {
+ENGINES: dict[str, Callable[[Job], Engine]] = {
     "latticework": Latticework,
     "llguidance": Llguidance,
     "xgrammar": Xgrammar,
@@ -225,11 +213,11 @@ ENGINES: dict[str, Callable[[list[bytes], list[int]], Engine]] = {
 class Harness:
     """One engine over the cases of a job."""
 
-    def __init__(self, engine: Engine, size: int, end_ids: list[int], say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, engine: Engine, job: Job, say: Callable[[dict[str, Any]], None]) -> None:
         self._engine = engine
-        self._size = size
-        self._end_ids = end_ids
-        self._row = np.zeros(-(-size // 32), np.int32)
+        self._size = len(job.tokens)
+        self._end_ids = list(job.end_ids)
+        self._row = np.zeros(-(-self._size // 32), np.int32)
         self._say = say
 
     def case(self, number: int, case: Case, runs: int) -> dict[str, Any]:
@@ -286,7 +274,7 @@ class Harness:
         engine, row, clock = self._engine, self._row, time.thread_time_ns
         fill, accept = engine.fill, engine.accept
         matcher = engine.matcher(compiled)
-        for place, token in enumerate(tokens):
+        for place, token in enumerate(job.tokens):
             began = clock()
             fill(matcher, row)
             times.append(clock() - began)
@@ -324,11 +312,12 @@ def main() -> None:
         out.flush()
 
     with open(path, encoding="utf-8") as file:
-        job = json.load(file)
-    tokens = [base64.b64decode(token) for token in job["tokens"]]
-    harness = Harness(ENGINES[name](tokens, job["end_ids"]), len(tokens), job["end_ids"], say)
-    for number in range(first, len(job["cases"])):
-        result = harness.case(number, job["cases"][number], runs)
+        data = json.load(file)
+    tokens = [base64.b64decode(token) for token in data["tokens"]]
+    job = Job(tokens, tuple(data["end_ids"]), data["tokenizer"], data["cases"])
+    harness = Harness(ENGINES[name](job), job, say)
+    for number in range(first, len(job.cases)):
+        result = harness.case(number, job.cases[number], runs)
         say({"case": number, "stage": "done", "result": result})
 
 
