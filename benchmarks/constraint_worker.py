@@ -274,7 +274,7 @@ class Harness:
         engine, row, clock = self._engine, self._row, time.thread_time_ns
         fill, accept = engine.fill, engine.accept
         matcher = engine.matcher(compiled)
-        for place, token in enumerate(job.tokens):
+        for place, token in enumerate(tokens):
             began = clock()
             fill(matcher, row)
             times.append(clock() - began)
