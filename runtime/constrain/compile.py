@@ -38,7 +38,10 @@ def to_rules(constraint: Constraint, limits: Limits | None = None) -> RuleGraph:
                 raise SchemaError("no JSON value satisfies the schema", field="json_schema", pointer="")
         case _:
             raise ConstraintError(f"{type(constraint).__name__} is no kind of constraint", field="constraint")
-    return builder.finish(root)
+    rules = builder.finish(root)
+    if rules is None:
+        raise ConstraintError("no text satisfies the constraint", field=builder.field)
+    return rules
 
 
 def compile_constraint(constraint: Constraint, vocabulary: Vocabulary, limits: Limits | None = None) -> Automaton:

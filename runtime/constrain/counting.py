@@ -103,7 +103,7 @@ class Members:
             for price, choice in zip(found, member.choices, strict=True)
         ]
         self._has_marks = bool(node.bounds)
-        self._counts = self._has_marks or node.low > 0 or node.high is not None
+        self.counts = self._has_marks or node.low > 0 or node.high is not None
         self._required = sum(1 << i for i, member in enumerate(node.properties) if member.is_required)
         self._next_required = [len(node.properties)] * (len(node.properties) + 1)
         self._after = [0] * (len(node.properties) + 1)  # cost of the required members from each index on
@@ -116,7 +116,7 @@ class Members:
 
     def cost(self, written: Written) -> int:
         """The least that has to be written until the object may close; IMPOSSIBLE where it never may."""
-        if not self._counts:
+        if not self.counts:
             if self.node.is_ordered:
                 return self._after[written.listed]
             return sum(self._prices[i] for i in bits(self._required & ~written.listed))
@@ -127,7 +127,7 @@ class Members:
         return found
 
     def may_close(self, written: Written) -> bool:
-        return self.cost(written) == 0 and self.bounds.is_enough(written.tally) and not self._lacking(written)
+        return self.cost(written) == 0 and self.bounds.is_enough(written.tally) and not self.lacking(written)
 
     def candidates(self, written: Written) -> int:
         """A bit for each listed member that may come next, some choice of it at least."""
@@ -137,7 +137,7 @@ class Members:
             found = span & self._offered
         else:
             found = self._offered & ~written.listed
-        if self._counts:
+        if self.counts:
             found = sum(1 << i for i in bits(found) if self.with_property(written, i))
         return found
 
@@ -166,10 +166,10 @@ class Members:
         return found
 
     def _add(self, tally: Tally, choice: Choice) -> Tally | None:
-        return self.bounds.add(tally, choice.marks) if self._counts else tally
+        return self.bounds.add(tally, choice.marks) if self.counts else tally
 
-    def _lacking(self, written: Written) -> int:
-        """The required members that are not written."""
+    def lacking(self, written: Written) -> int:
+        """A bit for each of the required members that are not written."""
         mask = self._required
         return mask >> written.listed << written.listed if self.node.is_ordered else mask & ~written.listed
 
@@ -182,7 +182,7 @@ class Members:
     def _cost(self, written: Written) -> int:
         if not self._has_marks:
             return self._cost_by_count(written)
-        lacking = self._lacking(written)
+        lacking = self.lacking(written)
         best = {written.tally: 0}
         for index in self._left(written):
             after = {} if lacking >> index & 1 else dict(best)
@@ -195,7 +195,7 @@ class Members:
         return min((cost + self.bounds.cheapest(tally, self._extras) for tally, cost in best.items()), default=IMPOSSIBLE)
 
     def _cost_by_count(self, written: Written) -> int:
-        lacking = self._lacking(written)
+        lacking = self.lacking(written)
         required = [self._prices[i] for i in bits(lacking)]
         low, high = self.bounds.low, self.bounds.high
         if high is not None and written.tally.count + len(required) > high:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
+from latticework.runtime.constrain.lengths import Lengths
 from latticework.runtime.constrain.rules import (
     Array,
     Bytes,
@@ -118,12 +119,11 @@ def _without_dead(node: Node, live: list[bool], writable: frozenset[int]) -> Nod
 
 
 def _machine(node: Machine, live: list[bool]) -> Machine | None:
-    """The machine's states that some text passes through; None when it has no text. Length bounds are looked at by
-    `lengths.py`, in whoever runs it: here only whether any text is left."""
+    """The machine's states that some text passes through; None when it has no text."""
     if all(live[part] for state in node.states for part, _ in state.moves):
         ends = _ending(node.states)
         if all(ends):
-            return node
+            return _if_long_enough(node)
     else:
         states = tuple(
             MachineState(state.accepts, tuple(move for move in state.moves if live[move[0]])) for state in node.states
@@ -136,7 +136,14 @@ def _machine(node: Machine, live: list[bool]) -> Machine | None:
         MachineState(state.accepts, tuple(move for move in state.moves if ends[move[1]])) if keeps else MachineState(False, ())
         for state, keeps in zip(node.states, ends, strict=True)
     )
-    return msgspec.structs.replace(node, states=states)
+    return _if_long_enough(msgspec.structs.replace(node, states=states))
+
+
+def _if_long_enough(node: Machine) -> Machine | None:
+    """None when no text has as many characters as the bounds ask for."""
+    if not node.low and node.high is None:
+        return node
+    return node if Lengths(node).is_live(0, 0) else None
 
 
 def _ending(states: tuple[MachineState, ...]) -> list[bool]:

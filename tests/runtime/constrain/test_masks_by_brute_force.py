@@ -267,7 +267,7 @@ def test_states_that_differ_only_in_far_counts_share_a_row() -> None:
         assert matcher.accept(256)
         assert matcher.prepare(time.monotonic() - 1) or allowed(matcher, vocabulary)
     rows = automaton.cached_bytes
-    assert len(automaton._rows) == 1
+    assert len(automaton.rows._words) == 1
     assert rows == automaton.cached_bytes
 
 

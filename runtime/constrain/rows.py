@@ -1,0 +1,411 @@
+"""The rows of one constraint: for each config, the packed tokens it allows and how many tokens surely suffice after.
+
+A row is put together from what the threads' terminals allow by themselves (cached with the terminal) and from the
+tokens that leave a terminal and go on after it: few as a rule, and followed byte by byte through the frames. Only
+where very many tokens leave (a grammar's identifiers, blanks) are they walked together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thread
+from latticework.runtime.constrain.keys import KeyNode
+from latticework.runtime.constrain.places import State
+from latticework.runtime.constrain.terminals import Inside, Terminal
+from latticework.runtime.constrain.vocabulary import Vocabulary
+
+FEW_BELOW = 4000  # exits with fewer trie nodes below them in all are followed byte by byte
+_ENTRY_BYTES = 200  # what a cached row costs beside its words
+
+Costs = dict[int, int]
+"""Tokens and what `shortest()` is after each."""
+
+
+class Suffix:
+    """What tokens have after they left a terminal, as a trie. tokens: those that end here."""
+
+    __slots__ = ("children", "tokens")
+
+    def __init__(self) -> None:
+        self.children: dict[int, Suffix] = {}
+        self.tokens: list[int] = []
+
+
+@dataclass(slots=True)
+class Part:
+    """One terminal state's share of a row. words: the tokens inside; need: the largest cost after any of them, within
+    the terminal. suffixes: of the tokens that leave it, where those are few; else `exits` is walked."""
+
+    words: Row
+    need: int
+    exits: NDArray[np.int64]
+    suffixes: Suffix | None
+    after: dict[Config, tuple[NDArray[np.int32], NDArray[np.int32]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CachedRow:
+    """What a config allows. need: with at least this many tokens left, every allowed token leaves room to finish."""
+
+    words: Row
+    need: int
+
+
+class Rows:
+    """Makes and keeps rows."""
+
+    def __init__(self, frames: Frames, vocabulary: Vocabulary, limit: int) -> None:
+        self._frames = frames
+        self._vocabulary = vocabulary
+        self._limit = limit
+        self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
+        self._words: dict[bytes, tuple[Row, int]] = {}  # digest -> equal rows share one array; how many use it
+        self._bytes = 0
+        self._parts: dict[State, Part] = {}
+        self._part_bytes = 0
+        self._end_row = vocabulary.end_row
+
+    @property
+    def nbytes(self) -> int:
+        return self._bytes + self._part_bytes
+
+    def forget(self) -> None:
+        self._rows.clear()
+        self._words.clear()
+        self._parts.clear()
+        self._bytes = self._part_bytes = 0
+
+    def has(self, config: Config) -> bool:
+        return config in self._rows
+
+    def get(self, config: Config) -> CachedRow:
+        """The row, computed if it is not cached."""
+        found = self._rows.get(config)
+        if found is None:
+            return self._keep(config, *self._make(config))
+        self._rows.move_to_end(config)
+        return found
+
+    def filtered(self, config: Config, remaining: int) -> Row:
+        """The tokens after which the text can still be finished with `remaining` tokens, that token included."""
+        allowed: list[int] = []
+        for thread in config.threads:
+            allowed += self._affordable(thread, remaining)
+        words = self._pack(allowed)
+        return words | self._end_row if config.is_complete else words
+
+    # ------------------------------------------------------------ making
+
+    def _make(self, config: Config) -> tuple[Row, int]:
+        words: Row | None = None
+        need = 0
+        few: list[int] = []
+        for thread in config.threads:
+            if isinstance(thread, KeyThread):
+                found: Costs = {}
+                self._keys(thread, 0, thread.at, found)
+                few += found
+                need = max(need, max(found.values(), default=0))
+                continue
+            part, thread_need, leaving = self._thread(thread)
+            need = max(need, thread_need)
+            words = part.copy() if words is None else np.bitwise_or(words, part, out=words)
+            few += leaving
+        if words is None:
+            words = self._pack(few)
+        elif few:
+            view = memoryview(words).cast("B")
+            for token in few:
+                view[token >> 3] |= 1 << (token & 7)
+        if config.is_complete:
+            words |= self._end_row
+        return words, need + 1
+
+    def _thread(self, thread: Thread) -> tuple[Row, int, Iterable[int]]:
+        """A thread's own words, the most that may remain after any of its tokens, and its tokens beyond the words."""
+        assert thread.terminal is not None and thread.state is not None
+        part = self._part(thread.terminal, thread.state)
+        words, need = part.words, part.need + thread.rest.cost
+        if thread.text is None:
+            leaving: list[int] = []
+            for config in self._frames.after(thread, None):
+                tokens, costs = self._after(part, config)
+                leaving += tokens.tolist()
+                need = max(need, int(costs.max(initial=0)))
+            return words, need, leaving
+        found = self._tracked(thread, part)
+        blocked = self._blocked(thread)
+        if blocked:
+            words = words & ~self._pack(blocked)
+        return words, max(need + 3, max(found.values(), default=0)), found
+
+    def _after(self, part: Part, config: Config) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The tokens that leave a terminal and go on in `config`, and their costs."""
+        found = part.after.get(config)
+        if found is None:
+            if part.suffixes is not None:
+                costs: Costs = {}
+                self._follow(part.suffixes, config, costs)
+                tokens = np.fromiter(costs, np.int32, len(costs))
+                found = tokens, np.fromiter(costs.values(), np.int32, len(costs))
+            else:
+                found = self._walk(config, part.exits)
+            part.after[config] = found
+            self._part_bytes += 200 + 8 * len(found[0])
+        return found
+
+    def _follow(self, suffix: Suffix, config: Config, costs: Costs) -> None:
+        """The tokens of a suffix trie that go on from `config`."""
+        work = [(suffix, config)]
+        step = self._frames.step
+        while work:
+            here, at = work.pop()
+            for byte, below in here.children.items():
+                following = at.steps[byte] if byte in at.steps else step(at, byte)
+                if following is not None:
+                    for token in below.tokens:
+                        costs[token] = min(costs.get(token, following.cost), following.cost)
+                    if below.children:
+                        work.append((below, following))
+
+    def _walk(self, config: Config, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """`_follow` for very many tokens: those below the trie nodes, by terminal."""
+        tokens: list[NDArray[np.int32]] = []
+        costs: list[NDArray[np.int32]] = []
+        for thread in config.threads:
+            if isinstance(thread, KeyThread):
+                found: Costs = {}
+                for node in nodes.tolist():
+                    self._keys(thread, node, thread.at, found)
+                tokens.append(np.fromiter(found, np.int32, len(found)))
+                costs.append(np.fromiter(found.values(), np.int32, len(found)))
+                continue
+            assert thread.terminal is not None and thread.state is not None
+            if thread.text is not None:
+                found = {}
+                for node in nodes.tolist():
+                    self._exact(Config((thread,), False), node, found)
+                tokens.append(np.fromiter(found, np.int32, len(found)))
+                costs.append(np.fromiter(found.values(), np.int32, len(found)))
+                continue
+            inside = thread.terminal.below(thread.state, nodes)
+            tokens.append(inside.tokens)
+            costs.append(inside.costs + thread.rest.cost)
+            if len(inside.exits):
+                for after in self._frames.after(thread, None):
+                    more, prices = self._go_on(after, inside.exits)
+                    tokens.append(more)
+                    costs.append(prices)
+        return np.concatenate(tokens or [_NONE]), np.concatenate(costs or [_NONE])
+
+    def _go_on(self, config: Config, exits: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        if int(self._vocabulary.trie.below[exits].sum()) > FEW_BELOW:
+            return self._walk(config, exits)
+        found: Costs = {}
+        self._follow(self._suffixes(exits), config, found)
+        return np.fromiter(found, np.int32, len(found)), np.fromiter(found.values(), np.int32, len(found))
+
+    # ------------------------------------------------------------ listed keys
+
+    def _keys(self, thread: KeyThread, node: int, at: KeyNode, costs: Costs) -> None:
+        """The tokens below the trie node `node` that go on with listed keys from `at`."""
+        trie, child_of, frames = self._vocabulary.trie, self._vocabulary.trie.child_of, self._frames
+        starts, ids = trie.token_start, trie.token_ids
+        work = [(node, at)]
+        while work:
+            node, at = work.pop()
+            for byte, below in at.children.items():
+                child = child_of.get(node << 8 | byte)
+                if child is None or not below.mask & thread.allowed:
+                    continue
+                if below.ends < 0:
+                    cost = frames.key_cost(thread, below)
+                    work.append((child, below))
+                else:
+                    configs = list(frames.after_key(thread, below.ends))
+                    cost = min(config.cost for config in configs)
+                    for config in configs:
+                        self._exact(config, child, costs)
+                for token in ids[starts[child] : starts[child + 1]].tolist():
+                    costs[token] = min(costs.get(token, cost), cost)
+
+    def _exact(self, config: Config, node: int, costs: Costs) -> None:
+        """The tokens below a trie node that go on from `config`, byte by byte."""
+        trie = self._vocabulary.trie
+        starts, ids, first_child, children = trie.token_start, trie.token_ids, trie.first_child, trie.children
+        letters = trie.byte
+        step = self._frames.step
+        work = [(node, config)]
+        while work:
+            node, config = work.pop()
+            first = int(first_child[node])
+            for child in range(first, first + int(children[node])):
+                following = step(config, int(letters[child]))
+                if following is not None:
+                    for token in ids[starts[child] : starts[child + 1]].tolist():
+                        costs[token] = min(costs.get(token, following.cost), following.cost)
+                    work.append((child, following))
+
+    # ------------------------------------------------------------ tracked texts
+
+    def _tracked(self, thread: Thread, part: Part) -> Costs:
+        """The tokens that leave a tracked thread. What it wrote matters only to tokens that write another tracked
+        text, whole, and to texts that are taken: those are followed exactly."""
+        assert thread.text is not None
+        found: Costs = {}
+        for config in self._frames.after(thread, None):
+            tokens, costs = self._after(part, config)
+            found.update(zip(tokens.tolist(), costs.tolist(), strict=True))
+        lone = self._frames.lone(thread)
+        rests = self._frames.taken_after(thread.rest, thread.text)
+        for token in (*self._vocabulary.spanning, *self._beginning_with(rests)):
+            if found.pop(token, None) is not None:
+                cost = self._cost_of(lone, token)
+                if cost is not None:
+                    found[token] = cost
+        return found
+
+    def _blocked(self, thread: Thread) -> list[int]:
+        """Tokens inside the terminal that the thread may not take: they come to a text that is taken."""
+        assert thread.text is not None
+        rests = self._frames.taken_after(thread.rest, thread.text)
+        if not rests:
+            return []
+        lone = self._frames.lone(thread)
+        return [token for token in self._on_the_way(rests) if self._cost_of(lone, token) is None]
+
+    def _beginning_with(self, texts: list[bytes]) -> list[int]:
+        """The tokens that begin with one of `texts`."""
+        found: list[int] = []
+        for text in texts:
+            found += self._vocabulary.tokens_with_prefix(text)
+        return found
+
+    def _on_the_way(self, texts: list[bytes]) -> list[int]:
+        """The tokens that one of `texts` begins with, or that begin with it."""
+        trie = self._vocabulary.trie
+        found: set[int] = set()
+        for text in texts:
+            node: int | None = 0
+            for byte in text:
+                node = trie.child_of.get((node or 0) << 8 | byte)
+                if node is None:
+                    break
+                found.update(trie.token_ids[trie.token_start[node] : trie.token_start[node + 1]].tolist())
+        found.update(self._beginning_with(texts))
+        return list(found)
+
+    def _cost_of(self, config: Config, token: int) -> int | None:
+        """What it costs to finish after `token`; None where it cannot come."""
+        here: Config | None = config
+        for byte in self._vocabulary.tokens[token]:
+            assert here is not None
+            here = self._frames.step(here, byte)
+            if here is None:
+                return None
+        return here.cost if here is not None else None
+
+    # ------------------------------------------------------------ parts
+
+    def _part(self, terminal: Terminal, state: State) -> Part:
+        relaxed = terminal.states.relax(terminal.states.adopt(state))
+        found = self._parts.get(relaxed)
+        if found is None:
+            inside = terminal.inside(relaxed)
+            is_few = int(self._vocabulary.trie.below[inside.exits].sum()) <= FEW_BELOW
+            found = Part(
+                self._pack(inside.tokens),
+                int(inside.costs.max(initial=0)),
+                inside.exits,
+                self._suffixes(inside.exits) if is_few else None,
+            )
+            self._parts[relaxed] = found
+            self._part_bytes += found.words.nbytes + 16 * len(found.exits) + _ENTRY_BYTES
+        return found
+
+    def _suffixes(self, exits: NDArray[np.int64]) -> Suffix:
+        trie = self._vocabulary.trie
+        root = Suffix()
+        work = [(root, node) for node in exits.tolist()]
+        while work:
+            here, node = work.pop()
+            first = int(trie.first_child[node])
+            for child in range(first, first + int(trie.children[node])):
+                byte = int(trie.byte[child])
+                below = here.children.get(byte)
+                if below is None:
+                    below = here.children[byte] = Suffix()
+                below.tokens += trie.token_ids[trie.token_start[child] : trie.token_start[child + 1]].tolist()
+                work.append((below, child))
+        return root
+
+    def _affordable(self, thread: Thread | KeyThread, remaining: int) -> list[int]:
+        """The tokens of a thread that leave fewer than `remaining` to write."""
+        if isinstance(thread, KeyThread):
+            found: Costs = {}
+            self._keys(thread, 0, thread.at, found)
+            return [token for token, cost in found.items() if cost < remaining]
+        assert thread.terminal is not None and thread.state is not None
+        if thread.text is not None:
+            lone = self._frames.lone(thread)
+            words, _, leaving = self._thread(thread)
+            tokens = [*self._unpack(words), *leaving]
+            costs = ((token, self._cost_of(lone, token)) for token in tokens)
+            return [token for token, cost in costs if cost is not None and cost < remaining]
+        relaxed = thread.terminal.states.relax(thread.terminal.states.adopt(thread.state))
+        inside: Inside = thread.terminal.inside(relaxed)
+        kept = inside.tokens[inside.costs < remaining - thread.rest.cost].tolist()
+        part = self._part(thread.terminal, thread.state)
+        for config in self._frames.after(thread, None):
+            tokens_after, costs_after = self._after(part, config)
+            kept += tokens_after[costs_after < remaining].tolist()
+        return kept
+
+    # ------------------------------------------------------------ packed words
+
+    def _pack(self, tokens: NDArray[np.int32] | list[int]) -> Row:
+        if len(tokens) < 64:
+            packed = bytearray(self._vocabulary.words * 4)
+            for token in tokens if isinstance(tokens, list) else tokens.tolist():
+                packed[token >> 3] |= 1 << (token & 7)
+            return np.frombuffer(packed, "<i4").astype(np.int32, copy=False)
+        allowed = np.zeros(self._vocabulary.words * 32, bool)
+        allowed[tokens] = True
+        return np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32, copy=False)
+
+    def _unpack(self, words: Row) -> list[int]:
+        bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), bitorder="little")
+        return np.flatnonzero(bits).tolist()  # type: ignore[no-any-return]
+
+    def _keep(self, config: Config, words: Row, need: int) -> CachedRow:
+        digest = hashlib.blake2b(words, digest_size=16).digest()
+        shared, users = self._words.get(digest, (words, 0))
+        self._words[digest] = (shared, users + 1)
+        self._bytes += _ENTRY_BYTES + (0 if users else shared.nbytes)
+        kept = self._rows[config] = CachedRow(shared, need)
+        while self._bytes > self._limit and len(self._rows) > 1:
+            _, old = self._rows.popitem(last=False)
+            self._release(old)
+        return kept
+
+    def _release(self, old: CachedRow) -> None:
+        digest = hashlib.blake2b(old.words, digest_size=16).digest()
+        shared, users = self._words.pop(digest)
+        self._bytes -= _ENTRY_BYTES
+        if users > 1:
+            self._words[digest] = (shared, users - 1)
+        else:
+            self._bytes -= shared.nbytes
+
+
+_NONE = np.zeros(0, np.int32)
+
+__all__ = ["CachedRow", "Rows"]
