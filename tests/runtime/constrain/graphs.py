@@ -148,12 +148,16 @@ def lower(maker: Maker, spec: Spec, rules: tuple[int, ...] = ()) -> int:
         case ("object", marks, properties, extras, is_ordered, low, high, bounds):
             listed = tuple(Property(key, choices(group), is_required) for key, group, is_required in properties)
             more = tuple(Extra(make(key), choices(group)) for key, group in extras)
-            parts = [make(part) for part in marks]
-            return maker.object(Object(*parts, listed, more, is_ordered, low, high, bounds))
+            empty, opening, closing, comma, colon = (make(part) for part in marks)
+            return maker.object(
+                Object(empty, opening, closing, comma, colon, listed, more, is_ordered, low, high, bounds)
+            )
         case ("array", marks, first, rest, low, high, bounds, is_unique):
             groups = tuple(choices(group) for group in first)
-            parts = [make(part) for part in marks]
-            return maker.array(Array(*parts, groups, choices(rest), low, high, bounds, is_unique))
+            empty, opening, closing, comma = (make(part) for part in marks)
+            return maker.array(
+                Array(empty, opening, closing, comma, groups, choices(rest), low, high, bounds, is_unique)
+            )
     raise AssertionError(spec)
 
 
@@ -203,8 +207,8 @@ def size(spec: Spec) -> int:
         case ("array", marks, first, rest, _, high, _, _):
             empty, *around, comma = (size(part) for part in marks)
             most = (MANY if rest else len(first)) if high is None else high
-            each = [of(group) for group in first[:most]] + [of(rest)] * min(max(0, most - len(first)), 40)
-            return min(MANY, product([*(count * comma + 1 for count in each), *around]) + empty)
+            items = [of(group) for group in first[:most]] + [of(rest)] * min(max(0, most - len(first)), 40)
+            return min(MANY, product([*(count * comma + 1 for count in items), *around]) + empty)
     raise AssertionError(spec)
 
 
