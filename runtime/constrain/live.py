@@ -6,11 +6,13 @@ of it has been found. Used twice: with every byte when a graph is built, with a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 import msgspec
 
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
+from latticework.runtime.constrain.distinct import Distinct, few_texts
 from latticework.runtime.constrain.lengths import Lengths
 from latticework.runtime.constrain.rules import (
     Array,
@@ -31,6 +33,7 @@ from latticework.runtime.constrain.rules import (
     Terminal,
     Then,
     Words,
+    children,
 )
 
 ALL_BYTES = frozenset(range(256))
@@ -43,31 +46,51 @@ def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], No
     if not live[graph.root]:
         return None
     nodes = tuple(
-        _without_dead(node, live, writable) if live[index] else Empty() for index, node in enumerate(graph.nodes)
+        _without_dead(node, live, writable, graph.nodes) if live[index] else Empty()
+        for index, node in enumerate(graph.nodes)
     )
     return RuleGraph(nodes, graph.root, graph.rules)
 
 
 def _live_nodes(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None]) -> list[bool]:
-    """For each node, whether some text of it can be written."""
-    live = [False] * len(graph.nodes)
+    """For each node, whether some text of it can be written. Each node is asked once, and again only after something
+    that it names has come to life; those before it first."""
+    nodes = graph.nodes
+    live = [False] * len(nodes)
     rules = [False] * len(graph.rules)
-    waiting = range(len(graph.nodes))
-    while True:
-        still: list[int] = []
-        for index in waiting:
-            tick()
-            if _is_live(graph.nodes[index], live, rules, writable):
-                live[index] = True
-            else:
-                still.append(index)
-        found = [live[node] for node in graph.rules]
-        if found == rules:
-            return live
-        rules, waiting = found, still  # type: ignore[assignment]
+    texts: dict[int, list[int]] = {}  # node -> the rules whose text it is
+    for rule, index in enumerate(graph.rules):
+        texts.setdefault(index, []).append(rule)
+    users: dict[int, list[int]] = {}  # node -> those not yet live that name it
+    callers: dict[int, list[int]] = {}
+    work = list(range(len(nodes)))
+    waiting = [True] * len(nodes)
+    while work:
+        index = heappop(work)
+        waiting[index] = False
+        tick()
+        if not _is_live(nodes[index], live, rules, writable, nodes):
+            for child in children(nodes[index]):
+                if not live[child]:
+                    users.setdefault(child, []).append(index)
+            if isinstance(node := nodes[index], Call):
+                callers.setdefault(node.rule, []).append(index)
+            continue
+        live[index] = True
+        woken = users.pop(index, [])
+        for rule in texts.get(index, ()):
+            rules[rule] = True
+            woken += callers.pop(rule, [])
+        for user in woken:
+            if not live[user] and not waiting[user]:
+                waiting[user] = True
+                heappush(work, user)
+    return live
 
 
-def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozenset[int]) -> bool:
+def _is_live(
+    node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], nodes: Sequence[Node]
+) -> bool:
     match node:
         case Empty():
             return True
@@ -90,12 +113,12 @@ def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozense
         case Call(rule):
             return rules[rule]
         case Object():
-            return _object(node, live) is not None
+            return _object(node, live, nodes) is not None
         case Array():
-            return _array(node, live) is not None
+            return _array(node, live, nodes) is not None
 
 
-def _without_dead(node: Node, live: list[bool], writable: frozenset[int]) -> Node:
+def _without_dead(node: Node, live: list[bool], writable: frozenset[int], nodes: Sequence[Node]) -> Node:
     """A live node less its dead parts."""
     match node:
         case Bytes(ranges) if len(writable) < 256:
@@ -109,9 +132,9 @@ def _without_dead(node: Node, live: list[bool], writable: frozenset[int]) -> Nod
         case Machine():
             found: Node | None = _machine(node, live)
         case Object():
-            found = _object(node, live)
+            found = _object(node, live, nodes)
         case Array():
-            found = _array(node, live)
+            found = _array(node, live, nodes)
         case _:
             found = node
     assert found is not None
@@ -162,7 +185,7 @@ def _ending(states: tuple[MachineState, ...]) -> list[bool]:
     return ends
 
 
-def _object(node: Object, live: list[bool]) -> Object | None:
+def _object(node: Object, live: list[bool], nodes: Sequence[Node]) -> Object | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma, node.colon)):
         return None
     properties = tuple(Property(p.key, _choices(p.choices, live), p.is_required) for p in node.properties)
@@ -173,13 +196,14 @@ def _object(node: Object, live: list[bool]) -> Object | None:
         return None
     found = msgspec.structs.replace(node, properties=properties, extras=extras)
     if node.low or node.high is not None or node.bounds:
-        members = Members(found, [[1] * len(p.choices) for p in properties], [[1] * len(e.choices) for e in extras])
+        prices, more = [[1] * len(p.choices) for p in properties], [[1] * len(e.choices) for e in extras]
+        members = Members(found, prices, more, [few_texts(nodes, extra.key) for extra in extras])
         if members.cost(members.start) >= IMPOSSIBLE:
             return None
     return found
 
 
-def _array(node: Array, live: list[bool]) -> Array | None:
+def _array(node: Array, live: list[bool], nodes: Sequence[Node]) -> Array | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma)):
         return None
     first: list[tuple[Choice, ...]] = []
@@ -196,7 +220,9 @@ def _array(node: Array, live: list[bool]) -> Array | None:
             return None
     found = msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high)
     items = Items(found, [[1] * len(choices) for choices in first], [1] * len(rest))
-    return None if items.cost(0, items.bounds.start) >= IMPOSSIBLE else found
+    if items.cost(0, items.bounds.start) >= IMPOSSIBLE:
+        return None
+    return None if found.is_unique and not Distinct(nodes, found).is_possible() else found
 
 
 def _choices(choices: tuple[Choice, ...], live: list[bool]) -> tuple[Choice, ...]:
