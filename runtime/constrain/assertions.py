@@ -1,9 +1,9 @@
 r"""Patterns with anchors, word boundaries and lookaheads -> texts.
 
 A tree is read from its end: what a part means depends on what follows it, a text by then, and on the last character
-before it, of which there are three kinds (none, of a word, another). So every part has three meanings, a `Tail`. `$`
-is the intersection of what follows with the empty word, `(?=x)` its intersection with `x` and anything, `(?!x)` with
-the complement of that. A repeated part that holds an assertion is an `Unfolding`.
+before it, of which there are three kinds (none, of a word, another). So every part has several meanings, a `Tail`.
+`$` is the intersection of what follows with the empty word, `(?=x)` its intersection with `x` and anything, `(?!x)`
+with the complement of that. A repeated part that holds an assertion is an `Unfolding`.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ _UNROLLED = 8  # a repeat of an assertion, at most this often, is written out
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What follows, where nothing stands before it; where a word's character does; where another one does."""
+    """What follows, where no character has been read yet; where one of a word was the last; where another one was.
+    What stands before the first character read is known beside: nothing ("start") or a character ("word", "other")."""
 
-    start: Text
+    fresh: Text
     word: Text
     other: Text
 
     def map(self, change: Callable[[Text], Text]) -> Tail:
-        if self.start is self.word is self.other:
-            changed = change(self.start)
-            return Tail(changed, changed, changed)
-        return Tail(change(self.start), change(self.word), change(self.other))
+        if self.fresh is self.word is self.other:
+            return same(change(self.fresh))
+        return Tail(change(self.fresh), change(self.word), change(self.other))
 
 
 Steps = Generator[tuple[Tree, Tail], Tail, Tail]
@@ -86,7 +86,7 @@ class Assertions:
 
     def whole(self, tree: Tree) -> Text:
         """The texts that the tree matches from the first to the last character."""
-        return self.before(tree, same(EMPTY)).start
+        return self.before(tree, same(EMPTY)).fresh
 
     def anywhere(self, tree: Tree) -> Text:
         """The texts that hold a match."""
@@ -96,24 +96,24 @@ class Assertions:
         if tail.word is tail.other:
             later = tail.other
             if later is NEVER:
-                return tail.start
+                return tail.fresh
             found = seq(ANYTHING, later)
-            if tail.start is later:
+            if tail.fresh is later:
                 return found
             begun = set(later.items if isinstance(later, Union) else (later,))
-            own = tail.start.items if isinstance(tail.start, Union) else (tail.start,)
+            own = tail.fresh.items if isinstance(tail.fresh, Union) else (tail.fresh,)
             if begun.issubset(own):
                 return either(found, *(item for item in own if item not in begun))
-            return either(tail.start, seq(_some(ANY), later))
+            return either(tail.fresh, seq(_some(ANY), later))
         return either(
-            tail.start,
+            tail.fresh,
             seq(ANYTHING, chars(self.word), tail.word),
             seq(ANYTHING, chars(subtract(ANY, self.word)), tail.other),
         )
 
-    def before(self, tree: Tree, tail: Tail) -> Tail:
-        """What `tree` and then `tail` come to."""
-        work = [self._steps(tree, tail)]
+    def before(self, tree: Tree, tail: Tail, stands: str = "start") -> Tail:
+        """What `tree` and then `tail` come to. stands: what stands before the first character read."""
+        work = [self._steps(tree, tail, stands)]
         answer: Tail | None = None
         while True:  # no recursion: groups nest deeper than Python's stack
             self._tick()
@@ -125,10 +125,10 @@ class Assertions:
                 if not work:
                     return done.value
             else:
-                work.append(self._steps(*asked))
+                work.append(self._steps(*asked, stands))
                 answer = None
 
-    def _steps(self, tree: Tree, tail: Tail) -> Steps:
+    def _steps(self, tree: Tree, tail: Tail, stands: str) -> Steps:
         """Yields the trees and tails whose meaning it needs, and is sent it."""
         match tree:
             case Text():
@@ -142,35 +142,35 @@ class Assertions:
                 for branch in branches:
                     tails.append((yield branch, tail))
                 return Tail(
-                    either(*(each.start for each in tails)),
+                    either(*(each.fresh for each in tails)),
                     either(*(each.word for each in tails)),
                     either(*(each.other for each in tails)),
                 )
             case Start():
-                return Tail(tail.start, NEVER, NEVER)
+                return Tail(tail.fresh if stands == "start" else NEVER, NEVER, NEVER)
             case End(or_newline):
                 last = either(EMPTY, literal("\n")) if or_newline else EMPTY
                 return tail.map(lambda text: both(text, last))
-            case Boundary(negated):
-                return self._boundary(negated, tail)
+            case Boundary():
+                return self._boundary(tree, tail, stands)
             case Ahead(item, negated):
                 ahead = yield item, same(ANYTHING)
                 if negated:
                     ahead = ahead.map(negate)
-                if ahead.start is ahead.word is ahead.other:
-                    return tail.map(lambda text: both(text, ahead.start))
+                if ahead.fresh is ahead.word is ahead.other:
+                    return tail.map(lambda text: both(text, ahead.fresh))
                 return Tail(
-                    both(tail.start, ahead.start), both(tail.word, ahead.word), both(tail.other, ahead.other)
+                    both(tail.fresh, ahead.fresh), both(tail.word, ahead.word), both(tail.other, ahead.other)
                 )  # fmt: skip
             case Repetition():
-                return (yield from self._repetition(tree, tail))
+                return (yield from self._repetition(tree, tail, stands))
 
     def _text(self, text: Text, tail: Tail) -> Tail:
         if tail.word is tail.other:
-            if not text.nullable or tail.start is tail.other:
+            if not text.nullable or tail.fresh is tail.other:
                 return same(seq(text, tail.other))
             later = seq(nonempty(text), tail.other)
-            return Tail(either(tail.start, later), *[either(tail.other, later)] * 2)
+            return Tail(either(tail.fresh, later), *[either(tail.other, later)] * 2)
         in_word, rest = self._last(text)
         later = either(seq(in_word, tail.word), seq(rest, tail.other))
         return tail.map(lambda follows: either(follows, later)) if text.nullable else same(later)
@@ -189,14 +189,17 @@ class Assertions:
             both(text, seq(ANYTHING, chars(subtract(ANY, self.word)))),
         )
 
-    def _boundary(self, negated: bool, tail: Tail) -> Tail:
+    def _boundary(self, tree: Boundary, tail: Tail, stands: str) -> Tail:
         begins = seq(chars(self.word), ANYTHING)
         at_word, elsewhere = begins, negate(begins)
-        if negated:
+        if tree.negated:
             at_word, elsewhere = elsewhere, at_word
-        return Tail(both(tail.start, at_word), both(tail.word, elsewhere), both(tail.other, at_word))
+        if tree.not_empty and stands == "start":
+            tail = Tail(nonempty(tail.fresh), tail.word, tail.other)
+        fresh = elsewhere if stands == "word" else at_word
+        return Tail(both(tail.fresh, fresh), both(tail.word, elsewhere), both(tail.other, at_word))
 
-    def _repetition(self, tree: Repetition, tail: Tail) -> Steps:
+    def _repetition(self, tree: Repetition, tail: Tail, stands: str) -> Steps:
         low, high = tree.low, tree.high
         if isinstance(tree.item, Start | End | Boundary | Ahead):
             return tail if low == 0 else (yield tree.item, tail)
@@ -208,18 +211,47 @@ class Assertions:
                 if count >= low:
                     following = _either(following, after)
             return following
-        if can_be_empty(tree.item):
+        # Rounds that read nothing only assert: beyond the least number they can be left out.
+        first = low if can_be_empty(tree.item) else 0
+        if first > _UNROLLED:
             raise RegexError(
-                "a repeated group that holds an assertion and may be empty: not supported in a constraint "
+                "a group that holds an assertion, may be empty and is repeated so often: not supported in a constraint "
                 f"(position {tree.position})\n{point_at(self.pattern, tree.position)}",
                 field="regex",
                 position=tree.position,
             )
-        return Tail(*(rounds(self, tree.item, low, high, tail, kind) for kind in ("start", "word", "other")))
+        loop = _Loop(self, tree.item, tail, stands)
+        after = loop.tail(low - first, None if high is None else high - first)
+        for _ in range(first):
+            after = yield tree.item, after
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """`item` again and again, then `tail`."""
+
+    of: Assertions
+    item: Tree
+    follows: Tail
+    stands: str
+
+    def tail(self, low: int, high: int | None) -> Tail:
+        return Tail(*(self.rounds(low, high, kind) for kind in ("fresh", "word", "other")))
+
+    def rounds(self, low: int, high: int | None, kind: str) -> Text:
+        """`low` to `high` rounds more. kind: a field of `Tail`."""
+        end: Text = getattr(self.follows, kind)
+        if high == 0:
+            return end
+        made = Rounds()
+        made.loop, made.low, made.high, made.kind = self, low, high, kind
+        nullable = low == 0 and end.nullable
+        return intern(made, (Rounds, self, low, high, kind), shortest=0, longest=None, nullable=nullable)
 
 
 def _either(left: Tail, right: Tail) -> Tail:
-    return Tail(either(left.start, right.start), either(left.word, right.word), either(left.other, right.other))
+    return Tail(either(left.fresh, right.fresh), either(left.word, right.word), either(left.other, right.other))
 
 
 def _some(ranges: Ranges) -> Text:
@@ -231,43 +263,27 @@ def _overlap(left: Ranges, right: Ranges) -> bool:
 
 
 class Rounds(Unfolding):
-    """`item` again and again, then `tail`: `low` to `high` more times."""
+    """What `_Loop.rounds` makes. Every round reads a character."""
 
-    __slots__ = ("high", "item", "kind", "low", "of", "tail")
-    of: Assertions
-    item: Tree
+    __slots__ = ("high", "kind", "loop", "low")
+    loop: _Loop
     low: int
     high: int | None
-    tail: Tail
     kind: str
 
     def unfold(self) -> Text:
-        if self.high == 0:
-            found: Text = NEVER
-        else:
-            high = None if self.high is None else self.high - 1
-            again = [
-                rounds(self.of, self.item, max(self.low - 1, 0), high, self.tail, kind)
-                for kind in ("start", "word", "other")
-            ]
-            found = getattr(self.of.before(self.item, Tail(*again)), self.kind)
-        return either(getattr(self.tail, self.kind), found) if self.low == 0 else found
+        loop = self.loop
+        again = loop.tail(max(self.low - 1, 0), None if self.high is None else self.high - 1)
+        stands = loop.stands if self.kind == "fresh" else self.kind
+        found = loop.of.before(loop.item, Tail(NEVER, again.word, again.other), stands).fresh
+        return either(getattr(loop.follows, self.kind), found) if self.low == 0 else found
 
     def sets(self) -> Iterable[Ranges]:
-        return (self.of.word, _NEWLINE)
+        return (self.loop.of.word, _NEWLINE)
 
     def parts(self) -> tuple[Text, ...]:
-        return (*_texts(self.item), self.tail.start, self.tail.word, self.tail.other)
-
-
-def rounds(of: Assertions, item: Tree, low: int, high: int | None, tail: Tail, kind: str) -> Text:
-    """See `Rounds`. kind: what stands before, a field of `Tail`."""
-    if high == 0:
-        return getattr(tail, kind)
-    made = Rounds()
-    made.of, made.item, made.low, made.high, made.tail, made.kind = of, item, low, high, tail, kind
-    nullable = low == 0 and getattr(tail, kind).nullable
-    return intern(made, (Rounds, id(item), item, low, high, tail, kind), shortest=0, longest=None, nullable=nullable)
+        follows = self.loop.follows
+        return (*_texts(self.loop.item), follows.fresh, follows.word, follows.other)
 
 
 def _texts(tree: Tree) -> Iterable[Text]:

@@ -17,6 +17,7 @@ from latticework.runtime.constrain.derivatives import Alphabet, Derivatives
 from latticework.runtime.constrain.texts import ANY_CHARACTER, EMPTY, NEVER, Both, Repeat, Text, both
 
 MAX_STATES = 20_000
+_WORK = 10  # moves looked at for a state, on average, at most
 _MERGED = 600  # automata larger than this are not looked at for equal states
 
 
@@ -87,7 +88,7 @@ def _explored(
                 if number == len(states):
                     states.append(after)
                 own.append((mask, number))
-            if len(states) > most or derivatives.size > 4 * most:
+            if len(states) > most or derivatives.work > _WORK * most:
                 raise TooManyStates(
                     f"an intersection or complement of texts needs more than {most} states",
                     hint="smaller counts, or fewer lookaheads, `not`s and patterns on one string",
@@ -221,7 +222,7 @@ def _widest_gap(lengths: int) -> int:
 
 def _merged(machine: CharacterMachine) -> CharacterMachine:
     """With states that accept the same words as one."""
-    kinds = [int(accepts) for accepts in machine.accepts]
+    kinds: list[int] = [away or 0 for away in _distances(machine, machine.accepts)]  # equal states are equally far
     count = len(set(kinds))
     while True:
         known: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}

@@ -146,6 +146,7 @@ class Derivatives:
     def __init__(self, text: Text, tick: Callable[[], None] | None = None) -> None:
         self.alphabet = Alphabet(text)
         self.size = 0  # texts whose moves are known
+        self.work = 0  # moves looked at for them
         self._tick = tick
         self._moves: dict[Text, Moves] = {NEVER: (), EMPTY: (), ANYTHING: ((self.alphabet.all, ANYTHING),)}
         self._unfolded: dict[Text, Text] = {}
@@ -169,6 +170,7 @@ class Derivatives:
             if self._tick is not None:
                 self._tick()
             self.size += 1
+            self.work += sum(len(known[child]) for child in self._needed(part))
             known[part] = self._computed(part)
             work.pop()
         return known[text]

@@ -29,7 +29,7 @@ from latticework.runtime.constrain.texts import chars
 _SIMPLE_ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _ASSERTIONS: dict[str, Tree] = {
-    "A": Start(), "Z": End(), "b": Boundary(negated=False), "B": Boundary(negated=True)
+    "A": Start(), "Z": End(), "b": Boundary(negated=False), "B": Boundary(negated=True, not_empty=True)
 }  # fmt: skip
 _START, _END = Start(), End(or_newline=True)
 _REFUSED_GROUPS = {

@@ -26,9 +26,11 @@ class End:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boundary:
-    """Of the characters on both sides, exactly one is of a word; `negated`: both or none."""
+    """Of the characters on both sides, exactly one is of a word; `negated`: both or none, but (`not_empty`, as Python
+    has it until 3.14) not in the empty string."""
 
     negated: bool
+    not_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

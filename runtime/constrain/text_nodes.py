@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
 from latticework.runtime.constrain.character_machines import CharacterMachine, TooManyStates, character_machine
-from latticework.runtime.constrain.ranges import ANY, intersect, subtract
+from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
 from latticework.runtime.constrain.texts import (
     ANYTHING,
@@ -29,51 +28,75 @@ from latticework.runtime.constrain.texts import (
 )
 from latticework.runtime.constrain.utf8 import utf8_characters
 
-_MUST_ESCAPE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))  # controls, the quote, the backslash
-_PLAIN = subtract(ANY, _MUST_ESCAPE)
 _SEARCH_STATES = 200  # searches with more states than this stay expressions
+_ASCII: Ranges = ((0x00, 0x7F),)
+_PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))  # ASCII that a JSON string holds as it is
+_MUST_ESCAPE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))  # controls, the quote, the backslash
+_BEYOND: Ranges = ((0x80, LAST),)
 
 
 def lower_json(builder: Builder, text: Text) -> int:
     """The JSON strings of the words of `text`, quotes included. NEVER where there is none. Raises ConstraintError."""
     quote = builder.literal(b'"')
-    return builder.sequence([quote, _Lowering(builder, _json_characters, _json_bytes).node(text), quote])
+    return builder.sequence([quote, _Lowering(builder, is_json=True).node(text), quote])
 
 
 def lower_plain(builder: Builder, text: Text) -> int:
     """The words of `text` in UTF-8. NEVER where there is none. Raises ConstraintError."""
-    return _Lowering(builder, utf8_characters, str.encode).node(text)
+    return _Lowering(builder, is_json=False).node(text)
 
 
 def _json_bytes(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
-def _json_characters(builder: Builder, ranges: Ranges) -> int:
-    """One character between the quotes of a JSON string."""
-    escaped = intersect(ranges, _MUST_ESCAPE)
-    if not escaped:
-        return utf8_characters(builder, ranges)
-    words = [_json_bytes(chr(point)) for low, high in escaped for point in range(low, high + 1)]
-    escapes: dict[bytes, list[int]] = {}
-    for word in words:
-        escapes.setdefault(word[:-1], []).append(word[-1])
-    branches = [
-        builder.sequence([builder.literal(head), builder.byte_set(tuple((last, last) for last in sorted(lasts)))])
-        for head, lasts in escapes.items()
-    ]
-    return builder.either([utf8_characters(builder, intersect(ranges, _PLAIN)), *branches])
+class _Characters:
+    """The nodes of single characters. The parts that sets share (all that is not ASCII, mostly) are made once."""
+
+    def __init__(self, builder: Builder, *, is_json: bool) -> None:
+        self._builder = builder
+        self._plain = _PLAIN if is_json else _ASCII
+        self._is_json = is_json
+        self._parts: dict[Ranges, int] = {}
+        self._escapes: dict[Ranges, int] = {}
+
+    def node(self, ranges: Ranges) -> int:
+        branches = []
+        if ranges[0][0] < 0x80:
+            branches.append(self._builder.byte_set(intersect(ranges, self._plain)))
+            if self._is_json and (escaped := intersect(ranges, _MUST_ESCAPE)):
+                if escaped not in self._escapes:
+                    self._escapes[escaped] = self._escaped(escaped)
+                branches.append(self._escapes[escaped])
+        if ranges[-1][1] >= 0x80:
+            beyond = intersect(ranges, _BEYOND)
+            if beyond not in self._parts:
+                self._parts[beyond] = utf8_characters(self._builder, beyond)
+            branches.append(self._parts[beyond])
+        return branches[0] if len(branches) == 1 else self._builder.either(branches)
+
+    def _escaped(self, ranges: Ranges) -> int:
+        heads: dict[bytes, list[int]] = {}
+        for low, high in ranges:
+            for point in range(low, high + 1):
+                word = _json_bytes(chr(point))
+                heads.setdefault(word[:-1], []).append(word[-1])
+        builder = self._builder
+        return builder.either(
+            [
+                builder.sequence([builder.literal(head), builder.byte_set(tuple((b, b) for b in sorted(lasts)))])
+                for head, lasts in heads.items()
+            ]
+        )
 
 
 class _Lowering:
     """Bottom up with an explicit stack: a text may be deeper than Python's own stack."""
 
-    def __init__(
-        self, builder: Builder, characters: Callable[[Builder, Ranges], int], encode: Callable[[str], bytes]
-    ) -> None:
+    def __init__(self, builder: Builder, *, is_json: bool) -> None:
         self.builder = builder
-        self.characters = characters
-        self.encode = encode
+        self.characters = _Characters(builder, is_json=is_json)
+        self.encode: Callable[[str], bytes] = _json_bytes if is_json else str.encode
         self.done: dict[Text, int] = {}
 
     def node(self, text: Text) -> int:
@@ -104,7 +127,7 @@ class _Lowering:
             case Literal():
                 return builder.literal(self.encode(text.text))
             case Characters():
-                return self.characters(builder, text.ranges)
+                return self.characters.node(text.ranges)
             case Words():
                 return builder.either([builder.literal(self.encode(word)) for word in text.words])
             case Then():
@@ -135,7 +158,7 @@ class _Lowering:
         for accepts, moves in zip(machine.accepts, machine.moves, strict=True):
             for mask, _ in moves:
                 if mask not in nodes:
-                    nodes[mask] = self.characters(self.builder, machine.alphabet.characters(mask))
+                    nodes[mask] = self.characters.node(machine.alphabet.characters(mask))
             states.append(MachineState(accepts, tuple((nodes[mask], target) for mask, target in moves)))
         return self.builder.machine(states, machine.low, machine.high)
 
@@ -163,6 +186,3 @@ def _is_search(text: Text) -> bool:
     if isinstance(text, Union):
         return any(map(_is_search, text.items))
     return isinstance(text, Then) and text.first is ANYTHING
-
-
-__all__ = ["ConstraintError", "lower_json", "lower_plain"]
