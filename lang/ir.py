@@ -30,6 +30,7 @@ IR_VERSION = 1
 MAX_BRANCHES = 4096
 MAX_OPS = 100_000
 MAX_TEXT_BYTES = 16 << 20
+MAX_INDENT = 8
 MAX_TOKENS_LIMIT = 1 << 20
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
@@ -223,15 +224,20 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
 
     schema: a schema as JSON text, or as a dict or bool, which is turned into text; the order of its keys is
     kept and is part of the constraint's identity. whitespace: "compact" writes none between tokens, "spaced"
-    writes json.dumps' separators. key_order "schema" writes properties in the schema's order.
-    Raises SchemaError when the text is no JSON.
+    writes json.dumps' separators, a number indents as json.dumps does; "flexible" is JSON as anyone may write it:
+    up to 20 spaces, tabs or line ends between tokens, and 1.0 for an integer. key_order: "schema" writes the listed
+    properties in the schema's order, "any" in any. formats: whether `format` is an assertion or says nothing.
+    Objects are open, as the standard has it: close them with `"additionalProperties": false`.
+    Raises SchemaError when the text is no JSON, InvalidArgument for an option that does not exist.
     """
 
     schema: str | dict[str, Any] | bool
-    whitespace: Literal["compact", "spaced"] = "compact"
-    key_order: Literal["schema"] = "schema"
+    whitespace: Literal["compact", "spaced", "flexible"] | int = "compact"
+    key_order: Literal["schema", "any"] = "schema"
+    formats: Literal["assert", "annotate"] = "assert"
 
     def __post_init__(self) -> None:
+        self._check_options()
         if isinstance(self.schema, str):
             try:
                 value = json.loads(self.schema)
@@ -250,6 +256,18 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
         except (TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"the schema is not JSON: {error}", field="json_schema", pointer="") from None
         msgspec.structs.force_setattr(self, "schema", text)
+
+    def _check_options(self) -> None:
+        space = self.whitespace
+        if isinstance(space, int) and not isinstance(space, bool):
+            _check_range("whitespace", space, 0, MAX_INDENT)
+        elif space not in ("compact", "spaced", "flexible"):
+            hint = 'expected "compact", "spaced", "flexible", or the width of the indent'
+            raise InvalidArgument(f"whitespace is {space!r}", field="whitespace", hint=hint)
+        for field, allowed in (("key_order", ("schema", "any")), ("formats", ("assert", "annotate"))):
+            if getattr(self, field) not in allowed:
+                hint = f"expected {' or '.join(map(repr, allowed))}"
+                raise InvalidArgument(f"{field} is {getattr(self, field)!r}", field=field, hint=hint)
 
     @property
     def text(self) -> str:

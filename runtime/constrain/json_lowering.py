@@ -1,0 +1,276 @@
+"""Formulas -> nodes of a rule graph.
+
+Each formula becomes at most one node (for indented text: one for each depth). A formula that is met again while it is
+being written is a rule, so recursion costs nothing. Strings, numbers and words are terminals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import chain, combinations
+
+from latticework.lang.errors import ConstraintError, SchemaError
+from latticework.runtime.constrain.algebra import Text, both, is_never, lower_json, negate, word_set
+from latticework.runtime.constrain.builder import NEVER, Builder, OutOfTime
+from latticework.runtime.constrain.json_formulas import Formula, Holds
+from latticework.runtime.constrain.json_keys import Keys
+from latticework.runtime.constrain.json_keywords import fail
+from latticework.runtime.constrain.json_meanings import Meanings
+from latticework.runtime.constrain.json_meets import item_formula, member_formula
+from latticework.runtime.constrain.json_numbers import build_numbers
+from latticework.runtime.constrain.json_shapes import FALSE, NULL, TRUE, ArrayShape, ObjectShape, ValueSet
+from latticework.runtime.constrain.json_strings import ALL_STRINGS, Strings
+from latticework.runtime.constrain.json_writing import MAX_INDENTED, Layout
+from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Property
+
+_MAX_MARKS = 6  # needs that one member or item may meet at once
+_MAX_CLASSES = 64  # of keys that patterns tell apart
+_CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
+
+
+class Lowering:
+    """Writes what formulas mean into `builder`. is_ordered: listed members come in order."""
+
+    def __init__(self, builder: Builder, meanings: Meanings, layout: Layout, *, is_ordered: bool) -> None:
+        self.builder = builder
+        self.meanings = meanings
+        self.formulas = meanings.formulas
+        self.layout = layout
+        self.is_ordered = is_ordered
+        self._known: dict[tuple[Formula, int], int] = {}
+        self._open: dict[tuple[Formula, int], int | None] = {}  # being written; the rule, where one was needed
+        self._single: dict[Formula, int] = {}
+        self._any_key: int | None = None
+        self._nesting = 0
+        self._where = ""
+
+    def node(self, formula: Formula, depth: int = 0) -> int:
+        """The texts of the values that satisfy `formula`; NEVER where there is none."""
+        depth = depth if self.layout.indent is not None else 0
+        key = (formula, depth)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        if key in self._open:
+            rule = self._open[key]
+            if rule is None:
+                rule = self._open[key] = self.builder.rule()
+            return self.builder.call(rule)
+        limit = self.meanings.limits.depth
+        if self._nesting >= limit:
+            fail(f"schemas nest too deep; the limit `depth` is {limit}", self._where)
+        where = self._where
+        if isinstance(formula, Holds):
+            self._where = formula.place.pointer
+        self._open[key] = None
+        self._nesting += 1
+        node = self._values(self.meanings.of(formula), depth)
+        self._nesting -= 1
+        rule = self._open.pop(key)
+        if rule is not None:
+            self.builder.define(rule, node)
+            node = self.builder.call(rule)
+        self._known[key] = node
+        self._where = where
+        return node
+
+    def _values(self, values: ValueSet, depth: int) -> int:
+        nodes = [self.builder.terminal(node) for node in self._regular(values, is_single=False)]
+        if self.layout.indent is None or depth < MAX_INDENTED:
+            nodes += [self._array(shape, depth) for shape in values.arrays]
+            nodes += [self._object(shape, depth) for shape in values.objects]
+        return self.builder.either(nodes)
+
+    # ------------------------------------------------------------ strings, numbers, words
+
+    def _regular(self, values: ValueSet, *, is_single: bool) -> list[int]:
+        """The scalars: one node for all that is listed, one for each other kind."""
+        build = self.builder
+        words = [build.literal(text) for bit, text in _CONSTANTS if values.constants & bit]
+        nodes: list[int] = []
+        numbers: list[int] = []
+        for some in values.numbers:
+            try:
+                node = build_numbers(
+                    build, some, has_whole_floats=self.layout.has_whole_floats, is_single=is_single
+                )
+            except OutOfTime:
+                raise
+            except ConstraintError as error:
+                fail(f"multipleOf is not supported here: {error.message}", self._where, error.hint)
+            (words if some.is_point else numbers).append(node)
+        nodes.append(build.either(numbers))
+        if values.strings.words is not None:
+            words += [build.literal(_written(word)) for word in values.strings.words]
+        else:
+            nodes.append(self._string(values.strings))
+        return [build.either(words), *nodes]
+
+    def _string(self, strings: Strings) -> int:
+        """A regular node."""
+        try:
+            return lower_json(self.builder, strings.as_text())
+        except (OutOfTime, SchemaError):
+            raise
+        except ConstraintError as error:
+            fail(error.message, self._where, error.hint)
+
+    # ------------------------------------------------------------ arrays
+
+    def _array(self, shape: ArrayShape, depth: int) -> int:
+        if shape.unique is not None and (shape.high is None or shape.high > 1):
+            return self._unique_array(shape, depth)
+        marks = self.layout.marks(b"[]", depth)
+        listed = max([len(shape.first), *(count.start for count in shape.counts)])
+        first = tuple(
+            self._item_choices(shape, index, depth) for index in range(listed) if shape.high is None or index < shape.high
+        )
+        is_full = shape.high is not None and shape.high <= listed
+        rest = () if is_full else self._item_choices(shape, listed, depth)
+        bounds = tuple((count.low, count.high) for count in shape.counts)
+        return self.builder.array(
+            Array(marks.empty, marks.open, marks.close, marks.comma, first, rest, shape.low, shape.high, bounds)
+        )
+
+    def _item_choices(self, shape: ArrayShape, index: int, depth: int) -> tuple[Choice, ...]:
+        own = item_formula(self.formulas, shape, index)
+        counted = [
+            (mark, count.formula, count.high is not None)
+            for mark, count in enumerate(shape.counts)
+            if count.start <= index
+        ]
+        return self._choices(own, counted, depth)
+
+    def _choices(self, own: Formula, counted: Sequence[tuple[int, Formula, bool]], depth: int) -> tuple[Choice, ...]:
+        """The value, split by what it counts for. counted: (mark, what it wants, whether all must be counted)."""
+        if not counted:
+            return (Choice(self.node(own, depth + 1)),)
+        if len(counted) > _MAX_MARKS:
+            fail("too many schemas speak about how many members or items there are", self._where)
+        formulas = self.formulas
+        found: list[Choice] = []
+        always = [mark for mark, formula, _ in counted if formula is formulas.true]
+        open_marks = [entry for entry in counted if entry[1] is not formulas.true]
+        subsets = chain.from_iterable(combinations(open_marks, size) for size in range(len(open_marks), -1, -1))
+        for chosen in subsets:
+            parts = [own, *(formula for _, formula, _ in chosen)]
+            parts += [formulas.negated(entry[1]) for entry in open_marks if entry[2] and entry not in chosen]
+            node = self.node(formulas.every(parts), depth + 1)
+            if node != NEVER:
+                found.append(Choice(node, tuple(sorted([*always, *(mark for mark, _, _ in chosen)]))))
+        return tuple(found)
+
+    def _unique_array(self, shape: ArrayShape, depth: int) -> int:
+        """Scalars that differ in how they are written; an array or object only where it is the only item."""
+        if shape.counts:
+            fail("'uniqueItems' is not supported beside 'contains'", shape.unique or "")
+        marks = self.layout.marks(b"[]", depth)
+        first = tuple(
+            (Choice(self._single_node(item_formula(self.formulas, shape, index))),) for index in range(len(shape.first))
+        )
+        rest = (Choice(self._single_node(item_formula(self.formulas, shape, len(first)))),)
+        scalars = Array(
+            marks.empty, marks.open, marks.close, marks.comma, first, rest, shape.low, shape.high, is_unique=True
+        )
+        one = ArrayShape(shape.first, shape.rest, (), shape.low, 1) if shape.low <= 1 else None
+        return self.builder.either(
+            [self.builder.array(scalars), self._array(one, depth) if one is not None else NEVER]
+        )
+
+    def _single_node(self, formula: Formula) -> int:
+        """The scalars of `formula` as one terminal, each written in one way."""
+        known = self._single.get(formula)
+        if known is None:
+            parts = self._regular(self.meanings.of(formula), is_single=True)
+            known = self._single[formula] = self.builder.terminal(self.builder.either(parts))
+        return known
+
+    # ------------------------------------------------------------ objects
+
+    def _object(self, shape: ObjectShape, depth: int) -> int:
+        marks = self.layout.marks(b"{}", depth)
+        names = dict.fromkeys(chain(shape.names, shape.required))
+        for keys, _ in chain(shape.rules, *shape.needs):
+            names.update(dict.fromkeys(sorted(keys.names) if isinstance(keys, Keys) else (keys,)))
+        properties = []
+        for name in names:
+            total = member_formula(self.formulas, shape, name)
+            choices: tuple[Choice, ...] = ()
+            if total is not self.formulas.false:
+                counted = [
+                    (mark, formula, False)
+                    for mark, need in enumerate(shape.needs)
+                    for keys, formula in need
+                    if (keys.has(name) if isinstance(keys, Keys) else keys == name)
+                ]
+                choices = self._choices(total, counted, depth)
+            properties.append(Property(_written(name), choices, name in shape.required))
+        extras = self._extras(shape, names, depth)
+        if not extras:
+            properties = [member for member in properties if member.choices or member.is_required]
+        bounds = ((1, None),) * len(shape.needs)
+        return self.builder.object(
+            Object(
+                marks.empty,
+                marks.open,
+                marks.close,
+                marks.comma,
+                self.layout.colon,
+                tuple(properties),
+                extras,
+                self.is_ordered,
+                shape.low,
+                shape.high,
+                bounds,
+            )
+        )
+
+    def _extras(self, shape: ObjectShape, names: dict[str, None], depth: int) -> tuple[Extra, ...]:
+        """Members with keys that are not listed, by the patterns that tell their keys apart."""
+        found: list[Extra] = []
+        for key, has in self._classes(shape, names):
+            value = self.formulas.every(formula for keys, formula in shape.rules if has(keys))
+            if value is self.formulas.false:
+                continue
+            counted = [
+                (mark, formula, False)
+                for mark, need in enumerate(shape.needs)
+                for keys, formula in need
+                if isinstance(keys, Keys) and has(keys)
+            ]
+            found.append(Extra(key, self._choices(value, counted, depth)))
+        return tuple(found)
+
+    def _classes(self, shape: ObjectShape, names: dict[str, None]) -> list[tuple[int, Callable[[Keys], bool]]]:
+        """(the node of the keys, whether a set of keys has them)."""
+        texts = dict.fromkeys(
+            text for keys, _ in chain(shape.rules, *shape.needs) if isinstance(keys, Keys) for text in keys.patterns
+        )
+        if not texts:
+            if any(formula is self.formulas.false for _, formula in shape.rules):
+                return []
+            if self._any_key is None:
+                self._any_key = self._string(ALL_STRINGS)
+            return [(self._any_key, lambda _: True)]
+        listed = word_set(names)
+        classes: list[tuple[Text, frozenset[Text]]] = [(negate(listed), frozenset())]
+        for text in texts:
+            split = [(both(keys, text), {*inside, text}) for keys, inside in classes]
+            split += [(both(keys, negate(text)), inside) for keys, inside in classes]
+            classes = [
+                (keys, frozenset(inside))
+                for keys, inside in split
+                if not is_never(keys, self.meanings.limits, self.builder.tick)
+            ]
+            if len(classes) > _MAX_CLASSES:
+                fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self._where)
+        return [(self._string(Strings(None, keys)), _members(inside)) for keys, inside in classes]
+
+
+def _members(inside: frozenset[Text]) -> Callable[[Keys], bool]:
+    return lambda keys: inside.issuperset(keys.texts) and inside.isdisjoint(keys.outside)
+
+
+def _written(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
