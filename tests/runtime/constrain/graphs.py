@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from latticework.runtime.constrain.rules import (
@@ -34,7 +35,7 @@ from latticework.runtime.constrain.rules import (
 
 Spec: TypeAlias = tuple[Any, ...]
 Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
-ALPHABET = b'ab"{}[],:'
+ALPHABET = b'ab"{}[],: '
 MANY = 1 << 30
 
 
@@ -272,6 +273,7 @@ def _choices(
     group = []
     for _ in range(draw(st.sampled_from([least, 1, 1, 2]))):
         value = draw_value(draw, 0 if is_terminal else depth, rules)
+        assume(not is_terminal or not is_nullable(value))  # JSON has no such values
         group.append((value, tuple(draw(st.lists(st.integers(0, marks - 1), max_size=2))) if marks else ()))
     return group
 
@@ -280,11 +282,30 @@ def _bounds(draw: Draw) -> tuple[tuple[int, int | None], ...]:
     return tuple(draw(st.lists(st.sampled_from([(0, 1), (1, None), (1, 1), (2, 3), (0, None)]), max_size=2)))
 
 
-def _separator(draw: Draw, text: bytes) -> Spec:
-    """The mark alone, or with an optional letter behind it, which may be taken for what follows."""
-    if draw(st.integers(0, 7)):
+def _separator(draw: Draw, text: bytes, is_plain: bool = False) -> Spec:
+    """The mark alone, or with an optional space or a letter behind it, which may be taken for what follows."""
+    kind = draw(st.integers(0, 9))
+    if kind < 7:
         return ("text", text)
-    return ("then", ("text", text), ("repeat", ("text", b"a"), 0, 1))
+    return ("then", ("text", text), ("repeat", ("text", b" " if is_plain or kind < 9 else b"a"), 0, 1))
+
+
+def is_nullable(spec: Spec) -> bool:
+    """Whether a regular part has the empty text."""
+    match spec:
+        case ("text" | "bytes", data):
+            return not data
+        case ("then", *items):
+            return all(is_nullable(item) for item in items)
+        case ("either", *items):
+            return any(is_nullable(item) for item in items)
+        case ("repeat", item, low, _):
+            return low == 0 or is_nullable(item)
+        case ("terminal", item):
+            return is_nullable(item)
+        case ("machine", states, low, _):
+            return low == 0 and bool(states[0][0])
+    raise AssertionError(spec)
 
 
 def draw_object(draw: Draw, depth: int, rules: int) -> Spec:
@@ -309,23 +330,21 @@ def draw_object(draw: Draw, depth: int, rules: int) -> Spec:
 
 def draw_array(draw: Draw, depth: int, rules: int) -> Spec:
     bounds = _bounds(draw)
-    is_unique = draw(st.booleans())
+    is_unique = not bounds and draw(st.booleans())
     first = [
         _choices(draw, depth, rules, len(bounds), 0, is_unique) for _ in range(draw(st.sampled_from([0, 0, 1, 2])))
     ]
     rest = _choices(draw, depth, rules, len(bounds), 0, is_unique)
     low, high = draw(st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3), (3, 3), (0, 0)]))
-    marks = (("text", b"[]"), ("text", b"["), ("text", b"]"), _separator(draw, b","))
+    marks = (("text", b"[]"), ("text", b"["), ("text", b"]"), _separator(draw, b",", is_unique))
     return ("array", marks, first, rest, low, high, bounds, is_unique)
 
 
 @st.composite
 def finite_specs(draw: Draw, most: int = 400) -> Spec:
     """Structured parts with at most `most` texts."""
-    from hypothesis import assume
-
     spec = draw_value(draw, 2)
-    assume(size(spec) <= most)
+    assume(spec[0] != "terminal" and size(spec) <= most)
     return spec
 
 

@@ -27,7 +27,7 @@ LONGER = st.lists(
     unique=True,
 )
 QUIET = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
 )
 
 
@@ -168,7 +168,7 @@ def check_path(language: Language, automaton: Automaton, text: bytes, rng: rando
         for token in rng.sample(sorted(got - expected), min(2, len(got - expected))):
             assert token != END, here
             begun = here + vocabulary.tokens[token]
-            assert can_continue(language.graph, begun, 12, BYTES), f"{begun!r} has no end"
+            assert can_continue(language.graph, begun, 24, BYTES), f"{begun!r} has no end"
         if here == text:
             assert matcher.is_complete()
             return
@@ -297,6 +297,7 @@ def test_accept_rollback_and_copy_agree_with_the_masks(spec: Spec, longer: list[
 # ---------------------------------------------------------------- endless languages, by hand
 
 STAR: Spec = ("terminal", ("repeat", ("bytes", ((ord("a"), ord("b")),)), 0, None))
+PLUS: Spec = ("terminal", ("repeat", ("bytes", ((ord("a"), ord("b")),)), 1, None))
 LETTER: Spec = ("terminal", ("bytes", ((ord("a"), ord("b")),)))
 KEY: Spec = ("then", ("text", b'"'), ("repeat", ("bytes", ((ord("a"), ord("b")),)), 0, None), ("text", b'"'))
 BRACES = tuple(("text", mark) for mark in (b"{}", b"{", b"}", b",", b":"))
@@ -308,7 +309,7 @@ ENDLESS: dict[str, Spec] = {
         True, 2, 3, (),
     ),
     "a key that may not come": ("object", BRACES, [(b'"a"', [], False)], [(KEY, [(LETTER, ())])], False, 0, 2, ()),
-    "distinct items": ("array", BRACKETS, [], [(STAR, ())], 2, None, (), True),
+    "distinct items": ("array", BRACKETS, [], [(PLUS, ())], 2, None, (), True),
     "few distinct items": ("array", BRACKETS, [], [(LETTER, ())], 0, None, (), True),
     "items that count": (
         "array", BRACKETS, [], [(("terminal", ("text", b"a")), (0,)), (("terminal", ("text", b"b")), ())],
