@@ -86,9 +86,16 @@ class Members:
     """The members of one `Object`.
 
     prices: for each property, for each choice, its cost with key, colon and comma; extras: the same for extras.
+    supplies: for each extra, all its keys where those are few.
     """
 
-    def __init__(self, node: Object, prices: Sequence[Sequence[int]], extras: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        node: Object,
+        prices: Sequence[Sequence[int]],
+        extras: Sequence[Sequence[int]],
+        supplies: Sequence[frozenset[bytes] | None],
+    ) -> None:
         self.node = node
         self.bounds = Bounds(node.low, node.high, node.bounds)
         self.start = Written(0, self.bounds.start, frozenset())
@@ -97,11 +104,15 @@ class Members:
             [(price, choice.marks) for price, choice in zip(found, member.choices, strict=True)]
             for found, member in zip(prices, node.properties, strict=True)
         ]
-        self._extras = [
-            (price, choice.marks)
-            for found, member in zip(extras, node.extras, strict=True)
-            for price, choice in zip(found, member.choices, strict=True)
-        ]
+        listed = {member.key for member in node.properties}
+        self._extras: list[tuple[int, tuple[int, ...]]] = []  # of extras with many keys
+        self._scarce: list[tuple[frozenset[bytes], list[tuple[int, tuple[int, ...]]]]] = []
+        for found, member, keys in zip(extras, node.extras, supplies, strict=True):
+            steps = [(price, choice.marks) for price, choice in zip(found, member.choices, strict=True)]
+            if keys is None:
+                self._extras += steps
+            else:
+                self._scarce.append((keys - listed, steps))
         self._has_marks = bool(node.bounds)
         self.counts = self._has_marks or node.low > 0 or node.high is not None
         self._required = sum(1 << i for i, member in enumerate(node.properties) if member.is_required)
@@ -112,7 +123,7 @@ class Members:
             self._next_required[index] = index if is_required else self._next_required[index + 1]
             self._after[index] = self._after[index + 1] + (self._prices[index] if is_required else 0)
         self._offered = sum(1 << i for i, member in enumerate(node.properties) if member.choices)
-        self._known: dict[tuple[int, Tally], int] = {}
+        self._known: dict[Written, int] = {}
 
     def cost(self, written: Written) -> int:
         """The least that has to be written until the object may close; IMPOSSIBLE where it never may."""
@@ -120,10 +131,11 @@ class Members:
             if self.node.is_ordered:
                 return self._after[written.listed]
             return sum(self._prices[i] for i in bits(self._required & ~written.listed))
-        key = (written.listed, written.tally)
-        found = self._known.get(key)
+        if not self._scarce and written.extras:
+            written = Written(written.listed, written.tally, frozenset())
+        found = self._known.get(written)
         if found is None:
-            found = self._known[key] = self._cost(written)
+            found = self._known[written] = self._cost(written)
         return found
 
     def may_close(self, written: Written) -> bool:
@@ -185,14 +197,23 @@ class Members:
         lacking = self.lacking(written)
         best = {written.tally: 0}
         for index in self._left(written):
-            after = {} if lacking >> index & 1 else dict(best)
-            for tally, cost in best.items():
-                for price, marks in self._choices[index]:
-                    reached = self.bounds.add(tally, marks)
-                    if reached is not None and cost + price < after.get(reached, IMPOSSIBLE):
-                        after[reached] = cost + price
-            best = after
+            best = self._with_one(best, self._choices[index], bool(lacking >> index & 1))
+        for keys, steps in self._scarce:
+            for _ in keys - written.extras:
+                best = self._with_one(best, steps, False)
         return min((cost + self.bounds.cheapest(tally, self._extras) for tally, cost in best.items()), default=IMPOSSIBLE)
+
+    def _with_one(
+        self, best: dict[Tally, int], steps: list[tuple[int, tuple[int, ...]]], is_required: bool
+    ) -> dict[Tally, int]:
+        """The least cost of each tally after one more member that may, or must, come."""
+        after = {} if is_required else dict(best)
+        for tally, cost in best.items():
+            for price, marks in steps:
+                reached = self.bounds.add(tally, marks)
+                if reached is not None and cost + price < after.get(reached, IMPOSSIBLE):
+                    after[reached] = cost + price
+        return after
 
     def _cost_by_count(self, written: Written) -> int:
         lacking = self.lacking(written)
@@ -203,7 +224,10 @@ class Members:
         missing = low - written.tally.count - len(required)
         cost = sum(required)
         if missing > 0:
-            prices = sorted(self._prices[i] for i in self._left(written) if not lacking >> i & 1)
+            prices = [self._prices[i] for i in self._left(written) if not lacking >> i & 1]
+            for keys, steps in self._scarce:
+                prices += [min(price for price, _ in steps)] * len(keys - written.extras)
+            prices.sort()
             extra = min((price for price, _ in self._extras), default=IMPOSSIBLE)
             cheap = [price for price in prices[:missing] if price <= extra]
             rest = missing - len(cheap)

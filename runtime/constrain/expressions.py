@@ -14,6 +14,7 @@ import numpy as np
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
+from latticework.runtime.constrain.distinct import few_texts
 from latticework.runtime.constrain.lengths import Lengths
 from latticework.runtime.constrain.live import live_graph
 from latticework.runtime.constrain.rules import (
@@ -143,7 +144,8 @@ class Expressions:
                 [around + self.costs[extra.key] + TRACKED_COST + self.costs[choice.value] for choice in extra.choices]
                 for extra in node.extras
             ]
-            found = self._members[index] = Members(node, prices, extras)
+            supplies = [few_texts(self.nodes, extra.key) for extra in node.extras]
+            found = self._members[index] = Members(node, prices, extras, supplies)
         return found
 
     def items(self, index: int) -> Items:
@@ -163,11 +165,8 @@ class Expressions:
         """Tokens that surely write an item that differs from all others, where it has to."""
         if not array.is_unique:
             return self.costs[value]
-        node = self.nodes[value]
-        if isinstance(node, Terminal):
-            node = self.nodes[node.item]
-        longest = max(map(len, node.words)) if isinstance(node, Words) else 0
-        return max(longest, self.costs[value]) + TRACKED_COST
+        texts = few_texts(self.nodes, value)
+        return max(map(len, texts)) if texts else self.costs[value] + TRACKED_COST
 
     def spell(self, data: bytes) -> list[int]:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""

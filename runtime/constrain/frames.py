@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
+from latticework.runtime.constrain.distinct import Distinct, few_texts
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
@@ -37,7 +38,6 @@ from latticework.runtime.constrain.terminals import Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 MAX_THREADS = 4096
-FINITE_WORDS = 256  # a tracked terminal with at most so many texts is known by them
 
 _UNBOUNDED = 1 << 40
 _END, _NODE, _REPEAT, _AFTER_ANY = 0, 1, 2, 3
@@ -116,7 +116,7 @@ class Frames:
         self._terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
         self._taken: dict[int, frozenset[bytes]] = {}
-        self._words: dict[Terminal, list[bytes] | None] = {}
+        self._distincts: dict[int, Distinct] = {}
         self._structured = self._find_structured()
         self.end = Frame(_END, None, None, 0, None, 0)
         self._end_thread = Thread(None, None, None, self.end, 0)
@@ -193,7 +193,7 @@ class Frames:
         elif rest.kind == _UNIQUE_ITEM:
             assert isinstance(rest.a, int) and isinstance(rest.b, tuple) and rest.rest is not None
             position, tally, texts = rest.b
-            if text is not None and text in texts:
+            if text is not None and text in self.taken(rest):
                 return
             texts = texts if text is None else texts | {text}
             yield self.config_of(self._items(_AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
@@ -254,6 +254,10 @@ class Frames:
         lone = self.lone(thread)
         return [byte for byte in live if self.step(lone, byte) is not None]
 
+    def has_few_texts(self, thread: Thread) -> bool:
+        assert thread.terminal is not None
+        return few_texts(self._nodes, thread.terminal.node) is not None
+
     def lone(self, thread: Thread) -> Config:
         """The config of one thread alone."""
         return self._config({thread: None})
@@ -271,15 +275,26 @@ class Frames:
     def taken(self, rest: Frame) -> frozenset[bytes]:
         """The texts that a tracked thread before `rest` may not come to."""
         if rest.kind == _UNIQUE_ITEM:
-            assert isinstance(rest.b, tuple)
-            return rest.b[2]
+            assert isinstance(rest.a, int) and isinstance(rest.b, tuple)
+            return self._distinct(rest.a).taken(len(rest.b[2]), rest.b[2])
         assert isinstance(rest.a, int) and isinstance(rest.b, Written)
-        listed = self._taken.get(rest.a)
+        return self._taken_keys(rest.a, rest.b)
+
+    def _taken_keys(self, node: int, written: Written) -> frozenset[bytes]:
+        listed = self._taken.get(node)
         if listed is None:
-            node = self._nodes[rest.a]
-            assert isinstance(node, Object)
-            listed = self._taken[rest.a] = frozenset(member.key for member in node.properties)
-        return listed | rest.b.extras if rest.b.extras else listed
+            kind = self._nodes[node]
+            assert isinstance(kind, Object)
+            listed = self._taken[node] = frozenset(member.key for member in kind.properties)
+        return listed | written.extras if written.extras else listed
+
+    def _distinct(self, node: int) -> Distinct:
+        found = self._distincts.get(node)
+        if found is None:
+            kind = self._nodes[node]
+            assert isinstance(kind, Array)
+            found = self._distincts[node] = Distinct(self._nodes, kind)
+        return found
 
     def taken_after(self, rest: Frame, text: bytes) -> list[bytes]:
         """What those of the taken texts that begin with `text` have after it."""
@@ -324,29 +339,12 @@ class Frames:
         """Tokens that surely finish a text of the terminal that is not taken."""
         if not self.taken_after(rest, text):
             return state.cost
-        words = self._finite_words(terminal)
+        words = few_texts(self._nodes, terminal.node)
         if words is None:
             return state.cost + TRACKED_COST
         taken = self.taken(rest)
         free = (len(word) - len(text) for word in words if word.startswith(text) and word not in taken)
         return min(free, default=state.cost)
-
-    def _finite_words(self, terminal: Terminal) -> list[bytes] | None:
-        """All texts of a terminal, if there are few."""
-        if terminal in self._words:
-            return self._words[terminal]
-        found: list[bytes] = []
-        work: list[tuple[State, bytes]] = [(terminal.start, b"")]
-        while work and len(found) <= FINITE_WORDS and len(work) <= FINITE_WORDS:
-            here, text = work.pop()
-            if here.is_complete:
-                found.append(text)
-            for byte, after in terminal.states.live_bytes(terminal.states.adopt(here).index):
-                work.append((terminal.states.states[after], text + bytes((byte,))))
-            if len(text) > FINITE_WORDS:
-                break
-        self._words[terminal] = None if work or len(found) > FINITE_WORDS else found
-        return self._words[terminal]
 
     # ------------------------------------------------------------ frames
 
@@ -508,12 +506,10 @@ class Frames:
         if allowed:
             found[self._key_thread(node, self.key_trie(node), written, allowed, rest)] = None
         for index, extra in enumerate(members.node.extras):
-            if members.with_extra(written, index, UNKNOWN):
+            if self._has_extra(node, written, index):
                 after = self._frame(_EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest))
                 terminal = self.terminal(extra.key)
-                text = b""
-                if not self._is_spent(terminal, terminal.start, text, after):
-                    found[self._thread(terminal, terminal.start, text, after)] = None
+                found[self._thread(terminal, terminal.start, b"", after)] = None
 
     def _cost_after_extra(self, node: int, written: Written, index: int, rest: Frame) -> int:
         members = self._expressions.members(node)
@@ -532,10 +528,19 @@ class Frames:
             work.append(self.node(members.node.comma, self._keys_frame(_NEXT_KEY, node, written, rest)))
 
     def _can_go_on(self, node: int, written: Written) -> bool:
+        """Whether a member can come: a listed one, or one whose key is not taken."""
         members = self._expressions.members(node)
         return bool(members.candidates(written)) or any(
-            members.with_extra(written, index, UNKNOWN) for index in range(len(members.node.extras))
+            self._has_extra(node, written, index) for index in range(len(members.node.extras))
         )
+
+    def _has_extra(self, node: int, written: Written, index: int) -> bool:
+        members = self._expressions.members(node)
+        if not members.with_extra(written, index, UNKNOWN):
+            return False
+        terminal = self.terminal(members.node.extras[index].key)
+        taken = self._sorted(self._taken_keys(node, written))
+        return not taken or not self.is_spent(terminal, terminal.start, taken)
 
     def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
@@ -550,8 +555,14 @@ class Frames:
             after = self._frame(_UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
             for part in self._unique_parts(choice.value):
                 terminal = self.terminal(part)
-                if not self._is_spent(terminal, terminal.start, b"", after):
-                    found[self._thread(terminal, terminal.start, b"", after)] = None
+                if self._is_spent(terminal, terminal.start, b"", after):
+                    continue
+                thread = self._thread(terminal, terminal.start, b"", after)
+                if terminal.start.goes_on:
+                    found[thread] = None
+                if terminal.start.is_complete:
+                    for config in self.after(thread, b""):
+                        self._join(found, config)
 
     def _unique_parts(self, node: int) -> list[int]:
         """The regular nodes that the value of a unique item is one of."""
@@ -609,7 +620,7 @@ class Frames:
         if allowed and not members.counts:
             return self._frame(kind, node, written, 0, rest, cost)
         for index, extra in enumerate(members.node.extras):
-            if members.with_extra(written, index, UNKNOWN):
+            if self._has_extra(node, written, index):
                 key = self._costs[extra.key] + TRACKED_COST
                 cost = min(cost, key + self._cost_after_extra(node, written, index, rest))
         return self._frame(kind, node, written, 0, rest, cost)

@@ -24,9 +24,10 @@ _NAMING = ('"$id"', '"id"', '"$anchor"', '"$dynamicAnchor"', '"$recursiveAnchor"
 
 
 class Resource:
-    """A schema with a URI, and the places in it that have names. is_recursive: `$recursiveAnchor` is true."""
+    """A schema with a URI, and the places in it that have names. is_recursive: `$recursiveAnchor` is true. outer: the
+    whole of which this is a part in another draft."""
 
-    __slots__ = ("anchors", "draft", "dynamic", "is_recursive", "pointer", "schema", "uri")
+    __slots__ = ("anchors", "draft", "dynamic", "is_recursive", "outer", "pointer", "schema", "uri")
 
     def __init__(self, uri: str, schema: Any, pointer: str, draft: Draft) -> None:
         self.uri = uri
@@ -36,6 +37,7 @@ class Resource:
         self.anchors: dict[str, tuple[Any, str]] = {}
         self.dynamic: dict[str, tuple[Any, str]] = {}
         self.is_recursive = False
+        self.outer = self
 
 
 class Place:
@@ -76,16 +78,26 @@ class Document:
         known = self._places.get(pointer)
         if known is None:
             self._check(schema, pointer, resource)
-            resource = self._roots.get(id(schema), resource)
-            known = self._places[pointer] = Place(schema, pointer, resource)
+            known = self._places[pointer] = Place(schema, pointer, self._owner(schema, resource, pointer))
         return known
+
+    def _owner(self, schema: Any, resource: Resource, pointer: str) -> Resource:
+        """The resource that `schema` belongs to, which stands in `resource`."""
+        if not isinstance(schema, dict):
+            return resource
+        owner = self._roots.get(id(schema))
+        if owner is None and "$schema" in schema:
+            draft = draft_of(schema)
+            if draft is None:
+                fail(f"unknown draft {shown(schema['$schema'])}", f"{pointer}/$schema")
+            if draft != resource.draft:  # only what its keywords mean changes
+                owner = self._roots[id(schema)] = Resource(resource.uri, resource.schema, resource.pointer, draft)
+                owner.outer = resource.outer
+                owner.anchors, owner.dynamic = resource.anchors, resource.dynamic
+        return owner or resource
 
     def _check(self, schema: Any, pointer: str, resource: Resource) -> None:
         if isinstance(schema, dict):
-            if pointer and "$schema" in schema and id(schema) not in self._roots:
-                draft = draft_of(schema)
-                if draft is not None and draft != resource.draft:
-                    fail("another draft inside a schema is not supported", f"{pointer}/$schema")
             return
         if isinstance(schema, bool):
             # Draft 4 has true and false only beside lists of items and of properties.
@@ -153,7 +165,7 @@ class Document:
 
     def _resource(self, reference: str, start: Place, at: str) -> tuple[Resource, str]:
         if reference.startswith("#"):
-            return start.resource, unquote(reference[1:])
+            return start.resource.outer, unquote(reference[1:])
         uri, fragment = urldefrag(urljoin(start.resource.uri, reference))
         resource = self._resources.get(uri)
         if resource is None:
@@ -172,8 +184,12 @@ class Document:
             else:
                 fail(f"nothing is at {reference}", at)
             pointer = place(pointer, name)
-            owner = self._roots.get(id(target), owner) if isinstance(target, dict) else owner
+            owner = self._owner(target, owner, pointer) if _is_schema_like(target) else owner
         return self.place(target, pointer, owner)
+
+
+def _is_schema_like(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("$schema", ""), str)
 
 
 def _below(schema: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]:

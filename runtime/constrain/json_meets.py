@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NoReturn, Protocol
 
-from latticework.runtime.constrain.json_formulas import Formula, Formulas, Truth
+from latticework.runtime.constrain.json_formulas import Every, Formula, Formulas, Truth
 from latticework.runtime.constrain.json_keys import Keys
 from latticework.runtime.constrain.json_number_sets import join_numbers, meet_numbers
 from latticework.runtime.constrain.json_shapes import (
@@ -132,8 +132,39 @@ def _meet_objects(
     if a is ALL_OBJECTS or b is ALL_OBJECTS:
         return b if a is ALL_OBJECTS else a
     found = [shape for one in a for other in b if (shape := _meet_object(judge, one, other)) is not None]
+    if len(a) > 1 and len(b) > 1:
+        found = _widest(judge, found)
     _check_many(judge, len(found))
     return tuple(found)
+
+
+def _widest(judge: Judge, shapes: list[ObjectShape]) -> list[ObjectShape]:
+    """Without those that say all that another says, and more."""
+    kept: list[ObjectShape] = []
+    for shape in sorted(shapes, key=lambda shape: len(shape.names) + len(shape.required) + len(shape.needs)):
+        judge.tick()
+        if not any(_is_within(shape, other) for other in kept):
+            kept.append(shape)
+    return [shape for shape in shapes if shape in kept] if len(kept) < len(shapes) else shapes
+
+
+def _is_within(shape: ObjectShape, other: ObjectShape) -> bool:
+    """Whether all that `other` says is among what `shape` says."""
+    if other.low > shape.low or not (other.high is None or (shape.high is not None and shape.high <= other.high)):
+        return False
+    if not (other.required.keys() <= shape.required.keys() and other.names.keys() <= shape.names.keys()):
+        return False
+    if any(need not in shape.needs for need in other.needs) or any(rule not in shape.rules for rule in other.rules):
+        return False
+    return all(_says(shape.names[name], formula) for name, formula in other.names.items())
+
+
+def _says(formula: Formula, part: Formula) -> bool:
+    if formula is part or (isinstance(formula, Truth) and not formula.holds):
+        return True
+    parts = part.parts if isinstance(part, Every) else (part,)
+    own = formula.parts if isinstance(formula, Every) else (formula,)
+    return all(some in own for some in parts) or (isinstance(part, Truth) and part.holds)
 
 
 def _meet_object(judge: Judge, a: ObjectShape, b: ObjectShape) -> ObjectShape | None:

@@ -72,6 +72,7 @@ class Rows:
         self._parts: dict[State, Part] = {}
         self._part_bytes = 0
         self._end_row = vocabulary.end_row
+        self._no_tokens = np.zeros(vocabulary.words, np.int32)
 
     @property
     def nbytes(self) -> int:
@@ -132,6 +133,10 @@ class Rows:
     def _thread(self, thread: Thread) -> tuple[Row, int, Iterable[int]]:
         """A thread's own words, the most that may remain after any of its tokens, and its tokens beyond the words."""
         assert thread.terminal is not None and thread.state is not None
+        if thread.text is not None and self._frames.has_few_texts(thread):
+            exact: Costs = {}
+            self._exact(self._frames.lone(thread), 0, exact)
+            return self._no_tokens, max(exact.values(), default=0), exact
         part = self._part(thread.terminal, thread.state)
         words, need = part.words, part.need + thread.rest.cost
         if thread.text is None:

@@ -147,7 +147,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
     first: the choices of the first items, one by one; rest: those of all others (none: no more). low, high: number of
     items. bounds: (low, high) for the sum of each mark. is_unique: no two items have the same text; every value is
-    then a `Terminal`, each value of which is written in exactly one way.
+    then a `Terminal`, each value of which is written in exactly one way, and there are no bounds on marks.
     """
 
     empty: int
@@ -291,7 +291,8 @@ def _is_valid(node: Node, index: int, rule_count: int) -> bool:
                 and _are_counted(node.low, node.high, node.bounds, [member.choices for member in members])
             )
         case Array():
-            return _are_counted(node.low, node.high, node.bounds, [*node.first, node.rest])
+            is_plain = not (node.is_unique and node.bounds)
+            return is_plain and _are_counted(node.low, node.high, node.bounds, [*node.first, node.rest])
         case _:
             return True
 
