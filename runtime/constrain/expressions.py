@@ -156,17 +156,21 @@ class Expressions:
             assert isinstance(node, Array)
 
             def prices(choices: tuple[Choice, ...]) -> list[int]:
-                return [self.costs[node.comma] + self.item_cost(choice.value, node) for choice in choices]
+                return [self.costs[node.comma] + self.item_cost(choice.value, choices, node) for choice in choices]
 
             found = self._items[index] = Items(node, [prices(choices) for choices in node.first], prices(node.rest))
         return found
 
-    def item_cost(self, value: int, array: Array) -> int:
-        """Tokens that surely write an item that differs from all others, where it has to."""
+    def item_cost(self, value: int, offered: tuple[Choice, ...], array: Array) -> int:
+        """Tokens that surely write the value, one of those offered; where items must differ, one of those that differs
+        from all others."""
         if not array.is_unique:
             return self.costs[value]
-        texts = few_texts(self.nodes, value)
-        return max(map(len, texts)) if texts else self.costs[value] + TRACKED_COST
+        texts = [few_texts(self.nodes, choice.value) for choice in offered]
+        many = [self.costs[c.value] for c, found in zip(offered, texts, strict=True) if found is None]
+        if many:
+            return min(many) + TRACKED_COST
+        return max(len(text) for found in texts for text in found or ())
 
     def spell(self, data: bytes) -> list[int]:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""

@@ -632,13 +632,13 @@ class Frames:
         if kind == _AFTER_ITEM:
             cost = items.cost(position, tally) + self._costs[items.node.close] + rest.cost
         else:
-            cost = min(
-                (
-                    self._expressions.item_cost(choice.value, items.node) + items.cost(at, reached)
-                    for choice, at, reached in items.choices(position, tally)
-                ),
-                default=IMPOSSIBLE,
+            following = items.choices(position, tally)
+            offered = tuple(choice for choice, _, _ in following)
+            prices = (
+                self._expressions.item_cost(choice.value, offered, items.node) + items.cost(at, reached)
+                for choice, at, reached in following
             )
+            cost = min(prices, default=IMPOSSIBLE)
             cost += self._costs[items.node.close] + rest.cost
         return self._frame(kind, node, (position, tally, texts), 0, rest, cost)
 
