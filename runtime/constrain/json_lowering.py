@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import chain, combinations
+from itertools import chain
 
 from latticework.lang.errors import ConstraintError, SchemaError
 from latticework.runtime.constrain.algebra import Text, both, is_never, lower_json, negate, word_set
@@ -24,7 +24,7 @@ from latticework.runtime.constrain.json_strings import ALL_STRINGS, Strings
 from latticework.runtime.constrain.json_writing import MAX_INDENTED, Layout
 from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Property
 
-_MAX_MARKS = 6  # needs that one member or item may meet at once
+_MAX_CELLS = 128  # of one value, by what it counts for
 _MAX_CLASSES = 64  # of keys that patterns tell apart
 _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
@@ -146,20 +146,25 @@ class Lowering:
         """The value, split by what it counts for. counted: (mark, what it wants, whether all must be counted)."""
         if not counted:
             return (Choice(self.node(own, depth + 1)),)
-        if len(counted) > _MAX_MARKS:
-            fail("too many schemas speak about how many members or items there are", self._where)
-        formulas = self.formulas
-        found: list[Choice] = []
-        always = [mark for mark, formula, _ in counted if formula is formulas.true]
-        open_marks = [entry for entry in counted if entry[1] is not formulas.true]
-        subsets = chain.from_iterable(combinations(open_marks, size) for size in range(len(open_marks), -1, -1))
-        for chosen in subsets:
-            parts = [own, *(formula for _, formula, _ in chosen)]
-            parts += [formulas.negated(entry[1]) for entry in open_marks if entry[2] and entry not in chosen]
-            node = self.node(formulas.every(parts), depth + 1)
-            if node != NEVER:
-                found.append(Choice(node, tuple(sorted([*always, *(mark for mark, _, _ in chosen)]))))
-        return tuple(found)
+        formulas, meanings = self.formulas, self.meanings
+        cells: list[tuple[Formula, tuple[int, ...]]] = [(own, ())]
+        for mark, wanted, is_exact in counted:
+            split: list[tuple[Formula, tuple[int, ...]]] = []
+            for cell, marks in cells:
+                inside = formulas.every((cell, wanted))
+                if not meanings.is_never(inside):
+                    split.append((inside, (*marks, mark)))
+                outside = cell
+                if is_exact or _is_scalar(meanings.of(cell)):
+                    outside = formulas.every((cell, formulas.negated(wanted)))
+                    if meanings.is_never(outside):
+                        continue
+                if outside is not inside:
+                    split.append((outside, marks))
+            cells = split
+            if len(cells) > _MAX_CELLS:
+                fail("too many schemas speak about how many members or items there are", self._where)
+        return tuple(Choice(self.node(cell, depth + 1), marks) for cell, marks in cells)
 
     def _unique_array(self, shape: ArrayShape, depth: int) -> int:
         """Scalars that differ in how they are written; an array or object only where it is the only item."""
@@ -266,6 +271,10 @@ class Lowering:
             if len(classes) > _MAX_CLASSES:
                 fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self._where)
         return [(self._string(Strings(None, keys)), _members(inside)) for keys, inside in classes]
+
+
+def _is_scalar(values: ValueSet) -> bool:
+    return not values.arrays and not values.objects
 
 
 def _members(inside: frozenset[Text]) -> Callable[[Keys], bool]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+import msgspec
+
 from latticework.lang.errors import ConstraintError, SchemaError
-from latticework.runtime.constrain.algebra import Text, from_format, from_pattern, length, negate
+from latticework.runtime.constrain.algebra import Text, from_format, from_pattern, length
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.builder import OutOfTime
 from latticework.runtime.constrain.json_arrays import ARRAY_KEYWORDS, array_shape, broken_arrays
@@ -35,7 +37,15 @@ from latticework.runtime.constrain.json_shapes import (
     ValueSet,
 )
 from latticework.runtime.constrain.json_site import Site
-from latticework.runtime.constrain.json_strings import ALL_STRINGS, NO_STRINGS, Strings, join_strings, meet_strings
+from latticework.runtime.constrain.json_strings import (
+    ALL_STRINGS,
+    NO_STRINGS,
+    Strings,
+    all_but,
+    complement,
+    join_strings,
+    meet_strings,
+)
 from latticework.runtime.constrain.json_unevaluated import UNEVALUATED, evaluating, not_evaluating
 
 _NUMBER_KEYWORDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
@@ -135,7 +145,8 @@ class Meanings:
             case Is(value=value):
                 return other_than(self.formulas, value, self._where)
             case Every(parts=parts):
-                return self._all(parts)
+                known = self._known.get(self.formulas.every(parts[:-1]))  # formulas grow by one part at a time
+                return meet(self, known, self.of(parts[-1])) if known is not None else self._all(parts)
             case Some(parts=parts):
                 return self._any(parts)
             case Holds(place=place, scope=scope, is_positive=is_positive):
@@ -226,7 +237,7 @@ class Meanings:
             numbers += [Numbers(others=frozenset((step,))) for step in own.multiples]
         if keywords & _STRING_KEYWORDS:
             for part in self._strings(site):
-                strings = join_strings(strings, Strings(None, negate(part.as_text())))
+                strings = join_strings(strings, complement(part))
         arrays = tuple(broken_arrays(site)) if keywords & ARRAY_KEYWORDS else ()
         objects = tuple(broken_objects(site)) if keywords & OBJECT_KEYWORDS else ()
         values = ValueSet(0, tuple(numbers), strings, arrays, objects)
@@ -235,10 +246,7 @@ class Meanings:
             values = join(values, self._other_types(named))
         for keyword in ("const", "enum"):
             if keyword in keywords:
-                others = ANY_VALUE
-                for value in self._listed(site, keyword):
-                    others = meet(self, others, other_than(self.formulas, value, f"{pointer}/{keyword}"))
-                values = join(values, others)
+                values = join(values, self._other_than(self._listed(site, keyword), f"{pointer}/{keyword}"))
         return values
 
     def _other_types(self, named: frozenset[str]) -> ValueSet:
@@ -251,6 +259,14 @@ class Meanings:
         strings = NO_STRINGS if "string" in named else ALL_STRINGS
         arrays = () if "array" in named else ALL_ARRAYS
         return ValueSet(constants, numbers, strings, arrays, () if "object" in named else ALL_OBJECTS)
+
+    def _other_than(self, values: list[Any], at: str) -> ValueSet:
+        words = [value for value in values if isinstance(value, str)]
+        others = msgspec.structs.replace(ANY_VALUE, strings=all_but(words))
+        for value in values:
+            if not isinstance(value, str):
+                others = meet(self, others, other_than(self.formulas, value, at))
+        return others
 
     def _listed(self, site: Site, keyword: str) -> list[Any]:
         values = [site.schema["const"]] if keyword == "const" else site.schema["enum"]

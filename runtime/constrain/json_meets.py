@@ -24,6 +24,7 @@ from latticework.runtime.constrain.json_shapes import (
 from latticework.runtime.constrain.json_strings import join_strings, meet_strings
 
 MAX_SHAPES = 1000
+_COMPARED = 300  # up to so many shapes are looked through for those that others contain
 
 
 class Judge(Protocol):
@@ -132,7 +133,7 @@ def _meet_objects(
     if a is ALL_OBJECTS or b is ALL_OBJECTS:
         return b if a is ALL_OBJECTS else a
     found = [shape for one in a for other in b if (shape := _meet_object(judge, one, other)) is not None]
-    if len(a) > 1 and len(b) > 1:
+    if len(a) > 1 and len(b) > 1 and len(found) <= _COMPARED:
         found = _widest(judge, found)
     _check_many(judge, len(found))
     return tuple(found)

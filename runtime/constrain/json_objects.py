@@ -7,6 +7,7 @@ from latticework.runtime.constrain.json_keys import ALL_KEYS, Keys
 from latticework.runtime.constrain.json_keywords import counts, names, place, schemas_by_name
 from latticework.runtime.constrain.json_shapes import ALL_OBJECTS, ObjectShape
 from latticework.runtime.constrain.json_site import Site
+from latticework.runtime.constrain.json_strings import ALL_STRINGS
 
 OBJECT_KEYWORDS = frozenset(
     "properties patternProperties additionalProperties propertyNames required minProperties maxProperties".split()
@@ -34,11 +35,20 @@ def object_shape(site: Site) -> ObjectShape:
 
 
 def broken_objects(site: Site) -> list[ObjectShape]:
-    """Objects that break at least one of the same keywords."""
+    """Objects that break at least one of the same keywords. One that lacks a required member, or has it with a wrong
+    value, is one with a wrong value if it is there. The shapes are kept apart by the required members: what tells
+    the objects of one schema from those of others is mostly among them, and what is apart stays few when it is met
+    with the same of other schemas."""
     keywords, formulas = site.keywords, site.formulas
+    listed = _properties(site)
+    right: dict[str, Formula] = {}
     found: list[ObjectShape] = []
+    for name in dict.fromkeys(_required(site)):
+        formula = listed.get(name, formulas.true)
+        found.append(ObjectShape({**right, name: formulas.negated(formula)}, dict.fromkeys(right)))
+        right[name] = formula
     need: list[tuple[Keys | str, Formula]] = []
-    need += [(name, formulas.negated(formula)) for name, formula in _properties(site).items()]
+    need += [(name, formulas.negated(formula)) for name, formula in listed.items() if name not in right]
     need += [(keys, formulas.negated(formula)) for keys, formula in _patterns(site)]
     if "additionalProperties" in keywords:
         need.append((_others(site), formulas.negated(site.at("additionalProperties"))))
@@ -48,10 +58,9 @@ def broken_objects(site: Site) -> list[ObjectShape]:
             need.append((outside, formulas.true))
     need = [(keys, formula) for keys, formula in need if formula is not formulas.false]
     if len(need) == 1 and isinstance(need[0][0], str):
-        found.append(ObjectShape(dict(need), {need[0][0]: None}))  # type: ignore[arg-type]
+        found.append(ObjectShape({**right, need[0][0]: need[0][1]}, dict.fromkeys((*right, need[0][0]))))
     elif need:
-        found.append(ObjectShape(needs=(tuple(need),)))
-    found += [ObjectShape({name: formulas.false}) for name in _required(site)]
+        found.append(ObjectShape(right, dict.fromkeys(right), needs=(tuple(need),)))
     if "minProperties" in keywords or "maxProperties" in keywords:
         low, high = counts(site.schema, "minProperties", "maxProperties", site.pointer)
         if low:
@@ -104,6 +113,6 @@ def _names(site: Site, keyword: str) -> list[str]:
 def _bad_names(site: Site) -> Keys | None:
     """The keys that propertyNames does not allow; None where it allows all."""
     strings = site.reader.inner(site.at("propertyNames")).strings
-    if strings.words is None and strings.text is None:
+    if strings is ALL_STRINGS:
         return None
     return ALL_KEYS if strings.is_never else Keys(outside=(strings.as_text(),))
