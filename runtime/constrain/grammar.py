@@ -44,34 +44,22 @@ def build_rules(builder: Builder, bodies: Mapping[int, int], start: int) -> int:
     return _Rules(builder, bodies, start).solve()
 
 
-class _Rules:
-    """The rules that `start` needs. bodies: the text of each but the empty one; nullable: those that have it."""
+class Nonempty:
+    """The rules that `start` needs. bodies: the text of each but the empty one; nullable: those that have it. melt:
+    terminals become part of what is around them."""
 
-    def __init__(self, builder: Builder, bodies: Mapping[int, int], start: int) -> None:
-        self.builder = builder
-        self.start = start
-        self.rewriting = Rewriting(builder)
-        self.solved: dict[int, int] = {}  # rule -> what stands for a call of it
+    def __init__(self, rewriting: Rewriting, bodies: Mapping[int, int], start: int, *, melt: bool) -> None:
+        self.rewriting = rewriting
+        self.builder = rewriting.builder
         reached = self._reached(bodies, start)
         self.nullable = self._find_nullable(reached)
         memo: dict[int, int] = {}
-        texts = {rule: self.rewriting.replaced(body, self._full_call, memo) for rule, body in reached.items()}
-        self.bodies = {rule: self.rewriting.nonempty(text) for rule, text in texts.items()}
+        texts = {rule: rewriting.replaced(body, self._call, memo, melt=melt) for rule, body in reached.items()}
+        self.bodies = {rule: rewriting.nonempty(text) for rule, text in texts.items()}
 
-    def solve(self) -> int:
-        edges = {rule: self.rewriting.calls(body) for rule, body in self.bodies.items()}
-        uses = self._count_uses()
-        for group in connected(edges):
-            self._solve_group(group, edges, uses)
-        for rule, body in self.bodies.items():
-            if self.solved[rule] == self.builder.call(rule):
-                self.builder.define(rule, self.rewriting.with_terminals(body))
-        root = self.solved[self.start]
-        if not self.rewriting.is_regular(root):
-            root = self.rewriting.with_terminals(root)
-        return self.builder.optional(root) if self.start in self.nullable else root
-
-    # ------------------------------------------------------------ what there is
+    def _call(self, rule: int) -> int:
+        call = self.builder.call(rule)
+        return self.builder.optional(call) if rule in self.nullable else call
 
     def _reached(self, bodies: Mapping[int, int], start: int) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -130,9 +118,31 @@ class _Rules:
             case _:
                 return self.builder.is_nullable(index)
 
-    def _full_call(self, rule: int) -> int:
-        call = self.builder.call(rule)
-        return self.builder.optional(call) if rule in self.nullable else call
+
+class _Rules:
+    """The rules that `start` needs, one group that calls itself after the other."""
+
+    def __init__(self, builder: Builder, bodies: Mapping[int, int], start: int) -> None:
+        self.builder = builder
+        self.start = start
+        self.rewriting = Rewriting(builder)
+        self.solved: dict[int, int] = {}  # rule -> what stands for a call of it
+        found = Nonempty(self.rewriting, bodies, start, melt=True)
+        self.bodies = found.bodies
+        self.nullable = found.nullable
+
+    def solve(self) -> int:
+        edges = {rule: self.rewriting.calls(body) for rule, body in self.bodies.items()}
+        uses = self._count_uses()
+        for group in connected(edges):
+            self._solve_group(group, edges, uses)
+        for rule, body in self.bodies.items():
+            if self.solved[rule] == self.builder.call(rule):
+                self.builder.define(rule, self.rewriting.with_terminals(body))
+        root = self.solved[self.start]
+        if not self.rewriting.is_regular(root):
+            root = self.rewriting.with_terminals(root)
+        return self.builder.optional(root) if self.start in self.nullable else root
 
     def _count_uses(self) -> Counter[int]:
         uses: Counter[int] = Counter([self.start])

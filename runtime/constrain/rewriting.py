@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
-from latticework.runtime.constrain.rules import Call, Either, Machine, Repeat, Terminal, Then
+from latticework.runtime.constrain.rules import Call, Either, Machine, Repeat, Structured, Terminal, Then
 
 
 class Split(NamedTuple):
@@ -67,24 +67,24 @@ class Rewriting:
         return {node.rule for node in nodes if isinstance(node, Call)}
 
     def is_regular(self, root: int) -> bool:
-        """Whether nothing of `root` is a call."""
+        """Whether `root` has no structure: no call, no terminal."""
         for index in self.below([root], self._structured):
-            is_call = isinstance(self.builder.node(index), Call)
-            self._structured[index] = is_call or any(self._structured[part] for part in self.parts(index))
+            is_structured = isinstance(self.builder.node(index), Structured)
+            self._structured[index] = is_structured or any(self._structured[part] for part in self.parts(index))
         return not self._structured[root]
 
     # ------------------------------------------------------------ rewriting
 
-    def replaced(self, root: int, call: Callable[[int], int], memo: dict[int, int]) -> int:
-        """`root` with `call(rule)` in place of every call. Terminals melt into what is around them, and no item of a
-        repeat has the empty text. memo: of earlier uses with the same `call`."""
+    def replaced(self, root: int, call: Callable[[int], int], memo: dict[int, int], *, melt: bool = True) -> int:
+        """`root` with `call(rule)` in place of every call; no item of a repeat has the empty text. melt: terminals
+        become part of what is around them. memo: of earlier uses with the same arguments."""
         builder = self.builder
         memo[NEVER] = NEVER
         for index in self.below([root], memo):
             match builder.node(index):
                 case Call(rule):
                     memo[index] = call(rule)
-                case Terminal(item):
+                case Terminal(item) if melt:
                     memo[index] = memo[item]
                 case Then():
                     memo[index] = builder.sequence([memo[part] for part in self.parts(index)])
@@ -120,7 +120,7 @@ class Rewriting:
         return memo[root]
 
     def with_terminals(self, root: int) -> int:
-        """`root`, each largest part of it that calls nothing made a terminal."""
+        """`root`, each largest part of it that has no structure made a terminal."""
         builder, memo = self.builder, self._with_terminals
         if self.is_regular(root):
             return builder.terminal(root)
@@ -177,12 +177,12 @@ class Rewriting:
             found.add(index)
             parts = self.parts(index)
             if isinstance(self.builder.node(index), Then):
-                work += self._outermost(parts, at_start)
+                work += self.outermost(parts, at_start)
             else:
                 work += parts
         return sorted(found)
 
-    def _outermost(self, parts: tuple[int, ...], at_start: bool) -> list[int]:
+    def outermost(self, parts: tuple[int, ...], at_start: bool) -> list[int]:
         """The items of a sequence that its text may begin (or end) with."""
         found: list[int] = []
         for part in parts if at_start else reversed(parts):
@@ -206,7 +206,7 @@ class Rewriting:
                 return Split({rule: [EMPTY]}, NEVER) if rule in members else Split({}, index)
             case Then():
                 parts = self.parts(index)
-                outer = self._outermost(parts, at_start)
+                outer = self.outermost(parts, at_start)
                 if not any(memo[part].recurring for part in outer):
                     return Split({}, index)
                 rests: list[int] = []
