@@ -85,5 +85,3 @@ def _sizes(site: Site) -> tuple[int, int | None]:
 
 def _is_unique(site: Site) -> bool:
     return "uniqueItems" in site.keywords and flag(site.schema, "uniqueItems", site.pointer)
-
-

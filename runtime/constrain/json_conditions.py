@@ -153,4 +153,3 @@ def or_other_type(about: str, values: ValueSet) -> ValueSet:
     if about == "arrays":
         return ValueSet(ANY_VALUE.constants, ANY_VALUE.numbers, ANY_VALUE.strings, values.arrays, ANY_VALUE.objects)
     return _or_no_object(values.objects)
-

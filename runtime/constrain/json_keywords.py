@@ -39,7 +39,9 @@ def interval(schema: dict[str, Any], draft: Draft, pointer: str) -> Numbers:
     """The tightest of the four bound keywords on each side."""
     low, high = _bound(schema, "minimum", pointer), _bound(schema, "maximum", pointer)
     if draft.has_boolean_bounds:
-        return Numbers(low, high, _flag(schema, "exclusiveMinimum", pointer), _flag(schema, "exclusiveMaximum", pointer))
+        return Numbers(
+            low, high, _flag(schema, "exclusiveMinimum", pointer), _flag(schema, "exclusiveMaximum", pointer)
+        )
     above, below = _bound(schema, "exclusiveMinimum", pointer), _bound(schema, "exclusiveMaximum", pointer)
     low_exclusive = above is not None and (low is None or above >= low)
     high_exclusive = below is not None and (high is None or below <= high)
@@ -81,13 +83,12 @@ def counts(schema: dict[str, Any], low_keyword: str, high_keyword: str, pointer:
         value = schema.get(keyword)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        if is_count and value > MAX_COUNT and keyword == high_keyword:
-            value = None  # as good as no bound
-        elif is_count and value > MAX_COUNT:
-            fail(f"{keyword!r} is at most {MAX_COUNT} here; got {shown(value)}", f"{pointer}/{keyword}")
-        if keyword in schema and not is_count:
+        if keyword in schema and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             fail(f"{keyword!r} is a whole number from 0; got {shown(value)}", f"{pointer}/{keyword}")
+        if value is not None and value > MAX_COUNT:
+            if keyword == low_keyword:
+                fail(f"{keyword!r} is at most {MAX_COUNT} here; got {shown(value)}", f"{pointer}/{keyword}")
+            value = None  # as good as no bound
         found.append(value)
     return found[0] or 0, found[1]
 

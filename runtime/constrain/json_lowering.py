@@ -18,6 +18,7 @@ from latticework.runtime.constrain.json_keys import Keys
 from latticework.runtime.constrain.json_keywords import fail
 from latticework.runtime.constrain.json_meanings import Meanings
 from latticework.runtime.constrain.json_meets import item_formula, member_formula
+from latticework.runtime.constrain.json_number_sets import Numbers
 from latticework.runtime.constrain.json_numbers import build_numbers
 from latticework.runtime.constrain.json_shapes import FALSE, NULL, TRUE, ArrayShape, ObjectShape, ValueSet
 from latticework.runtime.constrain.json_strings import ALL_STRINGS, Strings
@@ -30,7 +31,8 @@ _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
 
 class Lowering:
-    """Writes what formulas mean into `builder`. is_ordered: listed members come in order."""
+    """Writes what formulas mean into `builder`. is_ordered: listed members come in order. where: the pointer of the
+    schema that is being written."""
 
     def __init__(self, builder: Builder, meanings: Meanings, layout: Layout, *, is_ordered: bool) -> None:
         self.builder = builder
@@ -42,8 +44,13 @@ class Lowering:
         self._open: dict[tuple[Formula, int], int | None] = {}  # being written; the rule, where one was needed
         self._single: dict[Formula, int] = {}
         self._any_key: int | None = None
+        self._numbers: dict[tuple[Numbers, bool], int] = {}
+        self._strings: dict[Text, int] = {}
+        self._classified: dict[
+            tuple[tuple[Text, ...], frozenset[str]], list[tuple[int, Callable[[Keys], bool]]]
+        ] = {}  # fmt: skip
         self._nesting = 0
-        self._where = ""
+        self.where = ""
 
     def node(self, formula: Formula, depth: int = 0) -> int:
         """The texts of the values that satisfy `formula`; NEVER where there is none."""
@@ -59,10 +66,10 @@ class Lowering:
             return self.builder.call(rule)
         limit = self.meanings.limits.depth
         if self._nesting >= limit:
-            fail(f"schemas nest too deep; the limit `depth` is {limit}", self._where)
-        where = self._where
+            fail(f"schemas nest too deep; the limit `depth` is {limit}", self.where)
+        where = self.where
         if isinstance(formula, Holds):
-            self._where = formula.place.pointer
+            self.where = formula.place.pointer
         self._open[key] = None
         self._nesting += 1
         node = self._values(self.meanings.of(formula), depth)
@@ -72,7 +79,7 @@ class Lowering:
             self.builder.define(rule, node)
             node = self.builder.call(rule)
         self._known[key] = node
-        self._where = where
+        self.where = where
         return node
 
     def _values(self, values: ValueSet, depth: int) -> int:
@@ -91,14 +98,7 @@ class Lowering:
         nodes: list[int] = []
         numbers: list[int] = []
         for some in values.numbers:
-            try:
-                node = build_numbers(
-                    build, some, has_whole_floats=self.layout.has_whole_floats, is_single=is_single
-                )
-            except OutOfTime:
-                raise
-            except ConstraintError as error:
-                fail(f"multipleOf is not supported here: {error.message}", self._where, error.hint)
+            node = self._number(some, is_single)
             (words if some.is_point else numbers).append(node)
         nodes.append(build.either(numbers))
         if values.strings.words is not None:
@@ -107,14 +107,34 @@ class Lowering:
             nodes.append(self._string(values.strings))
         return [build.either(words), *nodes]
 
+    def _number(self, numbers: Numbers, is_single: bool) -> int:
+        """A regular node."""
+        key = (numbers, is_single)
+        known = self._numbers.get(key)
+        if known is None:
+            has_floats = self.layout.has_whole_floats
+            try:
+                known = build_numbers(self.builder, numbers, has_whole_floats=has_floats, is_single=is_single)
+            except OutOfTime:
+                raise
+            except ConstraintError as error:
+                fail(f"multipleOf is not supported here: {error.message}", self.where, error.hint)
+            self._numbers[key] = known
+        return known
+
     def _string(self, strings: Strings) -> int:
         """A regular node."""
+        text = strings.as_text()
+        known = self._strings.get(text)
+        if known is not None:
+            return known
         try:
-            return lower_json(self.builder, strings.as_text())
+            known = self._strings[text] = lower_json(self.builder, text)
+            return known
         except (OutOfTime, SchemaError):
             raise
         except ConstraintError as error:
-            fail(error.message, self._where, error.hint)
+            fail(error.message, self.where, error.hint)
 
     # ------------------------------------------------------------ arrays
 
@@ -124,7 +144,9 @@ class Lowering:
         marks = self.layout.marks(b"[]", depth)
         listed = max([len(shape.first), *(count.start for count in shape.counts)])
         first = tuple(
-            self._item_choices(shape, index, depth) for index in range(listed) if shape.high is None or index < shape.high
+            self._item_choices(shape, index, depth)
+            for index in range(listed)
+            if shape.high is None or index < shape.high
         )
         is_full = shape.high is not None and shape.high <= listed
         rest = () if is_full else self._item_choices(shape, listed, depth)
@@ -163,7 +185,7 @@ class Lowering:
                     split.append((outside, marks))
             cells = split
             if len(cells) > _MAX_CELLS:
-                fail("too many schemas speak about how many members or items there are", self._where)
+                fail("too many schemas speak about how many members or items there are", self.where)
         return tuple(Choice(self.node(cell, depth + 1), marks) for cell, marks in cells)
 
     def _unique_array(self, shape: ArrayShape, depth: int) -> int:
@@ -179,9 +201,7 @@ class Lowering:
             marks.empty, marks.open, marks.close, marks.comma, first, rest, shape.low, shape.high, is_unique=True
         )
         one = ArrayShape(shape.first, shape.rest, (), shape.low, 1) if shape.low <= 1 else None
-        return self.builder.either(
-            [self.builder.array(scalars), self._array(one, depth) if one is not None else NEVER]
-        )
+        return self.builder.either([self.builder.array(scalars), self._array(one, depth) if one is not None else NEVER])
 
     def _single_node(self, formula: Formula) -> int:
         """The scalars of `formula` as one terminal, each written in one way."""
@@ -258,18 +278,24 @@ class Lowering:
             if self._any_key is None:
                 self._any_key = self._string(ALL_STRINGS)
             return [(self._any_key, lambda _: True)]
+        key = (tuple(texts), frozenset(names))
+        known = self._classified.get(key)
+        if known is None:
+            known = self._classified[key] = self._split_keys(texts, names)
+        return known
+
+    def _split_keys(self, texts: dict[Text, None], names: dict[str, None]) -> list[tuple[int, Callable[[Keys], bool]]]:
+        """The keys that are not among `names`, by which of the texts have them."""
         listed = word_set(names)
         classes: list[tuple[Text, frozenset[Text]]] = [(negate(listed), frozenset())]
         for text in texts:
-            split = [(both(keys, text), {*inside, text}) for keys, inside in classes]
+            split = [(both(keys, text), inside | {text}) for keys, inside in classes]
             split += [(both(keys, negate(text)), inside) for keys, inside in classes]
             classes = [
-                (keys, frozenset(inside))
-                for keys, inside in split
-                if not is_never(keys, self.meanings.limits, self.builder.tick)
+                (keys, inside) for keys, inside in split if not is_never(keys, self.meanings.limits, self.builder.tick)
             ]
             if len(classes) > _MAX_CLASSES:
-                fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self._where)
+                fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self.where)
         return [(self._string(Strings(None, keys)), _members(inside)) for keys, inside in classes]
 
 

@@ -132,7 +132,11 @@ class Meanings:
                 raise
             except ConstraintError as error:
                 raise SchemaError(
-                    f"{error.message} (at {at})", hint=error.hint, field="json_schema", position=error.position, pointer=at
+                    f"{error.message} (at {at})",
+                    hint=error.hint,
+                    field="json_schema",
+                    position=error.position,
+                    pointer=at,
                 ) from None
         return self._patterns[pattern]
 
@@ -174,9 +178,11 @@ class Meanings:
         if not site.keywords <= _OWN_KEYWORDS:
             for keyword in CONDITIONS:
                 if keyword in site.keywords:
+                    self._where = f"{site.pointer}/{keyword}"
                     values = meet(self, values, satisfying(site, keyword))
             for keyword in UNEVALUATED:
                 if keyword in site.keywords:
+                    self._where = f"{site.pointer}/{keyword}"
                     values = meet(self, values, evaluating(site, keyword))
         return values
 
@@ -185,9 +191,11 @@ class Meanings:
         if not site.keywords <= _OWN_KEYWORDS:
             for keyword in CONDITIONS:
                 if keyword in site.keywords:
+                    self._where = f"{site.pointer}/{keyword}"
                     values = join(values, breaking(site, keyword))
             for keyword in UNEVALUATED:
                 if keyword in site.keywords:
+                    self._where = f"{site.pointer}/{keyword}"
                     values = join(values, not_evaluating(site, keyword))
         return values
 

@@ -85,9 +85,7 @@ def are_disjoint(judge: Judge, a: ValueSet, b: ValueSet) -> bool:
 # ---------------------------------------------------------------- arrays
 
 
-def _meet_arrays(
-    judge: Judge, a: tuple[ArrayShape, ...], b: tuple[ArrayShape, ...]
-) -> tuple[ArrayShape, ...]:
+def _meet_arrays(judge: Judge, a: tuple[ArrayShape, ...], b: tuple[ArrayShape, ...]) -> tuple[ArrayShape, ...]:
     if a is ALL_ARRAYS or b is ALL_ARRAYS:
         return b if a is ALL_ARRAYS else a
     found = [shape for one in a for other in b if (shape := _meet_array(judge, one, other)) is not None]
@@ -127,9 +125,7 @@ def item_formula(formulas: Formulas, shape: ArrayShape, index: int) -> Formula:
 # ---------------------------------------------------------------- objects
 
 
-def _meet_objects(
-    judge: Judge, a: tuple[ObjectShape, ...], b: tuple[ObjectShape, ...]
-) -> tuple[ObjectShape, ...]:
+def _meet_objects(judge: Judge, a: tuple[ObjectShape, ...], b: tuple[ObjectShape, ...]) -> tuple[ObjectShape, ...]:
     if a is ALL_OBJECTS or b is ALL_OBJECTS:
         return b if a is ALL_OBJECTS else a
     found = [shape for one in a for other in b if (shape := _meet_object(judge, one, other)) is not None]
@@ -185,9 +181,8 @@ def _meet_object(judge: Judge, a: ObjectShape, b: ObjectShape) -> ObjectShape | 
         total = member_formula(judge.formulas, shape, name)
         if total is judge.formulas.false:
             return None
-        is_new = (
-            total is not member_formula(judge.formulas, a, name)
-            and total is not member_formula(judge.formulas, b, name)
+        is_new = total is not member_formula(judge.formulas, a, name) and total is not member_formula(
+            judge.formulas, b, name
         )
         if is_new and judge.is_never(total):
             return None

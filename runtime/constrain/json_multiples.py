@@ -152,7 +152,7 @@ class _Reader:
     def _read(
         self, parts: tuple[tuple[int, int], ...], is_negative: bool, digit: int, is_behind: bool
     ) -> tuple[tuple[int, int], ...]:
-        readers = (*self.steps, *self.others, *self._bounds(is_negative))
+        readers: tuple[_Remainder | _Bound, ...] = (*self.steps, *self.others, *self._bounds(is_negative))
         return tuple(reader.next(part, digit, is_behind) for reader, part in zip(readers, parts, strict=True))
 
     def _at_point(self, parts: tuple[tuple[int, int], ...], is_negative: bool) -> tuple[tuple[int, int], ...]:

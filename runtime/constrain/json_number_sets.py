@@ -62,7 +62,7 @@ class Numbers(msgspec.Struct, frozen=True):
         )
 
 
-ALL_NUMBERS = (Numbers(),)
+ALL_NUMBERS: tuple[Numbers, ...] = (Numbers(),)
 
 
 def point(value: Fraction) -> tuple[Numbers, ...]:

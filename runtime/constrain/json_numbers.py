@@ -166,7 +166,9 @@ def _magnitudes(builder: Builder, low: Fraction | None, high: Fraction | None, i
         inner_first = first if bottom is None else max(first, bottom + 1)
         inner_last = last if top is None else min(last, top - 1)
         if inner_first <= inner_last:
-            branches.append(builder.sequence([_mantissas(builder, None, None), _exponents(builder, inner_first, inner_last)]))
+            branches.append(
+                builder.sequence([_mantissas(builder, None, None), _exponents(builder, inner_first, inner_last)])
+            )
         for edge in {edge for edge in (bottom, top) if edge is not None and first <= edge <= last}:
             scale = Fraction(10) ** edge
             from_low = low / scale if low is not None and edge == bottom else None
@@ -199,5 +201,3 @@ def _exponents(builder: Builder, first: int, last: int) -> int:
     single = builder.sequence([zero, naturals(builder, low, min(high, 9))]) if low < 10 else NEVER
     rest = naturals(builder, max(low, 10), high)
     return builder.sequence([builder.literal(sign), builder.either([single, rest])])
-
-

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import json
 
-from latticework.lang.errors import SchemaError
+from latticework.lang.errors import ConstraintError, SchemaError
 from latticework.lang.ir import JsonSchema
 from latticework.runtime.constrain.base import Limits
-from latticework.runtime.constrain.builder import Builder
+from latticework.runtime.constrain.builder import Builder, OutOfTime
 from latticework.runtime.constrain.json_document import Document
 from latticework.runtime.constrain.json_lowering import Lowering
 from latticework.runtime.constrain.json_meanings import Meanings
@@ -36,6 +36,7 @@ def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) 
             field="json_schema",
             pointer="",
         )
+    lowering: Lowering | None = None
     try:
         document = Document(json.loads(text), text)
         meanings = Meanings(document, limits, builder.tick, asserts_formats=constraint.formats == "assert")
@@ -43,4 +44,14 @@ def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) 
         lowering = Lowering(builder, meanings, layout, is_ordered=constraint.key_order == "schema")
         return lowering.node(meanings.formulas.schema(document.root, ()))
     except RecursionError:
-        raise SchemaError("the schema nests too deep", field="json_schema", pointer="") from None
+        where = lowering.where if lowering else ""
+        raise SchemaError("the schema nests too deep", field="json_schema", pointer=where) from None
+    except OutOfTime as error:
+        error.pointer = lowering.where if lowering else ""
+        raise
+    except SchemaError:
+        raise
+    except ConstraintError as error:  # a limit of the builder
+        where = lowering.where if lowering else ""
+        message = f"{error.message} (at {where or 'the root'})"
+        raise SchemaError(message, hint=error.hint, field="json_schema", pointer=where) from None

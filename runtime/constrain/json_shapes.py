@@ -54,8 +54,8 @@ class ArrayShape(msgspec.Struct, frozen=True, eq=False):
     unique: str | None = None
 
 
-ALL_OBJECTS = (ObjectShape(),)
-ALL_ARRAYS = (ArrayShape(),)
+ALL_OBJECTS: tuple[ObjectShape, ...] = (ObjectShape(),)
+ALL_ARRAYS: tuple[ArrayShape, ...] = (ArrayShape(),)
 
 
 class ValueSet(msgspec.Struct, frozen=True, eq=False):
@@ -69,9 +69,7 @@ class ValueSet(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def is_never(self) -> bool:
-        return not (
-            self.constants or self.numbers or self.arrays or self.objects or not self.strings.is_never
-        )
+        return not (self.constants or self.numbers or self.arrays or self.objects or not self.strings.is_never)
 
 
 ANY_VALUE = ValueSet(NULL | FALSE | TRUE, ALL_NUMBERS, ALL_STRINGS, ALL_ARRAYS, ALL_OBJECTS)
