@@ -38,6 +38,7 @@ from latticework.runtime.constrain.rules import (
     Terminal,
     Then,
     Words,
+    check_left_recursion,
     children,
 )
 
@@ -304,7 +305,11 @@ class Builder:
         nodes = [*self._nodes, Either(())]  # the last is a rule's that was never defined
         rules = tuple(len(self._nodes) if node == NEVER else node for node in self._rules)
         live = live_graph(RuleGraph(tuple(nodes), root, rules), frozenset(range(256)), self.tick)
-        return None if live is None else compact(live)
+        if live is None:
+            return None
+        found = compact(live)
+        check_left_recursion(found)
+        return found
 
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""

@@ -30,6 +30,20 @@ _DEEP = 512  # characters of a machine's text beyond which it counts as many
 Texts = frozenset[bytes]
 
 
+class FewTexts:
+    """The texts of a graph's regular nodes, where they are few. Remembers what it was asked."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+        self._known: dict[int, Texts | None] = {}
+
+    def __call__(self, index: int) -> Texts | None:
+        """All texts of the node, if there are fewer than MANY; None otherwise."""
+        if index not in self._known:
+            self._known[index] = few_texts(self._nodes, index)
+        return self._known[index]
+
+
 def few_texts(nodes: Sequence[Node], index: int) -> Texts | None:
     """All texts of a regular node, if there are fewer than MANY; None otherwise."""
     node = nodes[index]
@@ -45,7 +59,8 @@ def few_texts(nodes: Sequence[Node], index: int) -> Texts | None:
         case Terminal(item):
             return few_texts(nodes, item)
         case Then(first, rest):
-            return _product(few_texts(nodes, first), few_texts(nodes, rest))
+            begins = few_texts(nodes, first)
+            return None if begins is None else _product(begins, few_texts(nodes, rest))
         case Either(items):
             found: set[bytes] = set()
             for item in items:
@@ -54,7 +69,7 @@ def few_texts(nodes: Sequence[Node], index: int) -> Texts | None:
                     return None
             return frozenset(found)
         case Repeat(item, low, high):
-            return _repeated(few_texts(nodes, item), low, high)
+            return None if high is None or high > MANY else _repeated(few_texts(nodes, item), low, high)
         case Machine():
             return _of_machine(nodes, node)
         case _:
@@ -64,10 +79,10 @@ def few_texts(nodes: Sequence[Node], index: int) -> Texts | None:
 class Distinct:
     """The items of one array without repeats."""
 
-    def __init__(self, nodes: Sequence[Node], node: Array) -> None:
+    def __init__(self, few: FewTexts, node: Array) -> None:
         self._low = node.low
-        self._first = [_texts_of(nodes, choices) for choices in node.first]
-        self._rest = _texts_of(nodes, node.rest)
+        self._first = [_texts_of(few, choices) for choices in node.first]
+        self._rest = _texts_of(few, node.rest)
         self._scarce = frozenset().union(*(texts for texts in (*self._first, self._rest) if texts is not None))
         self._known: dict[tuple[int, Texts], Texts] = {}
 
@@ -115,10 +130,10 @@ def _assign(index: int, sets: list[Texts], owner: dict[bytes, int], tried: set[b
     return False
 
 
-def _texts_of(nodes: Sequence[Node], choices: tuple[Choice, ...]) -> Texts | None:
+def _texts_of(few: FewTexts, choices: tuple[Choice, ...]) -> Texts | None:
     found: Texts = frozenset()
     for choice in choices:
-        more = few_texts(nodes, choice.value)
+        more = few(choice.value)
         if more is None:
             return None
         found |= more
@@ -131,11 +146,9 @@ def _product(first: Texts | None, rest: Texts | None) -> Texts | None:
     return frozenset(left + right for left in first for right in rest)
 
 
-def _repeated(item: Texts | None, low: int, high: int | None) -> Texts | None:
+def _repeated(item: Texts | None, low: int, high: int) -> Texts | None:
     if item is None or item == {b""}:
         return item
-    if high is None or high > MANY:
-        return None
     found: Texts = frozenset((b"",)) if low == 0 else frozenset()
     power: Texts | None = frozenset((b"",))
     for count in range(1, high + 1):

@@ -14,9 +14,9 @@ import numpy as np
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
-from latticework.runtime.constrain.distinct import few_texts
+from latticework.runtime.constrain.distinct import FewTexts
 from latticework.runtime.constrain.lengths import Lengths
-from latticework.runtime.constrain.live import live_graph
+from latticework.runtime.constrain.live import live_graph, needs_only
 from latticework.runtime.constrain.rules import (
     Array,
     Bytes,
@@ -33,7 +33,6 @@ from latticework.runtime.constrain.rules import (
     Terminal,
     Then,
     Words,
-    check_rules,
     children,
 )
 from latticework.runtime.constrain.vocabulary import Vocabulary
@@ -71,21 +70,24 @@ class WordTable:
 
 
 class Expressions:
-    """The nodes of `rules`, restricted to bytes that `vocabulary` can write.
+    """The nodes of `rules`, restricted to bytes that `vocabulary` can write. `rules` come from a `Builder` or from
+    `decode_rules`, so that they are valid and every part of them has a text.
 
     costs: an upper bound on the tokens of each node's shortest text. Raises ConstraintError when no text of the
     language can be written.
     """
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary) -> None:
-        check_rules(rules)
-        live = live_graph(rules, vocabulary.writable, lambda: None)
+        live: RuleGraph | None = rules
+        if not needs_only(rules, vocabulary.writable):
+            live = live_graph(rules, vocabulary.writable, lambda: None)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)
         self.root = live.root
         self.nodes = live.nodes
         self.rules = live.rules
         self._vocabulary = vocabulary
+        self.few_texts = FewTexts(self.nodes)
         self._exact_left = _EXACT_BYTES
         self._literal_costs: dict[int, list[int]] = {}
         self._tables: dict[int, WordTable] = {}
@@ -144,7 +146,7 @@ class Expressions:
                 [around + self.costs[extra.key] + TRACKED_COST + self.costs[choice.value] for choice in extra.choices]
                 for extra in node.extras
             ]
-            supplies = [few_texts(self.nodes, extra.key) for extra in node.extras]
+            supplies = [self.few_texts(extra.key) for extra in node.extras]
             found = self._members[index] = Members(node, prices, extras, supplies)
         return found
 
@@ -166,7 +168,7 @@ class Expressions:
         from all others."""
         if not array.is_unique:
             return self.costs[value]
-        texts = [few_texts(self.nodes, choice.value) for choice in offered]
+        texts = [self.few_texts(choice.value) for choice in offered]
         many = [self.costs[c.value] for c, found in zip(offered, texts, strict=True) if found is None]
         if many:
             return min(many) + TRACKED_COST
@@ -185,23 +187,23 @@ class Expressions:
         """Prices from below: those of rules fall from pass to pass until nothing changes."""
         rules = [IMPOSSIBLE] * len(self.rules)
         self.costs = [0] * len(self.nodes)
-        waiting = [*range(len(self.nodes))]
-        while True:
-            for index in waiting:
-                self.costs[index] = min(self._price(self.nodes[index], index, rules), IMPOSSIBLE)
-            found = [self.costs[node] for node in self.rules]
-            if found == rules:
-                break
+        calls = [False] * len(self.nodes)  # whether a price depends on a rule's
+        waiting: list[int] = []
+        for index, node in enumerate(self.nodes):
+            self.costs[index] = min(self._price(node, index, rules), IMPOSSIBLE)
+            calls[index] = isinstance(node, Call) or any(calls[child] for child in children(node))
+            if calls[index]:
+                waiting.append(index)
+        while (found := [self.costs[node] for node in self.rules]) != rules:
             rules = found
-            waiting = [index for index in waiting if self._may_change(self.nodes[index])]
-            self._members.clear()
-            self._items.clear()
+            for index in waiting:
+                self._members.pop(index, None)
+                self._items.pop(index, None)
+                self.costs[index] = min(self._price(self.nodes[index], index, rules), IMPOSSIBLE)
+        for index in waiting:
+            self._members.pop(index, None)
+            self._items.pop(index, None)
         self.costs = [min(cost, _MOST_TOKENS) for cost in self.costs]
-        self._members.clear()
-        self._items.clear()
-
-    def _may_change(self, node: Node) -> bool:
-        return not isinstance(node, Empty | Bytes | Literal | Words | Machine | Terminal)
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
         costs = self.costs

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
-from latticework.runtime.constrain.distinct import Distinct, few_texts
+from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
@@ -43,6 +43,7 @@ _UNBOUNDED = 1 << 40
 _END, _NODE, _REPEAT, _AFTER_ANY = 0, 1, 2, 3
 _FIRST_KEY, _NEXT_KEY, _AFTER_MEMBER, _EXTRA = 4, 5, 6, 7
 _ITEM, _AFTER_ITEM, _UNIQUE_ITEM = 8, 9, 10
+_NOTHING: list[bytes] = []
 UNKNOWN: bytes | None = None  # the text of a tracked thread that nobody needs
 
 
@@ -96,13 +97,14 @@ class KeyThread:
 class Config:
     """What a text has come to. is_complete: it may end here; cost: tokens that surely suffice until it may."""
 
-    __slots__ = ("cost", "is_complete", "steps", "threads")
+    __slots__ = ("cost", "is_complete", "next", "steps", "threads")
 
     def __init__(self, threads: tuple[Thread | KeyThread, ...], is_complete: bool) -> None:
         self.threads = threads
         self.is_complete = is_complete
         self.cost = 0 if is_complete else min(thread.cost for thread in threads)
         self.steps: dict[int, Config | None] = {}
+        self.next: tuple[int, ...] | None = None  # the bytes that may come next, and perhaps some that may not
 
 
 class Frames:
@@ -117,6 +119,7 @@ class Frames:
         self._keys: dict[int, KeyNode] = {}
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
+        self._endless: dict[Terminal, bool] = {}
         self._structured = self._find_structured()
         self.end = Frame(_END, None, None, 0, None, 0)
         self._end_thread = Thread(None, None, None, self.end, 0)
@@ -129,7 +132,7 @@ class Frames:
         self._frames: dict[tuple[object, ...], Frame] = {}
         self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
         self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
-        self._sorted_texts: dict[frozenset[bytes], list[bytes]] = {}
+        self._sorted_taken: dict[Frame, list[bytes]] = {}
         self.end.config = None
         self.start = self.config_of(self.node(self._expressions.root, self.end))
 
@@ -229,34 +232,43 @@ class Frames:
             found = self._keys[node] = key_trie(kind)
         return found
 
+    def next_bytes(self, config: Config) -> tuple[int, ...]:
+        """All bytes that may come next, and perhaps some that may not."""
+        if config.next is None:
+            found: dict[int, None] = {}
+            for thread in config.threads:
+                found.update(dict.fromkeys(self._next_bytes(thread, False)))
+            config.next = tuple(found)
+        return config.next
+
     def only_byte(self, config: Config) -> int | None:
         """The byte that every completion begins with, if there is one."""
         if config.is_complete:
             return None
         only: int | None = None
         for thread in config.threads:
-            for byte in self._next_bytes(thread):
+            for byte in self._next_bytes(thread, True):
                 if only is None:
                     only = byte
                 elif byte != only:
                     return None
         return only if only is not None and self.step(config, only) is not None else None
 
-    def _next_bytes(self, thread: Thread | KeyThread) -> list[int]:
-        """Every byte that may come next, or two of them if there are more; a tracked thread's may be too many."""
+    def _next_bytes(self, thread: Thread | KeyThread, is_exact: bool) -> list[int]:
+        """Every byte that may come next; where texts may be taken, more than those unless it is to be exact."""
         if isinstance(thread, KeyThread):
             return [byte for byte, at in thread.at.children.items() if at.mask & thread.allowed]
         assert thread.terminal is not None and thread.state is not None
         states = thread.terminal.states
         live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
-        if thread.text is None or len(live) == 1:
+        if thread.text is None or len(live) == 1 or not is_exact:
             return live
         lone = self.lone(thread)
         return [byte for byte in live if self.step(lone, byte) is not None]
 
     def has_few_texts(self, thread: Thread) -> bool:
         assert thread.terminal is not None
-        return few_texts(self._nodes, thread.terminal.node) is not None
+        return self._expressions.few_texts(thread.terminal.node) is not None
 
     def lone(self, thread: Thread) -> Config:
         """The config of one thread alone."""
@@ -293,28 +305,23 @@ class Frames:
         if found is None:
             kind = self._nodes[node]
             assert isinstance(kind, Array)
-            found = self._distincts[node] = Distinct(self._nodes, kind)
+            found = self._distincts[node] = Distinct(self._expressions.few_texts, kind)
         return found
 
     def taken_after(self, rest: Frame, text: bytes) -> list[bytes]:
         """What those of the taken texts that begin with `text` have after it."""
-        taken = self._sorted(self.taken(rest))
-        start = bisect_left(taken, text)
-        found: list[bytes] = []
-        for word in taken[start:]:
-            if not word.startswith(text):
-                break
-            found.append(word[len(text) :])
-        return found
-
-    def _sorted(self, texts: frozenset[bytes]) -> list[bytes]:
-        found = self._sorted_texts.get(texts) if texts else []
-        if found is None:
-            found = self._sorted_texts[texts] = sorted(texts)
-        return found
+        taken = self._sorted_taken.get(rest)
+        if taken is None:
+            taken = self._sorted_taken[rest] = sorted(self.taken(rest))
+        start = end = bisect_left(taken, text)
+        while end < len(taken) and taken[end].startswith(text):
+            end += 1
+        return [word[len(text) :] for word in taken[start:end]] if end > start else _NOTHING
 
     def is_spent(self, terminal: Terminal, state: State, rests: list[bytes]) -> bool:
         """Whether every text that the terminal still can write is one of `rests`."""
+        if terminal.states.loops(state):
+            return False
         wanted = set(rests)
         longest = max(map(len, rests), default=0)
         work: list[tuple[State, bytes]] = [(state, b"")]
@@ -332,6 +339,8 @@ class Frames:
         return True
 
     def _is_spent(self, terminal: Terminal, state: State, text: bytes, rest: Frame) -> bool:
+        if terminal.states.loops(state):
+            return False  # it has texts without end
         rests = self.taken_after(rest, text)
         return bool(rests) and self.is_spent(terminal, state, rests)
 
@@ -339,7 +348,7 @@ class Frames:
         """Tokens that surely finish a text of the terminal that is not taken."""
         if not self.taken_after(rest, text):
             return state.cost
-        words = few_texts(self._nodes, terminal.node)
+        words = self._expressions.few_texts(terminal.node)
         if words is None:
             return state.cost + TRACKED_COST
         taken = self.taken(rest)
@@ -539,8 +548,19 @@ class Frames:
         if not members.with_extra(written, index, UNKNOWN):
             return False
         terminal = self.terminal(members.node.extras[index].key)
-        taken = self._sorted(self._taken_keys(node, written))
+        if self._is_endless(terminal):
+            return True
+        taken = sorted(self._taken_keys(node, written))
         return not taken or not self.is_spent(terminal, terminal.start, taken)
+
+    def _is_endless(self, terminal: Terminal) -> bool:
+        """Whether texts without end begin with the first byte, which makes all else about what is taken needless."""
+        found = self._endless.get(terminal)
+        if found is None:
+            states = terminal.states
+            after = [states.states[index] for _, index in states.live_bytes(states.adopt(terminal.start).index)]
+            found = self._endless[terminal] = any(states.loops(state) for state in after)
+        return found
 
     def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest

@@ -6,13 +6,13 @@ of it has been found. Used twice: with every byte when a graph is built, with a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 import msgspec
 
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
-from latticework.runtime.constrain.distinct import Distinct, few_texts
+from latticework.runtime.constrain.distinct import Distinct, FewTexts
 from latticework.runtime.constrain.lengths import Lengths
 from latticework.runtime.constrain.rules import (
     Array,
@@ -39,20 +39,37 @@ from latticework.runtime.constrain.rules import (
 ALL_BYTES = frozenset(range(256))
 
 
+def needs_only(graph: RuleGraph, writable: frozenset[int]) -> bool:
+    """Whether no part of `graph` needs a byte outside `writable`."""
+    for node in graph.nodes:
+        match node:
+            case Bytes(ranges):
+                if not all(byte in writable for low, high in ranges for byte in range(low, high + 1)):
+                    return False
+            case Literal(data):
+                if not writable.issuperset(data):
+                    return False
+            case Words(words):
+                if not all(writable.issuperset(word) for word in words):
+                    return False
+    return True
+
+
 def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None]) -> RuleGraph | None:
     """`graph` without the parts that need a byte outside `writable` or never end; nodes keep their numbers. None
     where nothing is left."""
-    live = _live_nodes(graph, writable, tick)
+    few = FewTexts(graph.nodes)
+    live = _live_nodes(graph, writable, few, tick)
     if not live[graph.root]:
         return None
     nodes = tuple(
-        _without_dead(node, live, writable, graph.nodes) if live[index] else Empty()
+        _without_dead(node, live, writable, few) if live[index] else Empty()
         for index, node in enumerate(graph.nodes)
     )
     return RuleGraph(nodes, graph.root, graph.rules)
 
 
-def _live_nodes(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None]) -> list[bool]:
+def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick: Callable[[], None]) -> list[bool]:
     """For each node, whether some text of it can be written. Each node is asked once, and again only after something
     that it names has come to life; those before it first."""
     nodes = graph.nodes
@@ -69,7 +86,7 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], N
         index = heappop(work)
         waiting[index] = False
         tick()
-        if not _is_live(nodes[index], live, rules, writable, nodes):
+        if not _is_live(nodes[index], live, rules, writable, few):
             for child in children(nodes[index]):
                 if not live[child]:
                     users.setdefault(child, []).append(index)
@@ -89,7 +106,7 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], N
 
 
 def _is_live(
-    node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], nodes: Sequence[Node]
+    node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts
 ) -> bool:
     match node:
         case Empty():
@@ -113,12 +130,12 @@ def _is_live(
         case Call(rule):
             return rules[rule]
         case Object():
-            return _object(node, live, nodes) is not None
+            return _object(node, live, few) is not None
         case Array():
-            return _array(node, live, nodes) is not None
+            return _array(node, live, few) is not None
 
 
-def _without_dead(node: Node, live: list[bool], writable: frozenset[int], nodes: Sequence[Node]) -> Node:
+def _without_dead(node: Node, live: list[bool], writable: frozenset[int], few: FewTexts) -> Node:
     """A live node less its dead parts."""
     match node:
         case Bytes(ranges) if len(writable) < 256:
@@ -132,9 +149,9 @@ def _without_dead(node: Node, live: list[bool], writable: frozenset[int], nodes:
         case Machine():
             found: Node | None = _machine(node, live)
         case Object():
-            found = _object(node, live, nodes)
+            found = _object(node, live, few)
         case Array():
-            found = _array(node, live, nodes)
+            found = _array(node, live, few)
         case _:
             found = node
     assert found is not None
@@ -185,7 +202,7 @@ def _ending(states: tuple[MachineState, ...]) -> list[bool]:
     return ends
 
 
-def _object(node: Object, live: list[bool], nodes: Sequence[Node]) -> Object | None:
+def _object(node: Object, live: list[bool], few: FewTexts) -> Object | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma, node.colon)):
         return None
     properties = tuple(Property(p.key, _choices(p.choices, live), p.is_required) for p in node.properties)
@@ -197,13 +214,13 @@ def _object(node: Object, live: list[bool], nodes: Sequence[Node]) -> Object | N
     found = msgspec.structs.replace(node, properties=properties, extras=extras)
     if node.low or node.high is not None or node.bounds:
         prices, more = [[1] * len(p.choices) for p in properties], [[1] * len(e.choices) for e in extras]
-        members = Members(found, prices, more, [few_texts(nodes, extra.key) for extra in extras])
+        members = Members(found, prices, more, [few(extra.key) for extra in extras])
         if members.cost(members.start) >= IMPOSSIBLE:
             return None
     return found
 
 
-def _array(node: Array, live: list[bool], nodes: Sequence[Node]) -> Array | None:
+def _array(node: Array, live: list[bool], few: FewTexts) -> Array | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma)):
         return None
     first: list[tuple[Choice, ...]] = []
@@ -222,7 +239,7 @@ def _array(node: Array, live: list[bool], nodes: Sequence[Node]) -> Array | None
     items = Items(found, [[1] * len(choices) for choices in first], [1] * len(rest))
     if items.cost(0, items.bounds.start) >= IMPOSSIBLE:
         return None
-    return None if found.is_unique and not Distinct(nodes, found).is_possible() else found
+    return None if found.is_unique and not Distinct(few, found).is_possible() else found
 
 
 def _choices(choices: tuple[Choice, ...], live: list[bool]) -> tuple[Choice, ...]:

@@ -52,7 +52,7 @@ class Place:
 class State:
     """A set of places: one state of the DFA. `index` is its number while `generation` lasts."""
 
-    __slots__ = ("cost", "generation", "goes_on", "index", "is_complete", "places", "relaxed")
+    __slots__ = ("cost", "generation", "goes_on", "index", "is_complete", "loops", "places", "relaxed")
 
     def __init__(self, places: frozenset[Place], is_complete: bool, cost: int) -> None:
         self.places = places
@@ -62,6 +62,7 @@ class State:
         self.index = DEAD
         self.generation = -1
         self.relaxed: State | None = None
+        self.loops: frozenset[int] | None = None
 
 
 class States:
@@ -182,6 +183,13 @@ class States:
                          for byte in pairs[number]]
             self._live_bytes[index] = found
         return found
+
+    def loops(self, state: State) -> frozenset[int]:
+        """The bytes after which `state` is the same again."""
+        if state.loops is None:
+            index = self.adopt(state).index
+            state.loops = frozenset(byte for byte, after in self.live_bytes(index) if after == index)
+        return state.loops
 
     def only_byte(self, state: State) -> int | None:
         """The byte that every completion begins with, if there is one."""

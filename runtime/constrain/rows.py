@@ -24,6 +24,7 @@ from latticework.runtime.constrain.vocabulary import Vocabulary
 
 FEW_BELOW = 4000  # exits with fewer trie nodes below them in all are followed byte by byte
 _ENTRY_BYTES = 200  # what a cached row costs beside its words
+_MANY_BYTES = 16  # more bytes than these that may come next are looked for among a node's children
 
 Costs = dict[int, int]
 """Tokens and what `shortest()` is after each."""
@@ -245,17 +246,22 @@ class Rows:
     def _exact(self, config: Config, node: int, costs: Costs) -> None:
         """The tokens below a trie node that go on from `config`, byte by byte."""
         trie = self._vocabulary.trie
-        starts, ids, first_child, children = trie.token_start, trie.token_ids, trie.first_child, trie.children
-        letters = trie.byte
-        step = self._frames.step
+        starts, ids, child_of = trie.token_start, trie.token_ids, trie.child_of
+        step, next_bytes = self._frames.step, self._frames.next_bytes
         work = [(node, config)]
         while work:
             node, config = work.pop()
-            first = int(first_child[node])
-            for child in range(first, first + int(children[node])):
-                following = step(config, int(letters[child]))
+            may_come = next_bytes(config)
+            if len(may_come) > _MANY_BYTES and trie.children.item(node) < len(may_come):
+                first = trie.first_child.item(node)
+                below = [(trie.byte.item(child), child) for child in range(first, first + trie.children.item(node))]
+            else:
+                found = ((byte, child_of.get(node << 8 | byte)) for byte in may_come)
+                below = [(byte, child) for byte, child in found if child is not None]
+            for byte, child in below:
+                following = config.steps[byte] if byte in config.steps else step(config, byte)
                 if following is not None:
-                    for token in ids[starts[child] : starts[child + 1]].tolist():
+                    for token in ids[starts.item(child) : starts.item(child + 1)].tolist():
                         costs[token] = min(costs.get(token, following.cost), following.cost)
                     work.append((child, following))
 
@@ -279,13 +285,22 @@ class Rows:
         return found
 
     def _blocked(self, thread: Thread) -> list[int]:
-        """Tokens inside the terminal that the thread may not take: they come to a text that is taken."""
-        assert thread.text is not None
+        """Tokens inside the terminal that the thread may not take: they come to a text that is taken, or to where
+        all others are."""
+        assert thread.text is not None and thread.terminal is not None and thread.state is not None
         rests = self._frames.taken_after(thread.rest, thread.text)
         if not rests:
             return []
+        states = thread.terminal.states
+        loops = states.loops(thread.state)
+        if not loops and len(live := states.live_bytes(states.adopt(thread.state).index)) == 1:
+            loops = states.loops(states.states[live[0][1]])  # of the only state after the first byte
         lone = self._frames.lone(thread)
-        return [token for token in self._on_the_way(rests) if self._cost_of(lone, token) is None]
+        tokens: set[int] = set()
+        for rest in rests:
+            is_free = len(rest) > 1 and loops.issuperset(rest[1:-1])
+            tokens.update(self._vocabulary.tokens_with_prefix(rest) if is_free else self._on_the_way(rest))
+        return [token for token in tokens if self._cost_of(lone, token) is None]
 
     def _beginning_with(self, texts: list[bytes]) -> list[int]:
         """The tokens that begin with one of `texts`."""
@@ -294,19 +309,18 @@ class Rows:
             found += self._vocabulary.tokens_with_prefix(text)
         return found
 
-    def _on_the_way(self, texts: list[bytes]) -> list[int]:
-        """The tokens that one of `texts` begins with, or that begin with it."""
+    def _on_the_way(self, text: bytes) -> list[int]:
+        """The tokens that `text` begins with, or that begin with it."""
         trie = self._vocabulary.trie
-        found: set[int] = set()
-        for text in texts:
-            node: int | None = 0
-            for byte in text:
-                node = trie.child_of.get((node or 0) << 8 | byte)
-                if node is None:
-                    break
-                found.update(trie.token_ids[trie.token_start[node] : trie.token_start[node + 1]].tolist())
-        found.update(self._beginning_with(texts))
-        return list(found)
+        found = self._vocabulary.tokens_with_prefix(text)[:]
+        node: int | None = 0
+        for byte in text:
+            assert node is not None
+            node = trie.child_of.get(node << 8 | byte)
+            if node is None:
+                break
+            found += trie.token_ids[trie.token_start[node] : trie.token_start[node + 1]].tolist()
+        return found
 
     def _cost_of(self, config: Config, token: int) -> int | None:
         """What it costs to finish after `token`; None where it cannot come."""

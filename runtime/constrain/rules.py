@@ -213,7 +213,7 @@ def check_rules(rules: RuleGraph) -> None:
         if not _is_valid(node, index, len(rules.rules)) or not all(regular[part] for part in _regular_parts(node)):
             raise ConstraintError(f"node {index} of the rule graph is not valid: {str(node)[:200]}")
         regular.append(not isinstance(node, Structured) and all(regular[child] for child in children(node)))
-    _check_left_recursion(rules)
+    check_left_recursion(rules)
 
 
 Structured = Terminal | Call | Object | Array
@@ -312,7 +312,7 @@ def _are_counted(
     )
 
 
-def _check_left_recursion(rules: RuleGraph) -> None:
+def check_left_recursion(rules: RuleGraph) -> None:
     """Raises when a rule can come back to itself before it has written a byte."""
     if not rules.rules:
         return

@@ -151,12 +151,25 @@ class Vocabulary:
         )
 
     @cached_property
+    def quoted(self) -> dict[bytes, list[int]]:
+        """The tokens that begin with a text that ends in a quote, by that text."""
+        found: dict[bytes, list[int]] = {}
+        for index, token in enumerate(self.tokens):
+            end = token.find(b'"')
+            while end >= 0:
+                found.setdefault(token[: end + 1], []).append(index)
+                end = token.find(b'"', end + 1)
+        return found
+
+    @cached_property
     def _sorted_ids(self) -> tuple[list[bytes], list[int]]:
         ids = sorted((index for index, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
         return [self.tokens[index] for index in ids], ids
 
     def tokens_with_prefix(self, prefix: bytes) -> list[int]:
         """The ids whose bytes begin with `prefix`."""
+        if prefix[-1:] == b'"':
+            return self.quoted.get(prefix, [])
         texts, ids = self._sorted_ids
         start = bisect_left(texts, prefix)
         end = start
