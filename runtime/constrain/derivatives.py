@@ -249,24 +249,22 @@ class Derivatives:
 
 def _united(moves: list[tuple[int, Text]]) -> Moves:
     """Moves that may overlap, as disjoint ones."""
+    targets: dict[int, dict[Text, None]] = {}
+    for mask, after in moves:
+        targets.setdefault(mask, {})[after] = None
     pieces: list[tuple[int, tuple[Text, ...]]] = []
     seen = 0
-    for mask, after in moves:
-        if not mask & seen:
-            pieces.append((mask, (after,)))
-        else:
+    for mask, group in targets.items():
+        if mask & seen:
             cut: list[tuple[int, tuple[Text, ...]]] = []
             for own, parts in pieces:
-                shared = own & mask
-                if not shared or after in parts:
-                    cut.append((own, parts))
-                    continue
-                cut.append((shared, (*parts, after)))
-                if shared != own:
+                if own & mask:
+                    cut.append((own & mask, (*parts, *group)))
+                if own & ~mask:
                     cut.append((own & ~mask, parts))
-            if mask & ~seen:
-                cut.append((mask & ~seen, (after,)))
             pieces = cut
+        if mask & ~seen:
+            pieces.append((mask & ~seen, tuple(group)))
         seen |= mask
     return _grouped([(mask, parts[0] if len(parts) == 1 else either(*parts)) for mask, parts in pieces])
 

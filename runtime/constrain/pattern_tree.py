@@ -139,9 +139,16 @@ class Group:
 
 
 def _concatenation(items: list[Tree]) -> Tree:
-    if len(items) <= 1:
-        return items[0] if items else EMPTY
-    texts = [item for item in items if isinstance(item, Text)]
-    if len(texts) == len(items):
-        return seq(*texts)
-    return Concatenation(tuple(items), all(map(can_be_empty, items)))
+    joined: list[Tree] = []
+    texts: list[Text] = []  # that stand side by side
+    for item in items:
+        if isinstance(item, Text):
+            texts.append(item)
+            continue
+        if texts:
+            joined.append(seq(*texts))
+            texts = []
+        joined.append(item)
+    if texts or not joined:
+        joined.append(seq(*texts))
+    return joined[0] if len(joined) == 1 else Concatenation(tuple(joined), all(map(can_be_empty, joined)))

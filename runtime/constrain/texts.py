@@ -220,15 +220,15 @@ ANY_CHARACTER = _characters(ANY)
 
 def seq(*items: Text) -> Text:
     """The items one after the other."""
+    if not items:
+        return EMPTY
     flat: list[Text] = []
-    for item in items:
+    for item in items[:-1]:
         while isinstance(item, Then):
             flat.append(item.first)
             item = item.rest
         flat.append(item)
-    rest = flat.pop() if flat else EMPTY
-    if rest is NEVER:
-        return NEVER
+    rest = items[-1]
     while flat:
         rest = _then(flat.pop(), rest)
         if rest is NEVER:
