@@ -212,8 +212,8 @@ class _Rules:
         }
         rests = {rule: row.rest for rule, row in rows.items()}
         users: dict[int, set[int]] = {rule: set() for rule in rows}
-        for rule, found in factors.items():
-            for other in found:
+        for rule, row in rows.items():
+            for other in row.recurring:
                 users[other].add(rule)
 
         def join(*items: int) -> int:
@@ -277,7 +277,7 @@ def connected(edges: Mapping[int, set[int]]) -> Iterator[list[int]]:
 
 
 def _popped(stack: list[int], rule: int) -> list[int]:
-    group = []
+    group: list[int] = []
     while not group or group[-1] != rule:
         group.append(stack.pop())
     return group

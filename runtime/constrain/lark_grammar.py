@@ -99,7 +99,8 @@ class _Grammar:
             raise ConstraintError(f"the grammar has {size} bytes; the limit `pattern_bytes` is {limit}", field=FIELD)
         for statement in parse_lark(self.source, self.limits, self.builder.tick).children:
             assert isinstance(statement, Tree)
-            match statement.data, statement.children:
+            parts: list[Any] = statement.children
+            match statement.data, parts:
                 case "rule", [_, name, params, _, tree]:
                     self._define_rule(name, params, tree)
                 case "term", [name, priority, tree]:
@@ -128,9 +129,9 @@ class _Grammar:
         self.terminals[str(name)] = definition
 
     def _import(self, path: Tree[Any], names: Tree[Any] | Token | None) -> None:
-        parts = path.children
+        parts: list[Any] = path.children
         if isinstance(names, Tree):
-            library, wanted = parts, names.children
+            library, wanted = parts, list(names.children)
         else:
             library, wanted = parts[:-1], parts[-1:]
         if [str(part) for part in library] != ["common"]:
@@ -254,10 +255,10 @@ class _Body(Transformer_NonRecursive[Any, Any]):
     def terminal(self, items: list[Token]) -> int:
         return self.grammar.token(self.grammar.texts.named(items[0]), position(items[0]))
 
-    def literal(self, items: list[Token]) -> int:
+    def literal(self, items: list[Any]) -> int:
         return self.grammar.token(self.grammar.texts.written(Tree("literal", items)), position(items[0]))
 
-    def range(self, items: list[Token]) -> int:
+    def range(self, items: list[Any]) -> int:
         return self.grammar.token(self.grammar.texts.written(Tree("range", items)), position(items[0]))
 
     def nonterminal(self, items: list[Token]) -> int:

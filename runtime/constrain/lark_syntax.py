@@ -119,7 +119,8 @@ def parse_lark(text: str, limits: Limits, tick: Callable[[], None]) -> Tree[Any]
                 depth -= 1
         found = interactive.feed_eof()
     except lark.exceptions.UnexpectedCharacters as error:
-        _fail(text, error.pos_in_stream, f"unexpected {text[error.pos_in_stream : error.pos_in_stream + 1]!r}")
+        place = error.pos_in_stream or 0
+        _fail(text, place, f"unexpected {text[place : place + 1]!r}")
     except lark.exceptions.UnexpectedToken as error:
         token = error.token
         got = repr(str(token)) if str(token).strip() else _SHOWN.get(token.type, "end of line")

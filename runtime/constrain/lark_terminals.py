@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from lark.exceptions import VisitError
 
 from latticework.lang.errors import RegexError
 from latticework.runtime.constrain.algebra import (
+    EMPTY,
     NEVER,
     Text,
     both,
@@ -36,6 +37,7 @@ from latticework.runtime.constrain.algebra import (
 )
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.grammar import grammar_error
+from latticework.runtime.constrain.lark_patterns import branches_of, is_lazy_pattern, last_group, without_blanks
 from latticework.runtime.constrain.lark_syntax import FIELD, parse_lark, position
 from latticework.runtime.constrain.pattern import parse_pattern
 from latticework.runtime.constrain.rules import MAX_COUNT
@@ -43,7 +45,6 @@ from latticework.runtime.constrain.rules import MAX_COUNT
 # What `common.ESCAPED_STRING` matches, without the lookbehind that it is written with.
 _OWN_COMMON = r'ESCAPED_STRING: /"([^"\\\n]|\\[^\n])*"/'
 _ESCAPED_INNER = "_STRING_ESC_INNER"  # matches up to the quote behind it; means nothing alone
-_QUANTIFIER = re.compile(r"(?:[*+?]|\{(\d*)(,?)(\d*)\})(\??)")
 _ESCAPES = {"n": "\n", "f": "\f", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _BACKSLASH = chars(((0x5C, 0x5C),))
@@ -63,11 +64,13 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a terminal. is_lazy: it ends at the first place where it can. varies: it takes as much as it can."""
+    """A part of a terminal. preferred: those of its words that are matched where the terminal ends with it. is_lazy: it
+    ends at the first place where it can. varies: it takes as much as it can."""
 
     text: Text
-    is_lazy: bool
-    varies: bool
+    preferred: Text
+    is_lazy: bool = False
+    varies: bool = False
     width: tuple[float, int, int] = (0, 0, 0)  # lark tries wide alternatives first
 
 
@@ -79,7 +82,8 @@ def common_terminals() -> dict[str, Definition]:
         for statement in parse_lark(source, Limits(), lambda: None).children:
             assert isinstance(statement, Tree)
             name, _, tree = statement.children
-            scope[str(name)] = Definition(tree, scope, source)  # type: ignore[arg-type]
+            assert isinstance(tree, Tree)
+            scope[str(name)] = Definition(tree, scope, source)
     return scope
 
 
@@ -97,13 +101,13 @@ class Terminals:
         """The words of a terminal. Raises GrammarError."""
         definition = self._find(name, self.scope)
         self._define(definition, name)
-        return self._checked(self._known[id(definition)].text, name)
+        return self._checked(self._known[id(definition)].preferred, name)
 
     def written(self, tree: Tree[Any]) -> Text:
         """The words of a terminal written out where it is used."""
         definition = Definition(tree, self.scope, self.source)
         self._define(definition, tree)
-        return self._checked(self._known.pop(id(definition)).text, tree)
+        return self._checked(self._known.pop(id(definition)).preferred, tree)
 
     def piece_of(self, name: Token, scope: Mapping[str, Definition]) -> Piece:
         """What a terminal comes to that was made before those that name it."""
@@ -112,7 +116,7 @@ class Terminals:
     def known(self, definition: Definition) -> Text | None:
         """The words of a terminal that was asked for before."""
         piece = self._known.get(id(definition))
-        return piece.text if piece is not None else None
+        return piece.preferred if piece is not None else None
 
     def _checked(self, text: Text, place: Tree[Any] | Token) -> Text:
         if text.nullable:
@@ -163,18 +167,23 @@ class Terminals:
             branches = _Pieces(self, definition).transform(definition.tree)
         except VisitError as error:
             raise error.orig_exc from None
-        if len(branches) > 1:
-            branches = sorted(branches, key=lambda piece: piece.width)
-        return Piece(*self._tried_in_order(branches), min(piece.width for piece in branches))
+        return self.alternatives(sorted(branches, key=lambda piece: piece.width))
 
-    def _tried_in_order(self, branches: list[Piece]) -> tuple[Text, bool, bool]:
-        """What is matched where alternatives are tried one after the other, and each matches what it prefers."""
-        found: Text = NEVER
+    def alternatives(self, branches: list[Piece]) -> Piece:
+        """Alternatives that are tried in this order."""
+        if len(branches) == 1:
+            return branches[0]
+        preferred: Text = NEVER
         for piece in branches:
-            text = self._not_behind(piece.text, piece.text) if piece.is_lazy else piece.text
-            found = either(found, self._not_behind(text, found))
+            preferred = either(preferred, self._not_behind(piece.preferred, preferred))
+        text = either(*(piece.text for piece in branches))
         is_lazy = any(piece.is_lazy for piece in branches)
-        return found, is_lazy, not is_lazy and found.shortest != found.longest
+        varies = any(piece.varies for piece in branches) or (not is_lazy and text.shortest != text.longest)
+        return Piece(text, preferred, is_lazy, varies, min(piece.width for piece in branches))
+
+    def shortest_words(self, text: Text) -> Text:
+        """The words that no shorter word begins."""
+        return self._not_behind(text, text)
 
     def _not_behind(self, text: Text, others: Text) -> Text:
         """The words of `text` that do not begin with a shorter word of `others`."""
@@ -185,8 +194,8 @@ class Terminals:
             return text
         return both(text, negate(longer))
 
-    def pieces(self, literal: Token) -> list[Piece]:
-        """A string or regular expression, its top alternatives apart."""
+    def piece(self, literal: Token) -> Piece:
+        """A string or regular expression."""
         value = str(literal)
         end = value.rfind(value[0])
         inner, flags = value[1:end], value[end + 1 :]
@@ -200,23 +209,43 @@ class Terminals:
         if "l" in flags:
             self._fail("the flag l is not supported", literal)
         if "x" in flags:
-            pattern = _without_blanks(pattern)
+            pattern = without_blanks(pattern)
         set_flags = "".join(sorted(set(flags) & {"i", "s"}))
-        branches = _branches(pattern) if value[0] == "/" else [pattern]
-        return [self._piece(f"(?{set_flags}:{branch})" if set_flags else branch, literal) for branch in branches]
+        return self._pattern(pattern, f"(?{set_flags}:" if set_flags else "(?:", literal)
 
-    def _piece(self, pattern: str, literal: Token) -> Piece:
+    def _pattern(self, pattern: str, opening: str, literal: Token) -> Piece:
+        """opening: what a group with the flags in force begins with."""
+        found: list[Piece] = []
+        for branch in branches_of(pattern):
+            text = self._text(f"{opening}{branch})" if opening != "(?:" else branch, literal)
+            is_lazy = is_lazy_pattern(branch)
+            if is_lazy is None:
+                hint = 'for "…" write "[^"]*", not ".*?"'
+                self._fail("after a lazy repeat everything has one length", literal, hint)
+            preferred = self.shortest_words(text) if is_lazy else self._greedy(branch, opening, text, literal)
+            varies = not is_lazy and text.shortest != text.longest
+            found.append(Piece(text, preferred, is_lazy, varies, _width(text, len(branch))))
+        return replace(whole := self.alternatives(found), width=_width(whole.text, len(pattern)))
+
+    def _greedy(self, branch: str, opening: str, text: Text, literal: Token) -> Text:
+        """What a branch prefers, as far as it ends with a group of alternatives."""
+        if "|" not in branch:
+            return text
+        last = last_group(branch)
+        if last is None:
+            return text
+        before, inner, low, high = last
+        start = self._text(f"{opening}{before})", literal) if before else EMPTY
+        return seq(start, repeat(self._pattern(inner, opening, literal).preferred, low, high))
+
+    def _text(self, pattern: str, literal: Token) -> Text:
         try:
             tree = parse_pattern(pattern, self.limits, self.tick)
         except RegexError as error:
             self._fail(error.message.splitlines()[0], literal, error.hint)
         if not isinstance(tree, Text):
             self._fail("a terminal has no anchors, word boundaries or lookarounds", literal)
-        is_lazy = _check_lazy(pattern)
-        if is_lazy is None:
-            self._fail("after a lazy repeat everything has one length", literal, 'for "…" write "[^"]*", not ".*?"')
-        varies = not is_lazy and tree.shortest != tree.longest
-        return Piece(tree, is_lazy, varies, _width(tree, len(pattern)))
+        return tree
 
     def _unescaped(self, text: str, literal: Token) -> str:
         r"""What lark takes a literal to say: `\n \f \t \r \x \u \U` are the characters, all other escapes are kept."""
@@ -266,8 +295,8 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
         return [piece for branch in branches for piece in branch]
 
     def expansion(self, items: list[Any]) -> list[Piece]:
-        if len(items) == 1:
-            return self._after_inner(items)[0]
+        if len(items) <= 1:
+            return self._after_inner(items)[0] if items else [Piece(EMPTY, EMPTY)]
         pieces: list[Piece] = []
         for item in self._after_inner(items):
             piece = self._joined(item)
@@ -275,8 +304,10 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
                 self._fail("after a lazy repeat everything has one length")
             pieces.append(piece)
         text = seq(*(piece.text for piece in pieces))
-        is_lazy = any(piece.is_lazy for piece in pieces)
-        return [Piece(text, is_lazy, not is_lazy and any(piece.varies for piece in pieces), _width(text, 0))]
+        if any(piece.is_lazy for piece in pieces):
+            return [Piece(text, self.terminals.shortest_words(text), True, False, _width(text, 0))]
+        preferred = seq(*(piece.text for piece in pieces[:-1]), pieces[-1].preferred)
+        return [Piece(text, preferred, False, any(piece.varies for piece in pieces), _width(text, 0))]
 
     def alias(self, items: list[Any]) -> NoReturn:
         raise grammar_error(self._source, items[1].start_pos or 0, "a terminal has no alias", FIELD)
@@ -294,14 +325,14 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
         return [self.terminals.piece_of(items[0], self.definition.scope)]
 
     def literal(self, items: list[Token]) -> list[Piece]:
-        return self.terminals.pieces(items[0])
+        return [self.terminals.piece(items[0])]
 
     def range(self, items: list[Token]) -> list[Piece]:
         low, high = map(self.terminals.range_end, items)
         if high < low:
             raise grammar_error(self._source, items[0].start_pos or 0, "the range is reversed", FIELD)
         text = chars(((ord(low), ord(high)),))
-        return [Piece(text, False, False, _width(text, 5))]
+        return [Piece(text, text, width=_width(text, 5))]
 
     def nonterminal(self, items: list[Token]) -> NoReturn:
         raise grammar_error(self._source, items[0].start_pos or 0, "a terminal names terminals only", FIELD)
@@ -315,21 +346,19 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
         return self.definition.source
 
     def _joined(self, branches: list[Piece]) -> Piece:
-        """Alternatives inside of a sequence or a repeat: whichever lets the whole match."""
-        if len(branches) == 1:
-            return branches[0]
-        is_lazy = any(piece.is_lazy for piece in branches)
-        if is_lazy and any(piece.varies for piece in branches):
+        """Alternatives inside of a sequence or a repeat."""
+        found = self.terminals.alternatives(sorted(branches, key=lambda piece: piece.width))
+        if found.is_lazy and found.varies:
             self._fail("lazy repeats do not stand beside other alternatives inside of a terminal")
-        text = either(*(piece.text for piece in branches))
-        return Piece(text, is_lazy, not is_lazy and text.shortest != text.longest, _width(text, 0))
+        return found
 
     def _repeated(self, branches: list[Piece], low: int, high: int | None) -> list[Piece]:
         piece = self._joined(branches)
         if piece.is_lazy and (low, high) != (1, 1):
             self._fail("a lazy repeat is not repeated")
         text = repeat(piece.text, low, high)
-        return [Piece(text, False, text.shortest != text.longest, _width(text, 0))]
+        preferred = repeat(piece.preferred, low, high)
+        return [Piece(text, preferred, False, text.shortest != text.longest, _width(text, 0))]
 
     def _after_inner(self, items: list[Any]) -> list[list[Piece]]:
         """The items; `_STRING_ESC_INNER` is what may stand before the quote that follows it."""
@@ -343,7 +372,8 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
             if quote is NEVER or (quote.shortest, quote.longest) != (1, 1):
                 self._fail(f"{_ESCAPED_INNER} stands before the quote that ends it")
             other = both(_NO_NEW_LINE, negate(either(quote, _BACKSLASH)))
-            found.append([Piece(repeat(either(other, seq(_BACKSLASH, _NO_NEW_LINE))), False, False)])
+            inner = repeat(either(other, seq(_BACKSLASH, _NO_NEW_LINE)))
+            found.append([Piece(inner, inner)])
         return found
 
     def _fail(self, message: str) -> NoReturn:
@@ -370,81 +400,6 @@ def _doubled(letter: str) -> str:
     if letter == "\\":
         return "\\\\\\\\"
     return "\\" + letter if letter in "Uuxnftr" else "\\\\" + letter
-
-
-# ---------------------------------------------------------------- patterns
-
-
-def _atoms(pattern: str) -> list[str]:
-    """Escapes, whole classes and single characters."""
-    return re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", pattern, re.DOTALL)
-
-
-def _without_blanks(pattern: str) -> str:
-    """A pattern with the flag x, less its blanks and comments."""
-    found: list[str] = []
-    in_comment = False
-    for atom in _atoms(pattern):
-        if in_comment:
-            in_comment = atom != "\n"
-        elif atom == "#":
-            in_comment = True
-        elif not atom.isspace():
-            found.append(atom)
-    return "".join(found)
-
-
-def _branches(pattern: str) -> list[str]:
-    """The alternatives of a pattern outside of all groups."""
-    if "|" not in pattern or re.match(r"\(\?[a-zA-Z]+\)", pattern):  # flags at the front are for all of them
-        return [pattern]
-    found = [""]
-    depth = 0
-    for atom in _atoms(pattern):
-        depth += (atom == "(") - (atom == ")")
-        if atom == "|" and depth == 0:
-            found.append("")
-        else:
-            found[-1] += atom
-    return found
-
-
-def _check_lazy(pattern: str) -> bool | None:
-    """Whether the pattern has a lazy repeat; None where it has one, and what follows varies."""
-    if not re.search(r"[*+?}]\?", pattern):
-        return False
-    is_lazy = False
-    alternates = [False]  # of each open group, whether it has had an alternative
-    at = 0
-    is_repeatable = False
-    while at < len(pattern):
-        quantifier = _QUANTIFIER.match(pattern, at) if is_repeatable else None
-        if quantifier is not None and (quantifier[0][0] != "{" or quantifier[1] or quantifier[2]):
-            low, comma, high, lazy = quantifier.groups()
-            is_fixed = quantifier[0][0] == "{" and (not comma or low == high)
-            if lazy and not is_fixed:
-                if any(alternates[1:]):
-                    return None
-                is_lazy = True
-            elif is_lazy and not is_fixed:
-                return None
-            at = quantifier.end()
-            is_repeatable = False
-            continue
-        atom = _atoms(pattern[at : at + 1])[0] if pattern[at] not in "\\[" else _atoms(pattern[at:])[0]
-        if atom == "(":
-            alternates.append(False)
-            if skipped := re.compile(r"\(\?[a-zA-Z-]*:").match(pattern, at):
-                atom = skipped[0]
-        elif atom == ")":
-            alternates.pop()
-        elif atom == "|":
-            if is_lazy:
-                return None
-            alternates[-1] = True
-        is_repeatable = not atom.startswith("(") and atom != "|"
-        at += len(atom)
-    return is_lazy
 
 
 __all__ = ["Definition", "Terminals", "bounds_of", "common_terminals"]
