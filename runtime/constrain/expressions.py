@@ -92,6 +92,7 @@ class Expressions:
         self._literal_costs: dict[int, list[int]] = {}
         self._tables: dict[int, WordTable] = {}
         self._lengths: dict[int, Lengths] = {}
+        self._dearest: dict[int, int] = {}  # of a machine, what its dearest character costs
         self._members: dict[int, Members] = {}
         self._items: dict[int, Items] = {}
         self.costs: list[int] = []
@@ -128,9 +129,10 @@ class Expressions:
         """Tokens that finish a machine in `state`, `used` characters written."""
         node = self.nodes[index]
         assert isinstance(node, Machine)
-        length = self.lengths(index).shortest(state, node.low - used)
-        dearest = max((self.costs[part] for part in children(node)), default=0)
-        return min(length * dearest, _MOST_TOKENS)
+        dearest = self._dearest.get(index)
+        if dearest is None:
+            dearest = self._dearest[index] = max((self.costs[part] for part in children(node)), default=0)
+        return min(self.lengths(index).shortest(state, node.low - used) * dearest, _MOST_TOKENS)
 
     def members(self, index: int) -> Members:
         """The registers of an `Object` node."""

@@ -270,7 +270,7 @@ class Frames:
         assert thread.terminal is not None
         return self._expressions.few_texts(thread.terminal.node) is not None
 
-    def lone(self, thread: Thread) -> Config:
+    def lone(self, thread: Thread | KeyThread) -> Config:
         """The config of one thread alone."""
         return self._config({thread: None})
 

@@ -20,35 +20,59 @@ from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thre
 from latticework.runtime.constrain.keys import KeyNode
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.terminals import Inside, Terminal
-from latticework.runtime.constrain.vocabulary import Vocabulary
+from latticework.runtime.constrain.vocabulary import Trie, Vocabulary
 
-FEW_BELOW = 4000  # exits with fewer trie nodes below them in all are followed byte by byte
+FEW_BELOW = 2000  # exits with fewer trie nodes below them in all are followed byte by byte
 _ENTRY_BYTES = 200  # what a cached row costs beside its words
 _MANY_BYTES = 16  # more bytes than these that may come next are looked for among a node's children
+
+_DEAREST = 1 << 60
 
 Costs = dict[int, int]
 """Tokens and what `shortest()` is after each."""
 
 
 class Suffix:
-    """What tokens have after they left a terminal, as a trie. tokens: those that end here."""
+    """What tokens have after they left a terminal, as a trie that is unfolded where it is looked at. nodes: the
+    vocabulary's trie nodes that are one here; tokens: those that end here; size: trie nodes here and below."""
 
-    __slots__ = ("children", "tokens")
+    __slots__ = ("_children", "_letters", "nodes", "size", "tokens")
 
-    def __init__(self) -> None:
-        self.children: dict[int, Suffix] = {}
-        self.tokens: list[int] = []
+    def __init__(self, trie: Trie, nodes: list[int]) -> None:
+        self.nodes = nodes
+        starts, ids = trie.token_start, trie.token_ids
+        self.tokens = [t for node in nodes for t in ids[starts.item(node) : starts.item(node + 1)].tolist()]
+        self.size = sum(trie.below.item(node) for node in nodes)
+        self._children: dict[int, Suffix | None] = {}
+        self._letters: list[int] | None = None
+
+    def child(self, trie: Trie, byte: int) -> Suffix | None:
+        if byte in self._children:
+            return self._children[byte]
+        child_of = trie.child_of
+        nodes = [child for node in self.nodes if (child := child_of.get(node << 8 | byte)) is not None]
+        found = self._children[byte] = Suffix(trie, nodes) if nodes else None
+        return found
+
+    def letters(self, trie: Trie) -> list[int]:
+        """All bytes that go on from here."""
+        if self._letters is None:
+            found: set[int] = set()
+            for node in self.nodes:
+                first = trie.first_child.item(node)
+                found.update(trie.byte[first : first + trie.children.item(node)].tolist())
+            self._letters = sorted(found)
+        return self._letters
 
 
 @dataclass(slots=True)
 class Part:
     """One terminal state's share of a row. words: the tokens inside; need: the largest cost after any of them, within
-    the terminal. suffixes: of the tokens that leave it, where those are few; else `exits` is walked."""
+    the terminal. exits: how tokens go on that leave it; after: the tokens that do, and their costs, by what follows."""
 
     words: Row
     need: int
-    exits: NDArray[np.int64]
-    suffixes: Suffix | None
+    exits: Suffix
     after: dict[Config, tuple[NDArray[np.int32], NDArray[np.int32]]] = field(default_factory=dict)
 
 
@@ -157,67 +181,59 @@ class Rows:
         """The tokens that leave a terminal and go on in `config`, and their costs."""
         found = part.after.get(config)
         if found is None:
-            if part.suffixes is not None:
-                costs: Costs = {}
-                self._follow(part.suffixes, config, costs)
-                tokens = np.fromiter(costs, np.int32, len(costs))
-                found = tokens, np.fromiter(costs.values(), np.int32, len(costs))
-            else:
-                found = self._walk(config, part.exits)
-            part.after[config] = found
-            self._part_bytes += 200 + 8 * len(found[0])
+            costs: Costs = {}
+            if part.exits.nodes:
+                self._follow(part.exits, config, costs)
+            found = part.after[config] = (
+                np.fromiter(costs, np.int32, len(costs)),
+                np.fromiter(costs.values(), np.int32, len(costs)),
+            )
+            self._part_bytes += 200 + 8 * len(costs)
         return found
 
     def _follow(self, suffix: Suffix, config: Config, costs: Costs) -> None:
-        """The tokens of a suffix trie that go on from `config`."""
+        """The tokens of a suffix trie that go on from `config`: byte by byte, but where very many may."""
+        trie, step, next_bytes = self._vocabulary.trie, self._frames.step, self._frames.next_bytes
         work = [(suffix, config)]
-        step = self._frames.step
         while work:
             here, at = work.pop()
-            for byte, below in here.children.items():
+            may_come = next_bytes(at)
+            if len(may_come) > _MANY_BYTES:
+                if here.size > FEW_BELOW:
+                    self._walk(at, here, costs)
+                    continue
+                may_come = tuple(here.letters(trie))
+            for byte in may_come:
+                below = here.child(trie, byte)
+                if below is None:
+                    continue
                 following = at.steps[byte] if byte in at.steps else step(at, byte)
                 if following is not None:
+                    cost = following.cost
                     for token in below.tokens:
-                        costs[token] = min(costs.get(token, following.cost), following.cost)
-                    if below.children:
-                        work.append((below, following))
+                        if cost < costs.get(token, _DEAREST):
+                            costs[token] = cost
+                    work.append((below, following))
 
-    def _walk(self, config: Config, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """`_follow` for very many tokens: those below the trie nodes, by terminal."""
-        tokens: list[NDArray[np.int32]] = []
-        costs: list[NDArray[np.int32]] = []
+    def _walk(self, config: Config, suffix: Suffix, costs: Costs) -> None:
+        """`_follow` for very many tokens: by terminal."""
         for thread in config.threads:
-            if isinstance(thread, KeyThread):
-                found: Costs = {}
-                for node in nodes.tolist():
-                    self._keys(thread, node, thread.at, found)
-                tokens.append(np.fromiter(found, np.int32, len(found)))
-                costs.append(np.fromiter(found.values(), np.int32, len(found)))
+            if isinstance(thread, KeyThread) or thread.text is not None:
+                self._follow_exactly(suffix, self._frames.lone(thread), costs)
                 continue
             assert thread.terminal is not None and thread.state is not None
-            if thread.text is not None:
-                found = {}
-                for node in nodes.tolist():
-                    self._exact(Config((thread,), False), node, found)
-                tokens.append(np.fromiter(found, np.int32, len(found)))
-                costs.append(np.fromiter(found.values(), np.int32, len(found)))
-                continue
-            inside = thread.terminal.below(thread.state, nodes)
-            tokens.append(inside.tokens)
-            costs.append(inside.costs + thread.rest.cost)
+            inside = thread.terminal.below(thread.state, np.array(suffix.nodes, np.int64))
+            for token, cost in zip(inside.tokens.tolist(), (inside.costs + thread.rest.cost).tolist(), strict=True):
+                if cost < costs.get(token, _DEAREST):
+                    costs[token] = cost
             if len(inside.exits):
+                exits = Suffix(self._vocabulary.trie, inside.exits.tolist())
                 for after in self._frames.after(thread, None):
-                    more, prices = self._go_on(after, inside.exits)
-                    tokens.append(more)
-                    costs.append(prices)
-        return np.concatenate(tokens or [_NONE]), np.concatenate(costs or [_NONE])
+                    self._follow(exits, after, costs)
 
-    def _go_on(self, config: Config, exits: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        if int(self._vocabulary.trie.below[exits].sum()) > FEW_BELOW:
-            return self._walk(config, exits)
-        found: Costs = {}
-        self._follow(self._suffixes(exits), config, found)
-        return np.fromiter(found, np.int32, len(found)), np.fromiter(found.values(), np.int32, len(found))
+    def _follow_exactly(self, suffix: Suffix, config: Config, costs: Costs) -> None:
+        for node in suffix.nodes:
+            self._exact(config, node, costs)
 
     # ------------------------------------------------------------ listed keys
 
@@ -339,32 +355,11 @@ class Rows:
         found = self._parts.get(relaxed)
         if found is None:
             inside = terminal.inside(relaxed)
-            is_few = int(self._vocabulary.trie.below[inside.exits].sum()) <= FEW_BELOW
-            found = Part(
-                self._pack(inside.tokens),
-                int(inside.costs.max(initial=0)),
-                inside.exits,
-                self._suffixes(inside.exits) if is_few else None,
-            )
+            exits = Suffix(self._vocabulary.trie, inside.exits.tolist())
+            found = Part(self._pack(inside.tokens), int(inside.costs.max(initial=0)), exits)
             self._parts[relaxed] = found
-            self._part_bytes += found.words.nbytes + 16 * len(found.exits) + _ENTRY_BYTES
+            self._part_bytes += found.words.nbytes + 16 * len(exits.nodes) + _ENTRY_BYTES
         return found
-
-    def _suffixes(self, exits: NDArray[np.int64]) -> Suffix:
-        trie = self._vocabulary.trie
-        root = Suffix()
-        work = [(root, node) for node in exits.tolist()]
-        while work:
-            here, node = work.pop()
-            first = int(trie.first_child[node])
-            for child in range(first, first + int(trie.children[node])):
-                byte = int(trie.byte[child])
-                below = here.children.get(byte)
-                if below is None:
-                    below = here.children[byte] = Suffix()
-                below.tokens += trie.token_ids[trie.token_start[child] : trie.token_start[child + 1]].tolist()
-                work.append((below, child))
-        return root
 
     def _affordable(self, thread: Thread | KeyThread, remaining: int) -> list[int]:
         """The tokens of a thread that leave fewer than `remaining` to write."""
@@ -424,7 +419,5 @@ class Rows:
         else:
             self._bytes -= shared.nbytes
 
-
-_NONE = np.zeros(0, np.int32)
 
 __all__ = ["CachedRow", "Rows"]

@@ -282,7 +282,7 @@ def test_the_row_cache_keeps_its_bound_and_masks_stay_right() -> None:
         while True:
             mask = allowed(left, vocabulary)
             assert mask == allowed(right, vocabulary)
-            assert small._row_bytes <= 900
+            assert small.rows._bytes <= 900
             going_on = sorted(mask - set(vocabulary.end_ids))
             if not going_on:
                 break
