@@ -16,6 +16,7 @@ from latticework.runtime.constrain.json_number_sets import Numbers
 from latticework.runtime.constrain.rules import MachineState
 
 _MAX_STATES = 20_000
+_MERGED_STATES = 4000  # up to so many are looked through for equal ones
 _SAFE_DIGITS = 15
 _WHOLE_DIGITS = 60
 _START, _MINUS, _ZERO, _DIGITS, _POINT, _FRACTION = range(6)
@@ -86,12 +87,15 @@ class _Bound:
         wanted = int(text[count])
         return count + 1, order or (digit > wanted) - (digit < wanted)
 
-    def order(self, state: tuple[int, int], is_behind: bool) -> int:
-        """How a number that ends here, or has its point here, compares."""
+    def whole_order(self, state: tuple[int, int]) -> int:
+        """How the part before the point compares, where it ends here."""
         count, order = state
-        if not is_behind:
-            return -1 if count < len(self.whole) else order
-        return order or (-1 if count < len(self.fraction) and self.fraction[count:].strip("0") else 0)
+        return -1 if count < len(self.whole) else order
+
+    def order(self, state: tuple[int, int], has_point: bool) -> int:
+        """How a number that ends here compares."""
+        count, order = state if has_point else (0, self.whole_order(state))
+        return order or (-1 if self.fraction[count:].strip("0") else 0)
 
 
 _State = tuple[int, bool, tuple[tuple[int, int], ...], bool]  # phase, is negative, parts, the last digit was a zero
@@ -158,7 +162,7 @@ class _Reader:
     def _at_point(self, parts: tuple[tuple[int, int], ...], is_negative: bool) -> tuple[tuple[int, int], ...]:
         kept = len(self.steps) + len(self.others)
         bounds = zip(self._bounds(is_negative), parts[kept:], strict=True)
-        return parts[:kept] + tuple((0, bound.order(part, False)) for bound, part in bounds)
+        return parts[:kept] + tuple((0, bound.whole_order(part)) for bound, part in bounds)
 
     def accepts(self, state: _State) -> bool:
         phase, is_negative, parts, ends_in_zero = state
@@ -204,17 +208,47 @@ def _machine(builder: Builder, reader: _Reader, longest: int) -> int:
     live = _live(accepting, targets)
     if not live[0]:
         return builder.machine([MachineState(False, ())])
-    kept = [index for index in range(len(order)) if live[index]]
-    renumbered = {old: new for new, old in enumerate(kept)}
-    states = []
-    for index in kept:
-        moved = [
-            (builder.byte_set(tuple((byte, byte) for byte in sorted(data))), renumbered[target])
-            for target, data in targets[index].items()
-            if live[target]
-        ]
-        states.append(MachineState(accepting[index], tuple(moved)))
-    return builder.machine(states, 1, longest)
+    kind = _in_order(_merged(builder, accepting, [_only(moves, live) for moves in targets]), live)
+    states: dict[int, MachineState] = {}
+    for index, own in enumerate(kind):
+        if not live[index] or own in states:
+            continue
+        moved: dict[int, list[int]] = {}
+        for target, data in targets[index].items():
+            if live[target]:
+                moved.setdefault(kind[target], []).extend(data)
+        moves_of = tuple(
+            (builder.byte_set(tuple((byte, byte) for byte in sorted(data))), target) for target, data in moved.items()
+        )
+        states[own] = MachineState(accepting[index], moves_of)
+    return builder.machine([states[own] for own in range(len(states))], 1, longest)
+
+
+def _only(moves: dict[int, list[int]], live: list[bool]) -> dict[int, list[int]]:
+    return {target: data for target, data in moves.items() if live[target]}
+
+
+def _merged(builder: Builder, accepting: list[bool], targets: list[dict[int, list[int]]]) -> list[int]:
+    """For each state a number that equal states share (Moore's algorithm)."""
+    if len(accepting) > _MERGED_STATES:
+        return list(range(len(accepting)))
+    kinds = [int(accepts) for accepts in accepting]
+    while True:
+        seen: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
+        refined: list[int] = []
+        for own, moves in zip(kinds, targets, strict=True):
+            builder.tick()
+            read = frozenset((byte, kinds[target]) for target, data in moves.items() for byte in data)
+            refined.append(seen.setdefault((own, read), len(seen)))
+        if len(seen) == len(set(kinds)):
+            return refined
+        kinds = refined
+
+
+def _in_order(kinds: list[int], live: list[bool]) -> list[int]:
+    """The numbers of live states from 0 on, that of the first state first."""
+    place: dict[int, int] = {}
+    return [place.setdefault(kind, len(place)) if alive else -1 for kind, alive in zip(kinds, live, strict=True)]
 
 
 def _live(accepting: list[bool], targets: list[dict[int, list[int]]]) -> list[bool]:
