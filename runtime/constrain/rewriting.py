@@ -26,6 +26,7 @@ class Rewriting:
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
+        self._parts: dict[int, tuple[int, ...]] = {}
         self._nonempty: dict[int, int] = {NEVER: NEVER, EMPTY: NEVER}
         self._structured: dict[int, bool] = {NEVER: False}
         self._with_terminals: dict[int, int] = {NEVER: NEVER, EMPTY: EMPTY}
@@ -34,19 +35,24 @@ class Rewriting:
 
     def parts(self, index: int) -> tuple[int, ...]:
         """The nodes that a node names; of a sequence, all of its items. Calls and machines name none."""
+        found = self._parts.get(index)
+        if found is not None:
+            return found
         match self.builder.node(index):
             case Then(first, rest):
                 items = [first]
                 while isinstance(node := self.builder.node(rest), Then):
                     items.append(node.first)
                     rest = node.rest
-                return (*items, rest)
-            case Either(items):
-                return items
+                found = (*items, rest)
+            case Either(choices):
+                found = choices
             case Repeat(item) | Terminal(item):
-                return (item,)
+                found = (item,)
             case _:
-                return ()
+                found = ()
+        self._parts[index] = found
+        return found
 
     def below(self, roots: Iterable[int], known: Container[int] = ()) -> list[int]:
         """All nodes at and below `roots`, those in `known` left out, children first."""
