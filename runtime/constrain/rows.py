@@ -24,6 +24,7 @@ from latticework.runtime.constrain.vocabulary import Trie, Vocabulary
 
 FEW_BELOW = 2000  # exits with fewer trie nodes below them in all are followed byte by byte
 _ENTRY_BYTES = 200  # what a cached row costs beside its words
+_MANY_NODES = 64  # a suffix of more trie nodes than these is looked up at once
 _MANY_BYTES = 16  # more bytes than these that may come next are looked for among a node's children
 
 _DEAREST = 1 << 60
@@ -36,32 +37,44 @@ class Suffix:
     """What tokens have after they left a terminal, as a trie that is unfolded where it is looked at. nodes: the
     vocabulary's trie nodes that are one here; tokens: those that end here; size: trie nodes here and below."""
 
-    __slots__ = ("_children", "_letters", "nodes", "size", "tokens")
+    __slots__ = ("_children", "_letters", "_many", "nodes", "size", "tokens")
 
     def __init__(self, trie: Trie, nodes: list[int]) -> None:
         self.nodes = nodes
-        starts, ids = trie.token_start, trie.token_ids
-        self.tokens = [t for node in nodes for t in ids[starts.item(node) : starts.item(node + 1)].tolist()]
-        self.size = sum(trie.below.item(node) for node in nodes)
+        self._many: NDArray[np.int64] | None = None  # the nodes as an array, where they are many
         self._children: dict[int, Suffix | None] = {}
         self._letters: list[int] | None = None
+        if len(nodes) > _MANY_NODES:
+            self._many = np.sort(np.array(nodes, np.int64))
+            self.tokens: list[int] = trie.tokens_at(self._many)[0].tolist()
+            self.size = int(trie.below[self._many].sum())
+        else:
+            starts, ids = trie.token_start, trie.token_ids
+            self.tokens = [t for node in nodes for t in ids[starts.item(node) : starts.item(node + 1)].tolist()]
+            self.size = sum(trie.below.item(node) for node in nodes)
 
     def child(self, trie: Trie, byte: int) -> Suffix | None:
         if byte in self._children:
             return self._children[byte]
-        child_of = trie.child_of
-        nodes = [child for node in self.nodes if (child := child_of.get(node << 8 | byte)) is not None]
+        if self._many is not None:
+            nodes = trie.children_by(self._many, byte).tolist()
+        else:
+            child_of = trie.child_of
+            nodes = [child for node in self.nodes if (child := child_of.get(node << 8 | byte)) is not None]
         found = self._children[byte] = Suffix(trie, nodes) if nodes else None
         return found
 
     def letters(self, trie: Trie) -> list[int]:
         """All bytes that go on from here."""
         if self._letters is None:
-            found: set[int] = set()
-            for node in self.nodes:
-                first = trie.first_child.item(node)
-                found.update(trie.byte[first : first + trie.children.item(node)].tolist())
-            self._letters = sorted(found)
+            if self._many is not None:
+                self._letters = trie.letters_after(self._many)
+            else:
+                found: set[int] = set()
+                for node in self.nodes:
+                    first = trie.first_child.item(node)
+                    found.update(trie.byte[first : first + trie.children.item(node)].tolist())
+                self._letters = sorted(found)
         return self._letters
 
 

@@ -58,8 +58,12 @@ class Trie:
     @cached_property
     def child_of(self) -> dict[int, int]:
         """The child of node n by byte b, at n << 8 | b."""
-        keys = self.parent[1:].astype(np.int64) << 8 | self.byte[1:]
-        return dict(zip(keys.tolist(), range(1, len(self.parent)), strict=True))
+        return dict(zip(self.arrows.tolist(), range(1, len(self.parent)), strict=True))
+
+    @cached_property
+    def arrows(self) -> NDArray[np.int64]:
+        """[N - 1], ascending: for each node but the root, its parent << 8 | its byte."""
+        return self.parent[1:].astype(np.int64) << 8 | self.byte[1:]
 
     @cached_property
     def below(self) -> NDArray[np.int64]:
@@ -88,6 +92,19 @@ class Trie:
         if total == len(which):
             return self.token_ids[starts], which
         return self.token_ids[spread(starts, counts, total)], np.repeat(which, counts)
+
+    def children_by(self, nodes: NDArray[np.int64], byte: int) -> NDArray[np.int64]:
+        """The children of sorted `nodes` that `byte` leads to."""
+        wanted = nodes << 8 | byte
+        places = np.searchsorted(self.arrows, wanted)
+        places[places == len(self.arrows)] = 0
+        return places[self.arrows[places] == wanted] + 1
+
+    def letters_after(self, nodes: NDArray[np.int64]) -> list[int]:
+        """All bytes that go on from `nodes`."""
+        counts = self.children[nodes]
+        children = spread(self.first_child[nodes], counts, int(counts.sum()))
+        return np.flatnonzero(np.bincount(self.byte[children], minlength=256)).tolist()
 
 
 def spread(starts: NDArray[Any], counts: NDArray[Any], total: int) -> NDArray[np.int64]:
