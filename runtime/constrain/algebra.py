@@ -7,7 +7,7 @@ JSON strings or as they are. Texts are interned: equal expressions are one objec
 
 from __future__ import annotations
 
-from latticework.runtime.constrain.analysis import has_word, is_never, is_subset, words
+from latticework.runtime.constrain.analysis import both, has_word, is_never, is_subset, words
 from latticework.runtime.constrain.formats import FORMATS, from_format
 from latticework.runtime.constrain.patterns import from_pattern, from_python
 from latticework.runtime.constrain.text_nodes import lower_json, lower_plain
@@ -17,7 +17,6 @@ from latticework.runtime.constrain.texts import (
     NEVER,
     Text,
     any_text,
-    both,
     chars,
     either,
     length,

@@ -1,13 +1,26 @@
-"""Questions about texts: does it have a word, which, is it part of another."""
+"""Questions about texts: does it have a word, which, is it part of another; intersections of few words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from latticework.runtime.constrain import texts
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.character_machines import all_words, first_word
 from latticework.runtime.constrain.derivatives import has_word
-from latticework.runtime.constrain.texts import Text, both, negate
+from latticework.runtime.constrain.texts import Both, Literal, Text, Words, negate, word_set
+
+
+def both(*items: Text) -> Text:
+    """The words that all of the items have; written out where one of the items has few."""
+    found = texts.both(*items)
+    if isinstance(found, Both):
+        for finite in found.items:
+            if isinstance(finite, Literal | Words):
+                others = [item for item in found.items if item is not finite]
+                given = (finite.text,) if isinstance(finite, Literal) else finite.words
+                return word_set(word for word in given if all(has_word(other, word) for other in others))
+    return found
 
 
 def is_never(text: Text, limits: Limits | None = None, tick: Callable[[], None] | None = None) -> bool:
@@ -27,4 +40,4 @@ def words(text: Text, limit: int) -> list[str] | None:
     return all_words(text, limit)
 
 
-__all__ = ["has_word", "is_never", "is_subset", "words"]
+__all__ = ["both", "has_word", "is_never", "is_subset", "words"]

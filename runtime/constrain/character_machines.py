@@ -158,7 +158,7 @@ def _keeps_bounds(machine: CharacterMachine) -> bool | None:
         if longest[state] is not None:
             if _widest_gap(lengths[state]) > high - low:
                 return None
-        elif looping[state] is None or looping[state] - nearest > high - low:
+        elif (passing := looping[state]) is None or passing - nearest > high - low:
             return None
     return True
 

@@ -2,8 +2,9 @@ r"""Regular expressions in ECMA-262's syntax -> a tree.
 
 The semantics are those of the `u` flag, as JSON Schema advises: characters are code points; `\d` and `\w` are ASCII,
 `\s` and `.` as ECMA-262 has them; `\p{…}` knows general categories. The syntax is the wider one that schemas are
-written in: needless escapes of punctuation, lone `]`, `{` and `}`, `\A` and `\Z`, `(?P<name>…)`, `(?i)` in front. Lookbehind,
-backreferences and what has two meanings (`\a`, `a++`) are refused with their position. The parser does not recurse.
+written in: needless escapes of punctuation, lone `]`, `{` and `}`, `\A` and `\Z`, `(?P<name>…)`, `(?i)` in front.
+Lookbehind, backreferences and what has two meanings (`\a`, `a++`) are refused with their position. The parser does not
+recurse.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NoReturn
 from latticework.lang.errors import RegexError, point_at
 from latticework.runtime.constrain.assertions import ASCII_WORD
 from latticework.runtime.constrain.base import Limits
-from latticework.runtime.constrain.pattern_tree import Ahead, Boundary, End, Group, Start, Tree
+from latticework.runtime.constrain.pattern_tree import Boundary, End, Group, Start, Tree
 from latticework.runtime.constrain.properties import property_set
 from latticework.runtime.constrain.ranges import ANY, complement, fold_case, subtract, union
 from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
@@ -271,7 +272,9 @@ class _Parser:
         name = self.pattern[self.position + 1 : end]
         found = property_set(name)
         if found is None:
-            self._refuse(f"the property {name!r}", start, "general categories such as L, Lu, Nd or Punctuation are known")
+            self._refuse(
+                f"the property {name!r}", start, "general categories such as L, Lu, Nd or Punctuation are known"
+            )
         self.position = end + 1
         return complement(self._folded(found)) if negated else self._folded(found)
 

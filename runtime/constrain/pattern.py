@@ -25,7 +25,6 @@ from latticework.runtime.constrain.ranges import (
 from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
 from latticework.runtime.constrain.texts import chars
 
-
 _SIMPLE_ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _ASSERTIONS: dict[str, Tree] = {

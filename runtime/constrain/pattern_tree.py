@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from latticework.runtime.constrain.texts import EMPTY, Text, either, literal, repeat, seq
+from latticework.runtime.constrain.texts import Text, either, literal, repeat, seq
 
 
 @dataclass(frozen=True, slots=True, eq=False)

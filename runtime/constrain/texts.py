@@ -123,7 +123,9 @@ class Unfolding(Text):
         raise NotImplementedError
 
 
-def _finish(made: Text, key: tuple[object, ...], shortest: int, longest: int | None, nullable: bool, plain: bool) -> None:
+def _finish(
+    made: Text, key: tuple[object, ...], shortest: int, longest: int | None, nullable: bool, plain: bool
+) -> None:
     made.shortest = min(shortest, _MANY)
     made.longest = longest if longest is None else min(longest, _MANY)
     made.nullable = nullable
@@ -239,7 +241,7 @@ def seq(*items: Text) -> Text:
 def _then(first: Text, rest: Text) -> Text:
     if rest is EMPTY or first is NEVER:
         return first
-    if first is EMPTY:
+    if first is EMPTY or rest is NEVER:
         return rest
     if isinstance(first, Literal):
         if isinstance(rest, Literal):
@@ -501,14 +503,13 @@ def _both(kept: dict[Text, None]) -> Text:
     sets = [part for part in kept if isinstance(part, Characters)]
     if len(sets) > 1:
         ranges = sets[0].ranges
-        for part in sets:
-            ranges = intersect(ranges, part.ranges)
-            del kept[part]
-        return both(_characters(ranges), *kept)
-    finite = next((part for part in kept if isinstance(part, Literal | Words)), None)
-    if finite is not None:
-        del kept[finite]
-        return _filtered(finite, tuple(kept))
+        for other in sets:
+            ranges = intersect(ranges, other.ranges)
+        return both(_characters(ranges), *(part for part in kept if part not in sets))
+    finite = [part for part in kept if isinstance(part, Literal | Words)]
+    if len(finite) > 1:
+        shared = set.intersection(*({part.text} if isinstance(part, Literal) else set(part.words) for part in finite))
+        return both(word_set(shared), *(part for part in kept if part not in finite))
     for part in kept:
         if isinstance(part, Union) and len(part.items) <= _FEW and any(map(_has_length, part.items)):
             others = [other for other in kept if other is not part]
@@ -568,13 +569,6 @@ def _bounded(item: Text, low: int, high: int | None) -> Text:
     longest = high if item.longest is None else item.longest if high is None else min(high, item.longest)
     _finish(made, key, max(low, item.shortest), longest, low == 0 and item.nullable, False)
     return made
-
-
-def _filtered(finite: Literal | Words, others: tuple[Text, ...]) -> Text:
-    from latticework.runtime.constrain.derivatives import has_word
-
-    words = (finite.text,) if isinstance(finite, Literal) else finite.words
-    return word_set(word for word in words if all(has_word(other, word) for other in others))
 
 
 def negate(item: Text) -> Text:

@@ -1,9 +1,9 @@
 """Names and addresses of hosts, mail boxes.
 
 Host names: RFC 1123, section 2.1, and RFC 952. Labels with hyphens in the third and fourth place, those beginning with
-"xn--" among them, are left out, because which of them stand for a Unicode label is no regular question (RFC 5890, section
-2.3.1). Of the names with more than four labels, those with labels of more than 24 characters are left out: so the
-253 characters that a name may have are never exceeded, and nothing needs to count them.
+"xn--" among them, are left out, because which of them stand for a Unicode label is no regular question (RFC 5890,
+section 2.3.1). Of the names with more than four labels, those with labels of more than 24 characters are left out: so
+the 253 characters that a name may have are never exceeded, and nothing needs to count them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ _DEPTH = 3
 
 
 def regex() -> Text:
-    escape = from_python(r"\\(?:[dDwWsSfnrtv^$\\.*+?()\[\]{}|/]|x[0-9A-Fa-f]{2}|u(?:[0-9A-Ca-cE-Fe-f][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2})")
+    escape = from_python(
+        r"\\(?:[dDwWsSfnrtv^$\\.*+?()\[\]{}|/]|x[0-9A-Fa-f]{2}|u(?:[0-9A-Ca-cE-Fe-f][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2})"
+    )
     atom = either(from_python(r"[^\\^$.*+?()\[\]{}|\n\r\u2028\u2029]|\."), escape, _character_class(escape))
     assertion = from_python(r"\^|\$|\\b|\\B")
     expression = EMPTY
