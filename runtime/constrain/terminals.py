@@ -103,7 +103,7 @@ class Terminal:
         return Inside(tokens, states.costs[at[which]], nodes[ends])
 
     def _reach(self, base: int, start: int) -> Inside:
-        """The tokens below the trie node `base`, where the state is `start`."""
+        """The tokens at and below the trie node `base`, where the state is `start`; the root is no way out."""
         if self._loops is None:
             self._loops = Loops(self.states, self.vocabulary.characters)
         chain = self._loops.chain(base, start)
@@ -111,8 +111,7 @@ class Terminal:
             return self._reach_from_chain(base, chain)
         trie, heavy = self.vocabulary.trie, self.vocabulary.characters.heavy
         if base:
-            nodes, at = self._walk_below(np.array([base]), np.array([start], np.int32), None)
-            return self._result(nodes[1:], at[1:])
+            return self._result(*self._walk_below(np.array([base]), np.array([start], np.int32), None))
         if heavy is not None and self._has_chain(heavy, start):
             children = np.arange(1, trie.levels[2])
             return self._reach_below(children, self.states.table[start, self.symbols[children]], None, base)
@@ -147,7 +146,7 @@ class Terminal:
             nodes = np.flatnonzero(runs.inside)
             characters = self.vocabulary.characters
             at = chained[characters.counts[nodes] - characters.counts[base]]
-            exits = np.concatenate([nodes[states.accepts[at] & (trie.children[nodes] > 0) & (nodes != base)], exits])
+            exits = np.concatenate([nodes[states.accepts[at] & (trie.children[nodes] > 0) & (nodes > 0)], exits])
         return Inside(
             np.concatenate([runs.tokens[:count], beyond.tokens]),
             np.concatenate([states.costs[within[:count]], beyond.costs]),
@@ -162,11 +161,9 @@ class Terminal:
         where = np.flatnonzero(nodes == (heavy if heavy is not None and not base else -1))
         if not len(where):
             return self._result(*self._walk_below(nodes, at, runs))
-        node, start = nodes[where], at[where]
-        below = self._reach(int(node[0]), int(start[0]))
-        here = self._result(node, start)
+        below = self._reach(int(nodes[where[0]]), int(at[where[0]]))
         rest = self._result(*self._walk_below(np.delete(nodes, where), np.delete(at, where), runs))
-        return Inside(*(np.concatenate(parts) for parts in zip(here, below, rest, strict=True)))
+        return Inside(*(np.concatenate(parts) for parts in zip(below, rest, strict=True)))
 
     def _walk_below(self, nodes: Nodes, at: Indexes, runs: Runs | None) -> tuple[Nodes, Indexes]:
         """The live `nodes` and the live nodes below them that are not inside `runs`, and the state at each."""
