@@ -28,9 +28,36 @@ _MANY_NODES = 64  # a suffix of more trie nodes than these is looked up at once
 _MANY_BYTES = 16  # more bytes than these that may come next are looked for among a node's children
 
 _DEAREST = 1 << 60
+_MOST = (1 << 31) - 1
 
 Costs = dict[int, int]
 """Tokens and what `shortest()` is after each."""
+
+Arrays = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""The same as two arrays."""
+
+
+class Leaving:
+    """Tokens that leave a terminal, and their costs: some one by one, and whole arrays of them."""
+
+    __slots__ = ("few", "many")
+
+    def __init__(self) -> None:
+        self.few: Costs = {}
+        self.many: list[Arrays] = []
+
+    def arrays(self, size: int) -> Arrays:
+        """All of them, each once, at the least of its costs. size: of the vocabulary."""
+        few = self.few
+        tokens, costs = np.fromiter(few, np.int32, len(few)), np.fromiter(few.values(), np.int32, len(few))
+        if not self.many:
+            return tokens, costs
+        least = np.full(size, _MOST, np.int32)
+        least[tokens] = costs
+        for own, own_costs in self.many:
+            np.minimum.at(least, own, own_costs)
+        tokens = np.flatnonzero(least < _MOST).astype(np.int32)
+        return tokens, least[tokens]
 
 
 class Suffix:
@@ -181,7 +208,10 @@ class Rows:
             leaving: list[int] = []
             for config in self._frames.after(thread, None):
                 tokens, costs = self._after(part, config)
-                leaving += tokens.tolist()
+                if len(tokens) > _MANY_NODES:
+                    words = words | self._pack(tokens)
+                else:
+                    leaving += tokens.tolist()
                 need = max(need, int(costs.max(initial=0)))
             return words, need, leaving
         found = self._tracked(thread, part)
@@ -194,26 +224,24 @@ class Rows:
         """The tokens that leave a terminal and go on in `config`, and their costs."""
         found = part.after.get(config)
         if found is None:
-            costs: Costs = {}
+            leaving = Leaving()
             if part.exits.nodes:
-                self._follow(part.exits, config, costs)
-            found = part.after[config] = (
-                np.fromiter(costs, np.int32, len(costs)),
-                np.fromiter(costs.values(), np.int32, len(costs)),
-            )
-            self._part_bytes += 200 + 8 * len(costs)
+                self._follow(part.exits, config, leaving)
+            found = part.after[config] = leaving.arrays(self._vocabulary.size)
+            self._part_bytes += 200 + 8 * len(found[0])
         return found
 
-    def _follow(self, suffix: Suffix, config: Config, costs: Costs) -> None:
+    def _follow(self, suffix: Suffix, config: Config, leaving: Leaving) -> None:
         """The tokens of a suffix trie that go on from `config`: byte by byte, but where very many may."""
         trie, step, next_bytes = self._vocabulary.trie, self._frames.step, self._frames.next_bytes
         work = [(suffix, config)]
+        costs = leaving.few
         while work:
             here, at = work.pop()
             may_come = next_bytes(at)
             if len(may_come) > _MANY_BYTES:
                 if here.size > FEW_BELOW:
-                    self._walk(at, here, costs)
+                    self._walk(at, here, leaving)
                     continue
                 may_come = tuple(here.letters(trie))
             for byte in may_come:
@@ -228,21 +256,19 @@ class Rows:
                             costs[token] = cost
                     work.append((below, following))
 
-    def _walk(self, config: Config, suffix: Suffix, costs: Costs) -> None:
+    def _walk(self, config: Config, suffix: Suffix, leaving: Leaving) -> None:
         """`_follow` for very many tokens: by terminal."""
         for thread in config.threads:
             if isinstance(thread, KeyThread) or thread.text is not None:
-                self._follow_exactly(suffix, self._frames.lone(thread), costs)
+                self._follow_exactly(suffix, self._frames.lone(thread), leaving.few)
                 continue
             assert thread.terminal is not None and thread.state is not None
             inside = thread.terminal.below(thread.state, np.array(suffix.nodes, np.int64))
-            for token, cost in zip(inside.tokens.tolist(), (inside.costs + thread.rest.cost).tolist(), strict=True):
-                if cost < costs.get(token, _DEAREST):
-                    costs[token] = cost
+            leaving.many.append((inside.tokens, inside.costs + thread.rest.cost))
             if len(inside.exits):
                 exits = Suffix(self._vocabulary.trie, inside.exits.tolist())
                 for after in self._frames.after(thread, None):
-                    self._follow(exits, after, costs)
+                    self._follow(exits, after, leaving)
 
     def _follow_exactly(self, suffix: Suffix, config: Config, costs: Costs) -> None:
         for node in suffix.nodes:
