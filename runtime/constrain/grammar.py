@@ -165,8 +165,14 @@ class _Rules:
             is_recursive = not self._make_regular(group)
         for rule in group:
             body = self.bodies[rule]
-            melts = not is_recursive and (uses[rule] == 1 or self.rewriting.is_regular(body))
-            self.solved[rule] = body if melts else self.builder.call(rule)
+            melts = not is_recursive and (uses[rule] == 1 or self.rewriting.is_call_free(body))
+            self.solved[rule] = self._shared(body, uses[rule]) if melts else self.builder.call(rule)
+
+    def _shared(self, body: int, uses: int) -> int:
+        """What melts into its callers: a heavy text as a terminal, so that all of them have the same."""
+        if uses > 1 and self.rewriting.is_regular(body) and self.rewriting.is_heavy(body):
+            return self.builder.terminal(body)
+        return body
 
     def _solved_call(self, rule: int) -> int:
         return self.solved.get(rule, self.builder.call(rule))

@@ -10,7 +10,10 @@ from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
-from latticework.runtime.constrain.rules import Call, Either, Machine, Repeat, Structured, Terminal, Then
+from latticework.runtime.constrain.rules import Bytes, Call, Either, Machine, Repeat, Structured, Terminal, Then
+
+_WIDE = 16  # bytes; larger sets hold much of the vocabulary
+_LONG = 8  # shorter repeats do not
 
 
 class Split(NamedTuple):
@@ -29,6 +32,9 @@ class Rewriting:
         self._parts: dict[int, tuple[int, ...]] = {}
         self._nonempty: dict[int, int] = {NEVER: NEVER, EMPTY: NEVER}
         self._structured: dict[int, bool] = {NEVER: False}
+        self._calling: dict[int, bool] = {NEVER: False}
+        self._wide: dict[int, bool] = {}
+        self._heavy: dict[int, bool] = {NEVER: False}
         self._with_terminals: dict[int, int] = {NEVER: NEVER, EMPTY: EMPTY}
 
     # ------------------------------------------------------------ nodes and what they name
@@ -79,18 +85,36 @@ class Rewriting:
             self._structured[index] = is_structured or any(self._structured[part] for part in self.parts(index))
         return not self._structured[root]
 
+    def is_call_free(self, root: int) -> bool:
+        """Whether `root` calls nothing."""
+        for index in self.below([root], self._calling):
+            is_call = isinstance(self.builder.node(index), Call)
+            self._calling[index] = is_call or any(self._calling[part] for part in self.parts(index))
+        return not self._calling[root]
+
+    def is_heavy(self, root: int) -> bool:
+        """Whether `root` repeats something of many bytes: a large part of the vocabulary can stand in it. Worth a
+        terminal of its own, shared by all places where it stands."""
+        for index in self.below([root], self._heavy):
+            node, parts = self.builder.node(index), self.parts(index)
+            is_wide_set = isinstance(node, Bytes) and sum(high - low + 1 for low, high in node.ranges) > _WIDE
+            self._wide[index] = isinstance(node, Machine) or is_wide_set or any(self._wide[part] for part in parts)
+            is_loop = isinstance(node, Repeat) and (node.high is None or node.high > _LONG) and self._wide[node.item]
+            self._heavy[index] = isinstance(node, Machine) or is_loop or any(self._heavy[part] for part in parts)
+        return self._heavy[root]
+
     # ------------------------------------------------------------ rewriting
 
     def replaced(self, root: int, call: Callable[[int], int], memo: dict[int, int], *, melt: bool = True) -> int:
         """`root` with `call(rule)` in place of every call; no item of a repeat has the empty text. melt: terminals
-        become part of what is around them. memo: of earlier uses with the same arguments."""
+        become part of what is around them, but heavy ones. memo: of earlier uses with the same arguments."""
         builder = self.builder
         memo[NEVER] = NEVER
         for index in self.below([root], memo):
             match builder.node(index):
                 case Call(rule):
                     memo[index] = call(rule)
-                case Terminal(item) if melt:
+                case Terminal(item) if melt and not self.is_heavy(item):
                     memo[index] = memo[item]
                 case Then():
                     memo[index] = builder.sequence([memo[part] for part in self.parts(index)])
