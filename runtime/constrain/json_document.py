@@ -126,10 +126,11 @@ class Document:
 
     def _own_resource(self, schema: dict[str, Any], pointer: str, resource: Resource) -> Resource:
         draft = draft_of(schema, resource.draft) or resource.draft
-        name = schema.get(draft.identifier)
+        identifier = resource.draft.identifier  # what surrounds a schema says whether it has a name
+        name = schema.get(identifier)
         if isinstance(name, str) and not (draft.has_lone_references and "$ref" in schema):
             uri, fragment = urldefrag(name)
-            if fragment and draft.identifier in ("id", "$id"):
+            if fragment:
                 resource.anchors[fragment] = (schema, pointer)
             if uri:
                 uri = urljoin(resource.uri, uri)

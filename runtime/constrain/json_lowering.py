@@ -26,6 +26,7 @@ from latticework.runtime.constrain.json_writing import MAX_INDENTED, Layout
 from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Property
 
 _MAX_CELLS = 128  # of one value, by what it counts for
+_FEW_MARKS = 3  # up to so many, every combination is told apart
 _MAX_CLASSES = 64  # of keys that patterns tell apart
 _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
@@ -168,6 +169,16 @@ class Lowering:
         """The value, split by what it counts for. counted: (mark, what it wants, whether all must be counted)."""
         if not counted:
             return (Choice(self.node(own, depth + 1)),)
+        is_many = len(counted) > _FEW_MARKS and not any(is_exact for _, _, is_exact in counted)
+        if is_many and not _is_scalar(self.meanings.of(own)):
+            cells = self._some_cells(own, counted)
+        else:
+            cells = self._cells(own, counted)
+        return tuple(Choice(self.node(cell, depth + 1), marks) for cell, marks in cells)
+
+    def _cells(
+        self, own: Formula, counted: Sequence[tuple[int, Formula, bool]]
+    ) -> list[tuple[Formula, tuple[int, ...]]]:
         formulas, meanings = self.formulas, self.meanings
         cells: list[tuple[Formula, tuple[int, ...]]] = [(own, ())]
         for mark, wanted, is_exact in counted:
@@ -186,7 +197,20 @@ class Lowering:
             cells = split
             if len(cells) > _MAX_CELLS:
                 fail("too many schemas speak about how many members or items there are", self.where)
-        return tuple(Choice(self.node(cell, depth + 1), marks) for cell, marks in cells)
+        return cells
+
+    def _some_cells(
+        self, own: Formula, counted: Sequence[tuple[int, Formula, bool]]
+    ) -> list[tuple[Formula, tuple[int, ...]]]:
+        """A value that counts for nothing, for one thing, or for all: there are too many ways between. What is left
+        out is a value that counts for some things and leaves others to other members."""
+        formulas = self.formulas
+        chosen = [(), *((entry,) for entry in counted), tuple(counted)]
+        cells = [
+            (formulas.every((own, *(wanted for _, wanted, _ in some))), tuple(mark for mark, _, _ in some))
+            for some in chosen
+        ]
+        return [(cell, marks) for cell, marks in cells if not self.meanings.is_never(cell)]
 
     def _unique_array(self, shape: ArrayShape, depth: int) -> int:
         """Scalars that differ in how they are written; an array or object only where it is the only item."""

@@ -16,10 +16,15 @@ class Strings(msgspec.Struct, frozen=True, eq=False):
     words: tuple[str, ...] | None = None
     text: Text | None = None
     excluded: frozenset[str] = frozenset()
+    _is_never: bool | None = None
 
     @property
     def is_never(self) -> bool:
-        return self.words == ()
+        """Whether no string is left, as far as it is known without the excluded words."""
+        if self._is_never is None:
+            has_word = self.words if self.words is not None else self.text is None or not is_never(self.text)
+            msgspec.structs.force_setattr(self, "_is_never", not has_word)
+        return self._is_never is True
 
     def has(self, word: str) -> bool:
         if self.words is not None:
@@ -51,8 +56,7 @@ def meet_strings(a: Strings, b: Strings) -> Strings:
     excluded = a.excluded | b.excluded
     if a.text is None or b.text is None or a.text is b.text:
         return Strings(None, a.text or b.text, excluded)
-    text = both(a.text, b.text)
-    return NO_STRINGS if is_never(text) else Strings(None, text, excluded)
+    return Strings(None, both(a.text, b.text), excluded)
 
 
 def join_strings(a: Strings, b: Strings) -> Strings:
@@ -61,8 +65,8 @@ def join_strings(a: Strings, b: Strings) -> Strings:
         return ALL_STRINGS
     if a.words is not None and b.words is not None:
         return Strings(tuple(dict.fromkeys((*a.words, *b.words))))
-    if a.is_never or b.is_never:
-        return b if a.is_never else a
+    if a.words == () or b.words == ():
+        return b if a.words == () else a
     if a.text is None and b.text is None:
         for one, other in ((a, b), (b, a)):
             if one.words is None:

@@ -155,10 +155,10 @@ def validator_of(schema: Any) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker(["date", "ipv4", "ipv6"]))
 
 
-def compiled(schema: Any, key_order: str) -> Automaton | str:
+def compiled(schema: Any, key_order: str, whitespace: str | int = "compact") -> Automaton | str:
     """The automaton, or why there is none."""
     try:
-        constraint = JsonSchema(schema, key_order=key_order)  # type: ignore[arg-type]
+        constraint = JsonSchema(schema, whitespace, key_order)  # type: ignore[arg-type]
         return compile_constraint(constraint, VOCABULARY)
     except ConstraintError as error:
         refusal = error
@@ -244,3 +244,35 @@ def test_whatever_validates_is_let_through_and_nothing_else_is(schema: Any, seed
         else:
             assert not any(is_any), f"{texts[is_any.index(True)]!r} is let through"
             assert not any(in_order), f"{texts[in_order.index(True)]!r} is let through"
+
+
+LAYOUTS: dict[str, tuple[Any, ...]] = {  # the layouts that each whitespace mode lets through, of those tried
+    "compact": ((None, (",", ":")),),
+    "spaced": ((None, (", ", ": ")),),
+    "flexible": ((None, (",", ":")), (None, (", ", ": ")), (2, None), (None, (" ,\n", "\t: "))),
+}
+
+
+def laid_out(value: Any, indent: int | None, separators: tuple[str, str] | None) -> str:
+    return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
+
+
+@QUIET
+@given(SCHEMAS, st.integers(0, 99), st.sampled_from(list(LAYOUTS)))
+def test_each_whitespace_mode_lets_its_layouts_through(schema: Any, seed: int, whitespace: str) -> None:
+    automaton, compact = compiled(schema, "any", whitespace), compiled(schema, "any")
+    assume(not isinstance(automaton, str) and not isinstance(compact, str))
+    assert isinstance(automaton, Automaton)
+    assert isinstance(compact, Automaton)
+    for value in random.Random(seed).sample(UNIVERSE, 30):
+        is_in = accepts(compact, written(value))
+        layouts = {layout: laid_out(value, *layout) for layout in LAYOUTS["flexible"]}
+        own = {layouts[layout] for layout in LAYOUTS[whitespace]}
+        for text in layouts.values():
+            assert accepts(automaton, text.encode()) == (is_in and text in own), text
+    rng = random.Random(seed)
+    validator, shortest = validator_of(schema), automaton.matcher().shortest()
+    for spare in (0, 2, 9, 40):
+        text = walk(automaton, shortest + spare, rng)
+        value = json.loads(text, object_pairs_hook=without_doubles)
+        assert b"\\n" in text or is_valid(validator, value), f"{text!r} is let through"
