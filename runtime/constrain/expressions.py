@@ -93,6 +93,7 @@ class Expressions:
         self._tables: dict[int, WordTable] = {}
         self._lengths: dict[int, Lengths] = {}
         self._dearest: dict[int, int] = {}  # of a machine, what its dearest character costs
+        self._key_costs: dict[int, list[list[int]]] = {}
         self._members: dict[int, Members] = {}
         self._items: dict[int, Items] = {}
         self.costs: list[int] = []
@@ -142,7 +143,8 @@ class Expressions:
             assert isinstance(node, Object)
             around = self.costs[node.colon] + self.costs[node.comma]
             prices = [
-                [around + len(p.key) + self.costs[choice.value] for choice in p.choices] for p in node.properties
+                [around + spelled[0] + self.costs[choice.value] for choice in p.choices]
+                for p, spelled in zip(node.properties, self.key_costs(index), strict=True)
             ]
             extras = [
                 [around + self.costs[extra.key] + TRACKED_COST + self.costs[choice.value] for choice in extra.choices]
@@ -150,6 +152,15 @@ class Expressions:
             ]
             supplies = [self.few_texts(extra.key) for extra in node.extras]
             found = self._members[index] = Members(node, prices, extras, supplies)
+        return found
+
+    def key_costs(self, index: int) -> list[list[int]]:
+        """Of each listed key of an `Object` node, the tokens that write it from each of its bytes on."""
+        found = self._key_costs.get(index)
+        if found is None:
+            node = self.nodes[index]
+            assert isinstance(node, Object)
+            found = self._key_costs[index] = [self.spell(member.key) for member in node.properties]
         return found
 
     def items(self, index: int) -> Items:

@@ -698,8 +698,9 @@ class Frames:
             lacking = members.lacking(written) & mask
             indexes = [next(bits(lacking or mask))]
         best = IMPOSSIBLE
+        costs = self._expressions.key_costs(node)
         for index in indexes:
-            key = len(members.node.properties[index].key) - at.depth
+            key = costs[index][at.depth]
             for choice, after in members.with_property(written, index):
                 best = min(best, key + self._value(node, choice.value, after, rest).cost)
         return best

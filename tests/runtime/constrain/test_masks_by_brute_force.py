@@ -300,8 +300,7 @@ def test_matchers_survive_the_states_being_forgotten() -> None:
         token = rng.choice([ord("a"), ord("b"), 256])
         assert matcher.accept(token)
         if step % 7 == 3:
-            automaton.states.reset()
-            automaton._rows.clear()
+            automaton.forget()
         assert allowed(matcher, vocabulary) - set(vocabulary.end_ids) == {ord("a"), ord("b"), 256}
     matcher.rollback(30)
     assert allowed(matcher, vocabulary) == allowed(other, vocabulary)
