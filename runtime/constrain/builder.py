@@ -8,7 +8,7 @@ text can be in at once, and how many follow how many.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -73,6 +73,7 @@ class Builder:
         self._ticks = 0
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
+        self._shared: dict[Hashable, int] = {}
         self._nullable: list[bool] = []
         self._shortest: list[int] = []  # bytes of the shortest text
         self._starts: list[int] = []  # places a text can begin at
@@ -102,6 +103,13 @@ class Builder:
         if not data:
             return EMPTY
         return self._add(Literal(data), nullable=False, shortest=len(data), starts=1, ends=0)
+
+    def shared(self, key: Hashable, make: Callable[[], int]) -> int:
+        """The node that `make` makes, made once for a key."""
+        node = self._shared.get(key)
+        if node is None:
+            node = self._shared[key] = make()
+        return node
 
     # ------------------------------------------------------------ combinations
 
@@ -207,9 +215,7 @@ class Builder:
         """`item`, regular, as a part whose masks are shared wherever it stands: a string, a number, a token."""
         if item in (NEVER, EMPTY):
             return item
-        return self._add(
-            Terminal(item), nullable=self._nullable[item], shortest=self._shortest[item], starts=1, ends=0
-        )
+        return self._add(Terminal(item), nullable=self._nullable[item], shortest=self._shortest[item], starts=1, ends=0)
 
     def machine(self, states: Sequence[MachineState], low: int = 0, high: int | None = None) -> int:
         """A deterministic automaton over characters; `low` to `high` of them. NEVER where no state accepts."""
@@ -250,7 +256,10 @@ class Builder:
         self._count(len(properties) + len(extras))
         return self._add(
             msgspec.structs.replace(node, properties=properties, extras=kept),
-            nullable=False, shortest=2, starts=1, ends=0,
+            nullable=False,
+            shortest=2,
+            starts=1,
+            ends=0,
         )
 
     def array(self, node: Array) -> int:
@@ -270,7 +279,10 @@ class Builder:
         self._count(len(first))
         return self._add(
             msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high),
-            nullable=False, shortest=2, starts=1, ends=0,
+            nullable=False,
+            shortest=2,
+            starts=1,
+            ends=0,
         )
 
     def _count(self, pieces: int) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.derivatives import Alphabet, Derivatives
+from latticework.runtime.constrain.text_lengths import has_length
 from latticework.runtime.constrain.texts import ANY_CHARACTER, EMPTY, NEVER, Both, Repeat, Text, both
 
 MAX_STATES = 20_000
@@ -259,7 +260,8 @@ def first_word(text: Text, limits: Limits, tick: Callable[[], None] | None = Non
         return True
     core, low, high = _without_bounds(text)
     if low or high is not None:
-        return character_machine(text, limits, tick) is not None
+        told = has_length(core, low, high) if core.is_plain else None
+        return character_machine(text, limits, tick) is not None if told is None else told
     derivatives = Derivatives(core, tick)
     seen = {core}
     work = [core]

@@ -8,6 +8,7 @@ their shape, so counts stay counters; intersections, complements and searches be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
@@ -32,6 +33,7 @@ _SEARCH_STATES = 200  # searches with more states than this stay expressions
 _ASCII: Ranges = ((0x00, 0x7F),)
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))  # ASCII that a JSON string holds as it is
 _MUST_ESCAPE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))  # controls, the quote, the backslash
+_UNESCAPED = re.compile(r'[^\x00-\x1f"\\]*')
 _BEYOND: Ranges = ((0x80, LAST),)
 
 
@@ -47,47 +49,39 @@ def lower_plain(builder: Builder, text: Text) -> int:
 
 
 def _json_bytes(text: str) -> bytes:
+    if _UNESCAPED.fullmatch(text):
+        return text.encode()
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
-class _Characters:
-    """The nodes of single characters. The parts that sets share (all that is not ASCII, mostly) are made once."""
+_ESCAPES = {point: _json_bytes(chr(point)) for low, high in _MUST_ESCAPE for point in range(low, high + 1)}
 
-    def __init__(self, builder: Builder, *, is_json: bool) -> None:
-        self._builder = builder
-        self._plain = _PLAIN if is_json else _ASCII
-        self._is_json = is_json
-        self._parts: dict[Ranges, int] = {}
-        self._escapes: dict[Ranges, int] = {}
 
-    def node(self, ranges: Ranges) -> int:
-        branches = []
-        if ranges[0][0] < 0x80:
-            branches.append(self._builder.byte_set(intersect(ranges, self._plain)))
-            if self._is_json and (escaped := intersect(ranges, _MUST_ESCAPE)):
-                if escaped not in self._escapes:
-                    self._escapes[escaped] = self._escaped(escaped)
-                branches.append(self._escapes[escaped])
-        if ranges[-1][1] >= 0x80:
-            beyond = intersect(ranges, _BEYOND)
-            if beyond not in self._parts:
-                self._parts[beyond] = utf8_characters(self._builder, beyond)
-            branches.append(self._parts[beyond])
-        return branches[0] if len(branches) == 1 else self._builder.either(branches)
+def _characters(builder: Builder, ranges: Ranges, is_json: bool) -> int:
+    """The node of one character. The parts that sets share (all that is not ASCII, mostly) are made once."""
+    branches = []
+    if ranges[0][0] < 0x80:
+        branches.append(builder.byte_set(intersect(ranges, _PLAIN if is_json else _ASCII)))
+        if is_json and (escaped := intersect(ranges, _MUST_ESCAPE)):
+            branches.append(builder.shared(("escaped", escaped), lambda: _escaped(builder, escaped)))
+    if ranges[-1][1] >= 0x80:
+        beyond = intersect(ranges, _BEYOND)
+        branches.append(builder.shared(("beyond", beyond), lambda: utf8_characters(builder, beyond)))
+    return branches[0] if len(branches) == 1 else builder.either(branches)
 
-    def _escaped(self, ranges: Ranges) -> int:
-        heads: dict[bytes, list[int]] = {}
-        for low, high in ranges:
-            for point in range(low, high + 1):
-                word = _json_bytes(chr(point))
-                heads.setdefault(word[:-1], []).append(word[-1])
-        builder = self._builder
-        return builder.either(
-            [
-                builder.sequence([builder.literal(head), builder.byte_set(tuple((b, b) for b in sorted(lasts)))])
-                for head, lasts in heads.items()
-            ]
-        )
+
+def _escaped(builder: Builder, ranges: Ranges) -> int:
+    heads: dict[bytes, list[int]] = {}
+    for low, high in ranges:
+        for point in range(low, high + 1):
+            word = _ESCAPES[point]
+            heads.setdefault(word[:-1], []).append(word[-1])
+    return builder.either(
+        [
+            builder.sequence([builder.literal(head), builder.byte_set(tuple((b, b) for b in sorted(lasts)))])
+            for head, lasts in heads.items()
+        ]
+    )
 
 
 class _Lowering:
@@ -95,47 +89,51 @@ class _Lowering:
 
     def __init__(self, builder: Builder, *, is_json: bool) -> None:
         self.builder = builder
-        self.characters = _Characters(builder, is_json=is_json)
+        self.is_json = is_json
         self.encode: Callable[[str], bytes] = _json_bytes if is_json else str.encode
         self.done: dict[Text, int] = {}
 
     def node(self, text: Text) -> int:
-        work = [text]
         done = self.done
+        work: list[tuple[Text, list[Text] | None]] = [(text, None)]
         while work:
-            part = work[-1]
+            part, parts = work.pop()
             if part in done:
-                work.pop()
                 continue
             self.builder.tick()
-            if _is_search(part):
-                found = self._searched(part)
-                if found is not None:
-                    done[part] = found
-                    continue
-            missing = [child for child in _children(part) if child not in done]
-            if missing:
-                work += missing
+            if parts is not None:
+                done[part] = self._combined(part, parts)
                 continue
-            done[part] = self._lowered(part)
-            work.pop()
+            if _is_search(part) and (found := self._searched(part)) is not None:
+                done[part] = found
+                continue
+            parts = _parts(part)
+            if parts is None:
+                done[part] = self._single(part)
+            else:
+                work.append((part, parts))
+                work += [(child, None) for child in parts if child not in done]
         return done[text]
 
-    def _lowered(self, text: Text) -> int:
-        builder, done = self.builder, self.done
+    def _combined(self, text: Text, parts: list[Text]) -> int:
+        nodes = [self.done[part] for part in parts]
+        match text:
+            case Then():
+                return self.builder.sequence(nodes)
+            case Repeat():
+                return self.builder.repeat(nodes[0], text.low, text.high)
+            case _:
+                return self.builder.either(nodes)
+
+    def _single(self, text: Text) -> int:
+        builder = self.builder
         match text:
             case Literal():
                 return builder.literal(self.encode(text.text))
             case Characters():
-                return self.characters.node(text.ranges)
+                return self._character(text.ranges)
             case Words():
                 return builder.either([builder.literal(self.encode(word)) for word in text.words])
-            case Then():
-                return builder.sequence([done[part] for part in _children(text)])
-            case Union():
-                return builder.either([done[part] for part in text.items])
-            case Repeat():
-                return builder.repeat(done[text.item], text.low, text.high)
             case Empty():
                 return EMPTY
             case Never():
@@ -143,6 +141,11 @@ class _Lowering:
             case _:
                 machine = character_machine(text, builder.limits, builder.tick)
                 return NEVER if machine is None else self._machine(machine)
+
+    def _character(self, ranges: Ranges) -> int:
+        return self.builder.shared(
+            (self.is_json, ranges), lambda: _characters(self.builder, ranges, self.is_json)
+        )  # fmt: skip
 
     def _searched(self, text: Text) -> int | None:
         """A search as an automaton, if it is small: it then has one place where an expression has many."""
@@ -158,18 +161,18 @@ class _Lowering:
         for accepts, moves in zip(machine.accepts, machine.moves, strict=True):
             for mask, _ in moves:
                 if mask not in nodes:
-                    nodes[mask] = self.characters.node(machine.alphabet.characters(mask))
+                    nodes[mask] = self._character(machine.alphabet.characters(mask))
             states.append(MachineState(accepts, tuple((nodes[mask], target) for mask, target in moves)))
         return self.builder.machine(states, machine.low, machine.high)
 
 
-def _children(text: Text) -> list[Text]:
-    """The texts whose nodes the node of `text` is made of."""
+def _parts(text: Text) -> list[Text] | None:
+    """The texts whose nodes the node of `text` is made of; None where it is not made of any."""
     match text:
         case Then():
             parts: list[Text] = []
             rest: Text = text
-            while isinstance(rest, Then) and not (parts and _is_search(rest)):
+            while isinstance(rest, Then) and not (parts and rest.first is ANYTHING):
                 parts.append(rest.first)
                 rest = rest.rest
             return [*parts, rest]
@@ -178,7 +181,7 @@ def _children(text: Text) -> list[Text]:
         case Repeat():
             return [text.item]
         case _:
-            return []
+            return None
 
 
 def _is_search(text: Text) -> bool:

@@ -1,15 +1,15 @@
 """Dates, times and durations: RFC 3339, section 5.6 and appendix A.
 
 The calendar is exact: every date exists. Year 0000 is left out, as many libraries have none. A leap second is where
-the standard puts it, at 23:59:60 UTC, for offsets of whole and half hours.
+the standard puts it, at 23:59:60 UTC, and only at the offsets named below.
 """
 
 from __future__ import annotations
 
 from latticework.runtime.constrain.patterns import from_python
-from latticework.runtime.constrain.texts import Text, either, literal, seq
+from latticework.runtime.constrain.texts import Text, either, literal, seq, word_set
 
-_MINUTES = 24 * 60
+_DAY = 24 * 60  # in minutes
 
 
 def date() -> Text:
@@ -25,26 +25,35 @@ def date() -> Text:
 
 def time() -> Text:
     """full-time."""
-    fraction = from_python(r"(?:\.[0-9]+)?")
-    common = seq(
-        from_python("(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"),
-        fraction,
-        from_python("[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9]"),
+    common = from_python(
+        r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
     )
-    return either(common, *(_leap_second(hour, fraction) for hour in range(24)))
+    return either(common, _leap_seconds(), _fractions_of_leap_seconds())
 
 
-def _leap_second(hour: int, fraction: Text) -> Text:
-    """The leap second in the places where it comes in this hour."""
-    branches = []
-    for minute in (29, 59):
-        ahead = (hour * 60 + minute + 1) % _MINUTES
-        behind = -ahead % _MINUTES
-        offsets = [literal(f"+{ahead // 60:02}:{ahead % 60:02}"), literal(f"-{behind // 60:02}:{behind % 60:02}")]
-        if ahead == 0:
-            offsets += [literal("Z"), literal("z")]
-        branches.append(seq(literal(f"{minute}:60"), fraction, either(*offsets)))
-    return seq(literal(f"{hour:02}:"), either(*branches))
+def _leap_seconds() -> Text:
+    """Leap seconds without a fraction, at offsets of whole and half hours."""
+    words = ["23:59:60Z", "23:59:60z"]
+    for ahead in range(0, _DAY, 30):
+        behind = -ahead % _DAY
+        local = (ahead - 1) % _DAY
+        words += (f"{_clock(local)}:60+{_clock(ahead)}", f"{_clock(local)}:60-{_clock(behind)}")
+    return word_set(words)
+
+
+def _fractions_of_leap_seconds() -> Text:
+    """Leap seconds with a fraction, at the whole hours from UTC-12 to UTC+14."""
+    offsets: dict[int, list[Text]] = {}  # by local time
+    for hour in range(-12, 15):
+        sign = "-" if hour < 0 else "+"
+        offsets.setdefault((60 * hour - 1) % _DAY, []).append(literal(f"{sign}{_clock(60 * abs(hour))}"))
+    offsets[_DAY - 1] += [literal("-00:00"), literal("Z"), literal("z")]
+    digits = from_python("[0-9]+")
+    return either(*(seq(literal(f"{_clock(at)}:60."), digits, either(*texts)) for at, texts in offsets.items()))
+
+
+def _clock(minutes: int) -> str:
+    return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
 def date_time() -> Text:

@@ -1,12 +1,12 @@
 r"""Regular expressions: ECMA-262, chapter 22.2, the part that is certainly valid, with the `u` flag and without.
 
-Groups nest at most `_DEPTH` deep; ranges in classes go from a letter or digit to a later one; backreferences, names and
-lookbehind are left out. What is in is valid in Python's `re` too.
+Groups nest at most `_DEPTH` deep; ranges in classes are those of digits, or begin or end an alphabet; backreferences,
+names and lookbehind are left out. What is in is valid in Python's `re` too.
 """
 
 from __future__ import annotations
 
-from string import ascii_lowercase, ascii_uppercase, digits
+from string import digits
 
 from latticework.runtime.constrain.patterns import from_python
 from latticework.runtime.constrain.texts import EMPTY, Text, either, literal, repeat, seq
@@ -36,11 +36,9 @@ def _group(inner: Text, *openings: str) -> Text:
 
 
 def _character_class(escape: Text) -> Text:
-    ranges = [
-        from_python(f"{low}-[{low}-{letters[-1]}]")
-        for letters in (digits, ascii_uppercase, ascii_lowercase)
-        for low in letters
-    ]
+    ranges = [from_python(f"{low}-[{low}-9]") for low in digits]
+    for first, last in ("AZ", "az"):
+        ranges += (from_python(f"{first}-[{first}-{last}]"), from_python(f"[{first}-{last}]-{last}"))
     item = either(from_python(r"[^\\\[\]^&~|\-\n\r\u2028\u2029]"), escape, *ranges)
     return seq(literal("["), from_python(r"\^?-?"), repeat(item, 1), from_python(r"-?\]"))
 
