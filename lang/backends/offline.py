@@ -94,7 +94,8 @@ class Engine:
         """One result per prompt, in their order.
 
         sampling, constraint: one for all, or a list of one each. A constraint is `lw.Regex`, `lw.Choices`,
-        `lw.JsonSchema`, or a type (see `gen`), whose value `Result.value()` returns. seed: of the whole call; a
+        `lw.JsonSchema`, `lw.Lark`, `lw.Gbnf`, `lw.Triggered`, `lw.After`, or a type (see `gen`), whose value
+        `Result.value()` returns. seed: of the whole call; a
         prompt whose own Sampling names a seed uses that; None takes that of a common Sampling, else draws one.
         When all are over, the first failed prompt's error is raised; with return_exceptions it stands in its
         place. Wrong prompts or lists are refused before anything runs. Ctrl-C cancels what is open.
@@ -309,7 +310,7 @@ def _constraint(given: Any) -> tuple[Constraint | None, Decoder | None]:
         return given, JSON if isinstance(given, JsonSchema) else None
     if isinstance(given, str | dict):
         raise InvalidArgument(
-            f"constraint is a {type(given).__name__}; expected lw.Regex, lw.Choices, lw.JsonSchema or a type",
+            f"constraint is a {type(given).__name__}; expected a constraint, as lw.Regex, or a type",
             field="constraint",
         )
     return constraint_of(given)

@@ -240,7 +240,7 @@ class _Rules:
             for other in factors[rule]:
                 users[other].discard(rule)
         texts: dict[int, int] = {}
-        for rule in reversed(rows):
+        for rule in reversed(list(rows)):
             parts = [
                 join(builder.call(other) if stay else texts[other], found) for other, found in factors[rule].items()
             ]

@@ -130,8 +130,9 @@ class _Grammar:
 
     def _import(self, path: Tree[Any], names: Tree[Any] | Token | None) -> None:
         parts: list[Any] = path.children
+        wanted: list[Any]
         if isinstance(names, Tree):
-            library, wanted = parts, list(names.children)
+            library, wanted = parts, names.children
         else:
             library, wanted = parts[:-1], parts[-1:]
         if [str(part) for part in library] != ["common"]:
@@ -140,8 +141,7 @@ class _Grammar:
         for name in wanted:
             if str(name) not in common_terminals():
                 self._fail(f"`common` has no terminal {name}", position(name))
-            new_name = names if isinstance(names, Token) else name
-            self._define_terminal(new_name, common_terminals()[str(name)])
+            self._define_terminal(names if isinstance(names, Token) else name, common_terminals()[str(name)])
 
     def _check_names(self) -> None:
         for rule in self.rules.values():
