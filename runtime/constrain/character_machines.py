@@ -1,9 +1,8 @@
 """A text -> a small deterministic automaton over classes of characters.
 
 The states are the text's derivatives, found breadth first, without those from which no word can be finished, and
-merged where they accept the same (Moore). A bound on the length of the words stays a bound beside the automaton
-where a counter of characters can keep it without a dead end; where it cannot (words of even length between 3 and 5),
-the count becomes part of the states.
+merged where they accept the same (Moore). A bound on the length of the words stays a bound beside the automaton: it
+never becomes states.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ _MERGED = 600  # automata larger than this are not looked at for equal states
 @dataclass(slots=True)
 class CharacterMachine:
     """accepts[s], moves[s] = [(set of classes, next state)], disjoint; it starts in state 0, and every state leads to
-    an accepting one. low, high: bounds on the length of the words; high None is no bound. With two bounds, the lengths
-    that remain possible from a state have no gap wider than high - low, so that a state is live with counts (low,
-    high) left exactly when its shortest word is not too long and its longest not too short."""
+    an accepting one. low, high: bounds on the length of the words, which some word keeps; high None is no bound."""
 
     alphabet: Alphabet
     accepts: list[bool]
@@ -50,15 +47,9 @@ def character_machine(
     if machine is None:
         return None
     machine.low, machine.high = low, high
-    if (low, high) != (0, None):
-        feasible = _keeps_bounds(machine)
-        if feasible is None:
-            machine = _explored(text, most, tick, None)
-        elif not feasible:
-            return None
-    if machine is not None and len(machine.accepts) <= _MERGED:
-        machine = _merged(machine)
-    return machine
+    if (low, high) != (0, None) and not _can_end(machine, low, high):
+        return None
+    return _merged(machine) if len(machine.accepts) <= _MERGED else machine
 
 
 def _without_bounds(text: Text) -> tuple[Text, int, int | None]:
@@ -140,28 +131,25 @@ def _distances(machine: CharacterMachine, goals: list[bool]) -> list[int | None]
     return found
 
 
-def _keeps_bounds(machine: CharacterMachine) -> bool | None:
-    """Whether any word has a length within the bounds; None where counting characters beside the automaton could run
-    into a dead end."""
-    low, high = machine.low, machine.high
-    shortest = _distances(machine, machine.accepts)
-    assert shortest[0] is not None
-    longest = _longest(machine)
-    is_possible = (high is None or shortest[0] <= high) and (longest[0] is None or longest[0] >= low)
-    if not is_possible or low == 0 or high is None:
-        return is_possible
-    # Lengths from a state on: all from `looping` on, because a word that long passes a state that loops on itself.
-    loops = [any(target == state for _, target in own) for state, own in enumerate(machine.moves)]
-    looping = _looping(machine, shortest, loops)
-    lengths = _finite_lengths(machine, longest)
-    for state, nearest in enumerate(shortest):
-        assert nearest is not None
-        if longest[state] is not None:
-            if _widest_gap(lengths[state]) > high - low:
-                return None
-        elif (passing := looping[state]) is None or passing - nearest > high - low:
-            return None
-    return True
+def _can_end(machine: CharacterMachine, low: int, high: int | None) -> bool:
+    """Whether some word has `low` to `high` characters. Sets of states, one for each number of characters, come back
+    to one another, so few have to be looked at."""
+    level = frozenset((0,))
+    seen: dict[frozenset[int], int] = {}
+    ends: list[bool] = []  # whether a word may have so many characters
+    while level not in seen:
+        if high is not None and len(ends) > high:
+            return False
+        seen[level] = len(ends)
+        ends.append(any(machine.accepts[state] for state in level))
+        if ends[-1] and len(ends) > low:
+            return True
+        level = frozenset(target for state in level for _, target in machine.moves[state])
+    begin = seen[level]
+    period = len(ends) - begin
+    first = max(low, begin)
+    later = [length for length in range(first, first + period) if ends[begin + (length - begin) % period]]
+    return bool(later) and (high is None or later[0] <= high)
 
 
 def _longest(machine: CharacterMachine) -> list[int | None]:
@@ -186,39 +174,6 @@ def _longest(machine: CharacterMachine) -> list[int | None]:
             if waiting[other] == 0:
                 ready.append(other)
     return found
-
-
-def _looping(machine: CharacterMachine, shortest: list[int | None], loops: list[bool]) -> list[int | None]:
-    """The length of the shortest word from each state on that passes a state with a loop of one character."""
-    found: list[int | None] = [away if loop else None for away, loop in zip(shortest, loops, strict=True)]
-    has_changed = True
-    while has_changed:
-        has_changed = False
-        for state in range(len(found) - 1, -1, -1):
-            for _, target in machine.moves[state]:
-                after = found[target]
-                own = found[state]
-                if after is not None and (own is None or own > after + 1):
-                    found[state] = after + 1
-                    has_changed = True
-    return found
-
-
-def _finite_lengths(machine: CharacterMachine, longest: list[int | None]) -> list[int]:
-    """For each state with finitely many words, the lengths of its words, one bit each."""
-    found = [0] * len(longest)
-    finite = [(bound, state) for state, bound in enumerate(longest) if bound is not None]
-    for _, state in sorted(finite):
-        lengths = int(machine.accepts[state])
-        for _, target in machine.moves[state]:
-            lengths |= found[target] << 1
-        found[state] = lengths
-    return found
-
-
-def _widest_gap(lengths: int) -> int:
-    digits = f"{lengths:b}".strip("0")
-    return max(map(len, digits.split("1")))
 
 
 def _merged(machine: CharacterMachine) -> CharacterMachine:
