@@ -10,12 +10,10 @@ from __future__ import annotations
 from latticework.runtime.constrain.analysis import both, has_word, is_never, is_subset, words
 from latticework.runtime.constrain.formats import FORMATS, from_format
 from latticework.runtime.constrain.patterns import from_pattern, from_python
+from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Text
 from latticework.runtime.constrain.text_nodes import lower_json, lower_plain
 from latticework.runtime.constrain.texts import (
     ANYTHING,
-    EMPTY,
-    NEVER,
-    Text,
     any_text,
     chars,
     either,

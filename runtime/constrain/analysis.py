@@ -8,7 +8,8 @@ from latticework.runtime.constrain import texts
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.character_machines import all_words, first_word
 from latticework.runtime.constrain.derivatives import has_word
-from latticework.runtime.constrain.texts import Both, Literal, Text, Words, negate, word_set
+from latticework.runtime.constrain.text_kinds import Both, Literal, Text, Words
+from latticework.runtime.constrain.texts import negate, word_set
 
 
 def both(*items: Text) -> Text:

@@ -25,8 +25,7 @@ from latticework.runtime.constrain.pattern_tree import (
 )
 from latticework.runtime.constrain.ranges import ANY, subtract, union
 from latticework.runtime.constrain.rules import Ranges
-from latticework.runtime.constrain.texts import (
-    ANYTHING,
+from latticework.runtime.constrain.text_kinds import (
     EMPTY,
     NEVER,
     Characters,
@@ -38,16 +37,9 @@ from latticework.runtime.constrain.texts import (
     Unfolding,
     Union,
     Words,
-    both,
-    chars,
-    either,
     intern,
-    literal,
-    negate,
-    nonempty,
-    repeat,
-    seq,
 )
+from latticework.runtime.constrain.texts import ANYTHING, both, chars, either, literal, negate, nonempty, repeat, seq
 
 ASCII_WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _NEWLINE: Ranges = ((0x0A, 0x0A),)

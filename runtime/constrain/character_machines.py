@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.derivatives import Alphabet, Derivatives
+from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Both, Repeat, Text
 from latticework.runtime.constrain.text_lengths import has_length
-from latticework.runtime.constrain.texts import ANY_CHARACTER, EMPTY, NEVER, Both, Repeat, Text, both
+from latticework.runtime.constrain.texts import ANY_CHARACTER, both
 
 MAX_STATES = 20_000
 _WORK = 10  # moves looked at for a state, on average, at most

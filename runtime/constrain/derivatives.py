@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from latticework.runtime.constrain.ranges import ANY, union
 from latticework.runtime.constrain.rules import Ranges
-from latticework.runtime.constrain.texts import (
-    ANYTHING,
+from latticework.runtime.constrain.text_kinds import (
     EMPTY,
     NEVER,
     Both,
@@ -27,14 +26,8 @@ from latticework.runtime.constrain.texts import (
     Unfolding,
     Union,
     Words,
-    both,
-    either,
-    literal,
-    negate,
-    repeat,
-    seq,
-    word_set,
 )
+from latticework.runtime.constrain.texts import ANYTHING, both, either, literal, negate, repeat, seq, word_set
 
 Moves = tuple[tuple[int, Text], ...]  # disjoint sets of classes, and what is left after one of their characters
 

@@ -23,7 +23,7 @@ from latticework.runtime.constrain.grammar import Nonempty
 from latticework.runtime.constrain.ranges import ANY, intersect, subtract, union
 from latticework.runtime.constrain.rewriting import Rewriting
 from latticework.runtime.constrain.rules import Call, Either, MachineState, Ranges, Repeat, Terminal, Then
-from latticework.runtime.constrain.texts import Text
+from latticework.runtime.constrain.text_kinds import Text
 from latticework.runtime.constrain.utf8 import utf8_characters
 
 _MOST_SETS = 12  # more sets of forbidden characters than this are joined

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from latticework.runtime.constrain.texts import Text, either, literal, repeat, seq
+from latticework.runtime.constrain.text_kinds import Text
+from latticework.runtime.constrain.texts import either, literal, repeat, seq
 
 
 @dataclass(frozen=True, slots=True, eq=False)

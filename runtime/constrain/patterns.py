@@ -10,7 +10,7 @@ from latticework.runtime.constrain.ecma import parse_ecma
 from latticework.runtime.constrain.pattern import parse_pattern
 from latticework.runtime.constrain.ranges import character_class
 from latticework.runtime.constrain.rules import Ranges
-from latticework.runtime.constrain.texts import Text
+from latticework.runtime.constrain.text_kinds import Text
 
 
 def from_pattern(

@@ -7,17 +7,7 @@ complements, so the lengths of a whole are those of its parts, added up.
 from __future__ import annotations
 
 from latticework.runtime.constrain.ranges import union
-from latticework.runtime.constrain.texts import (
-    EMPTY,
-    NEVER,
-    Characters,
-    Literal,
-    Repeat,
-    Text,
-    Then,
-    Union,
-    Words,
-)
+from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Characters, Literal, Repeat, Text, Then, Union, Words
 
 Lengths = tuple[tuple[int, int], ...]
 
@@ -27,6 +17,8 @@ _ROUNDS = 5_000
 
 def has_length(text: Text, low: int, high: int | None) -> bool | None:
     """Whether `text`, a plain one, has a word of `low` to `high` characters; None where that is not easy to tell."""
+    if text is NEVER:
+        return False
     if low == 0 or text.shortest >= low:
         return high is None or text.shortest <= high
     if high is None:

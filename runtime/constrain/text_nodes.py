@@ -15,18 +15,8 @@ from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
 from latticework.runtime.constrain.character_machines import CharacterMachine, TooManyStates, character_machine
 from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
-from latticework.runtime.constrain.texts import (
-    ANYTHING,
-    Characters,
-    Empty,
-    Literal,
-    Never,
-    Repeat,
-    Text,
-    Then,
-    Union,
-    Words,
-)
+from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal, Never, Repeat, Text, Then, Union, Words
+from latticework.runtime.constrain.texts import ANYTHING
 from latticework.runtime.constrain.utf8 import utf8_characters
 
 _SEARCH_STATES = 200  # searches with more states than this stay expressions

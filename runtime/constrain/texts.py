@@ -9,148 +9,29 @@ has a word. Nothing here knows of bytes, JSON or automata; what words an express
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from weakref import WeakValueDictionary
 
 from latticework.runtime.constrain.ranges import ANY, intersect, subtract, union
 from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
+from latticework.runtime.constrain.text_kinds import (
+    EMPTY,
+    MANY,
+    NEVER,
+    Both,
+    Characters,
+    Complement,
+    Literal,
+    Never,
+    Repeat,
+    Text,
+    Then,
+    Union,
+    Words,
+    finish,
+    known_text,
+)
 
-_MANY = 1 << 40  # where lengths stop being counted
 _MANY_WORDS = 8  # from this many literals side by side on, they are one node
 _FEW = 4  # intersections are distributed over at most this many alternatives that hold lengths
-
-_interned: WeakValueDictionary[tuple[object, ...], Text] = WeakValueDictionary()
-
-
-class Text:
-    """A language. nullable: it has the empty word. shortest, longest: bounds on the characters of its words, exact
-    where `is_plain`; longest None is no bound. Made by the functions of this file alone."""
-
-    __slots__ = ("__weakref__", "automaton", "is_plain", "longest", "nullable", "shortest")
-
-    nullable: bool
-    shortest: int
-    longest: int | None
-    is_plain: bool
-    automaton: object  # kept by `derivatives.py`
-
-
-class Never(Text):
-    """No word."""
-
-    __slots__ = ()
-
-
-class Empty(Text):
-    """The empty word alone."""
-
-    __slots__ = ()
-
-
-class Literal(Text):
-    """One word, not empty."""
-
-    __slots__ = ("text",)
-    text: str
-
-
-class Characters(Text):
-    """One character out of `ranges`, of which there are at least two."""
-
-    __slots__ = ("ranges",)
-    ranges: Ranges
-
-
-class Words(Text):
-    """Any one of many words: sorted, distinct, none empty."""
-
-    __slots__ = ("words",)
-    words: tuple[str, ...]
-
-
-class Then(Text):
-    """`first`, then `rest`; `first` is no `Then`."""
-
-    __slots__ = ("first", "rest")
-    first: Text
-    rest: Text
-
-
-class Union(Text):
-    """Any one of `items`."""
-
-    __slots__ = ("items",)
-    items: tuple[Text, ...]
-
-
-class Repeat(Text):
-    """`item` `low` to `high` times; high None is no bound."""
-
-    __slots__ = ("high", "item", "low")
-    item: Text
-    low: int
-    high: int | None
-
-
-class Both(Text):
-    """The words that all of `items` have."""
-
-    __slots__ = ("items",)
-    items: tuple[Text, ...]
-
-
-class Complement(Text):
-    """The words that `item` does not have."""
-
-    __slots__ = ("item",)
-    item: Text
-
-
-class Unfolding(Text):
-    """A language that `unfold` writes down only when it is needed: what a repeated assertion comes to."""
-
-    __slots__ = ()
-
-    def unfold(self) -> Text:
-        """An equal text, whose words begin outside of `self`."""
-        raise NotImplementedError
-
-    def sets(self) -> Iterable[Ranges]:
-        """Every set of characters that unfolding may ever bring."""
-        raise NotImplementedError
-
-    def parts(self) -> tuple[Text, ...]:
-        """Texts that unfolding brings as they are."""
-        raise NotImplementedError
-
-
-def _finish(
-    made: Text, key: tuple[object, ...], shortest: int, longest: int | None, nullable: bool, plain: bool
-) -> None:
-    made.shortest = min(shortest, _MANY)
-    made.longest = longest if longest is None else min(longest, _MANY)
-    made.nullable = nullable
-    made.is_plain = plain
-    made.automaton = None
-    _interned[key] = made
-
-
-def intern(made: Text, key: tuple[object, ...], *, shortest: int, longest: int | None, nullable: bool) -> Text:
-    """`made`, or the text known by the same key: for kinds of `Unfolding`."""
-    known = _interned.get(key)
-    if known is not None:
-        return known
-    _finish(made, key, shortest, longest, nullable, False)
-    return made
-
-
-def _constant(made: Text, longest: int | None, nullable: bool) -> Text:
-    _finish(made, (type(made),), 0, longest, nullable, True)
-    return made
-
-
-NEVER = _constant(Never(), 0, False)
-EMPTY = _constant(Empty(), 0, True)
-
 
 # ---------------------------------------------------------------- leaves
 
@@ -160,14 +41,14 @@ def literal(text: str) -> Text:
     if not text:
         return EMPTY
     key = (Literal, text)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         return NEVER
     made = Literal()
     made.text = text
-    _finish(made, key, len(text), len(text), False, True)
+    finish(made, key, len(text), len(text), False, True)
     return made
 
 
@@ -184,12 +65,12 @@ def _characters(ranges: Ranges) -> Text:
         if ranges[0][0] == ranges[0][1]:
             return literal(chr(ranges[0][0]))
     key = (Characters, ranges)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Characters()
     made.ranges = ranges
-    _finish(made, key, 1, 1, False, True)
+    finish(made, key, 1, 1, False, True)
     return made
 
 
@@ -204,13 +85,13 @@ def _word_set(words: Sequence[str]) -> Text:
     if not words[0]:
         return either(EMPTY, _word_set(words[1:]))
     key = (Words, *words)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Words()
     made.words = tuple(words)
     lengths = [len(word) for word in words]
-    _finish(made, key, min(lengths), max(lengths), False, True)
+    finish(made, key, min(lengths), max(lengths), False, True)
     return made
 
 
@@ -261,13 +142,13 @@ def _then(first: Text, rest: Text) -> Text:
             if isinstance(first, Then | Literal):
                 return seq(first, rest)
     key = (Then, first, rest)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Then()
     made.first, made.rest = first, rest
     longest = None if first.longest is None or rest.longest is None else first.longest + rest.longest
-    _finish(
+    finish(
         made, key, first.shortest + rest.shortest, longest, first.nullable and rest.nullable,
         first.is_plain and rest.is_plain,
     )  # fmt: skip
@@ -309,13 +190,13 @@ def repeat(item: Text, low: int = 0, high: int | None = None) -> Text:
     if (low, high) == (1, 1):
         return item
     key = (Repeat, item, low, high)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Repeat()
     made.item, made.low, made.high = item, low, high
     longest = None if high is None or item.longest is None else high * item.longest
-    _finish(made, key, low * item.shortest, longest, low == 0 or item.nullable, item.is_plain)
+    finish(made, key, low * item.shortest, longest, low == 0 or item.nullable, item.is_plain)
     return made
 
 
@@ -402,7 +283,7 @@ def either(*items: Text) -> Text:
     if len(kept) <= 1:
         return next(iter(kept), NEVER)
     key = (Union, frozenset(kept))
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Union()
@@ -410,7 +291,7 @@ def either(*items: Text) -> Text:
     longest: int | None = 0
     for part in kept:
         longest = None if longest is None or part.longest is None else max(longest, part.longest)
-    _finish(
+    finish(
         made, key, min(part.shortest for part in kept), longest, any(part.nullable for part in kept),
         all(part.is_plain for part in kept),
     )  # fmt: skip
@@ -435,7 +316,7 @@ def _joined_repeats(parts: dict[Text, None]) -> dict[Text, None]:
     for part in parts:
         first, rest = (part.first, part.rest) if isinstance(part, Then) else (part, EMPTY)
         if isinstance(first, Repeat):
-            groups.setdefault((first.item, rest), []).append((first.low, _MANY if first.high is None else first.high))
+            groups.setdefault((first.item, rest), []).append((first.low, MANY if first.high is None else first.high))
         elif (first, rest) in groups:
             groups[first, rest].append((1, 1))
         else:
@@ -444,7 +325,7 @@ def _joined_repeats(parts: dict[Text, None]) -> dict[Text, None]:
         if len(counts) > 1:
             counts = list(union(counts))
         for low, high in counts:
-            joined[seq(repeat(item, low, None if high >= _MANY else high), rest)] = None
+            joined[seq(repeat(item, low, None if high >= MANY else high), rest)] = None
     return joined
 
 
@@ -520,12 +401,12 @@ def _both(kept: dict[Text, None]) -> Text:
     if high is not None and high < low:
         return NEVER
     key = (Both, frozenset(kept))
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Both()
     made.items = tuple(kept)
-    _finish(made, key, low, high, all(part.nullable for part in kept), False)
+    finish(made, key, low, high, all(part.nullable for part in kept), False)
     return made
 
 
@@ -561,13 +442,13 @@ def _bounded(item: Text, low: int, high: int | None) -> Text:
     bounds = length(low, high)
     parts = (*item.items, bounds) if isinstance(item, Both) else (item, bounds)
     key = (Both, frozenset(parts))
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Both()
     made.items = parts
     longest = high if item.longest is None else item.longest if high is None else min(high, item.longest)
-    _finish(made, key, max(low, item.shortest), longest, low == 0 and item.nullable, False)
+    finish(made, key, max(low, item.shortest), longest, low == 0 and item.nullable, False)
     return made
 
 
@@ -606,12 +487,12 @@ def _complement(item: Text) -> Text:
     if item is ANYTHING:
         return NEVER
     key = (Complement, item)
-    known = _interned.get(key)
+    known = known_text(key)
     if known is not None:
         return known
     made = Complement()
     made.item = item
-    _finish(made, key, 1 if item.nullable else 0, None, not item.nullable, False)
+    finish(made, key, 1 if item.nullable else 0, None, not item.nullable, False)
     return made
 
 

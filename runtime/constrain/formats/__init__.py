@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 from latticework.runtime.constrain.formats import dates, identifiers, idn, network, regexes, uris
-from latticework.runtime.constrain.texts import Text
+from latticework.runtime.constrain.text_kinds import Text
 
 _FORMATS: dict[str, Callable[[], Text]] = {
     "date": dates.date,

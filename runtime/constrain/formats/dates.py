@@ -7,7 +7,8 @@ the standard puts it, at 23:59:60 UTC, and only at the offsets named below.
 from __future__ import annotations
 
 from latticework.runtime.constrain.patterns import from_python
-from latticework.runtime.constrain.texts import Text, either, literal, seq, word_set
+from latticework.runtime.constrain.text_kinds import Text
+from latticework.runtime.constrain.texts import either, literal, seq, word_set
 
 _DAY = 24 * 60  # in minutes
 

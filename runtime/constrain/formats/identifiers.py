@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from latticework.runtime.constrain.patterns import from_python
-from latticework.runtime.constrain.texts import Text, either, literal, seq
+from latticework.runtime.constrain.text_kinds import Text
+from latticework.runtime.constrain.texts import either, literal, seq
 
 
 def uuid() -> Text:

@@ -14,7 +14,8 @@ from latticework.runtime.constrain.formats.network import hostname
 from latticework.runtime.constrain.patterns import from_python
 from latticework.runtime.constrain.ranges import union
 from latticework.runtime.constrain.rules import Ranges
-from latticework.runtime.constrain.texts import Text, both, chars, either, length, literal, repeat, seq
+from latticework.runtime.constrain.text_kinds import Text
+from latticework.runtime.constrain.texts import both, chars, either, length, literal, repeat, seq
 
 _JAMO = (range(0x1100, 0x1200), range(0xA960, 0xA980), range(0xD7B0, 0xD800))  # RFC 5892, section 2.9
 _VALID_BY_EXCEPTION = ((0xDF, 0xDF), (0x3C2, 0x3C2), (0x3007, 0x3007))  # section 2.6, left to right

@@ -9,7 +9,8 @@ the 253 characters that a name may have are never exceeded, and nothing needs to
 from __future__ import annotations
 
 from latticework.runtime.constrain.patterns import from_python
-from latticework.runtime.constrain.texts import EMPTY, Text, both, either, length, literal, repeat, seq
+from latticework.runtime.constrain.text_kinds import EMPTY, Text
+from latticework.runtime.constrain.texts import both, either, length, literal, repeat, seq
 
 _LDH = "[A-Za-z0-9-]"
 _ALNUM = "[A-Za-z0-9]"

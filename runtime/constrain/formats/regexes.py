@@ -9,7 +9,8 @@ from __future__ import annotations
 from string import digits
 
 from latticework.runtime.constrain.patterns import from_python
-from latticework.runtime.constrain.texts import EMPTY, Text, either, literal, repeat, seq
+from latticework.runtime.constrain.text_kinds import EMPTY, Text
+from latticework.runtime.constrain.texts import either, literal, repeat, seq
 
 _DEPTH = 3
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from latticework.runtime.constrain.formats.network import ipv6
 from latticework.runtime.constrain.patterns import from_python
 from latticework.runtime.constrain.rules import Ranges
-from latticework.runtime.constrain.texts import Text, chars, either, literal, repeat, seq
+from latticework.runtime.constrain.text_kinds import Text
+from latticework.runtime.constrain.texts import chars, either, literal, repeat, seq
 
 _UCSCHAR: Ranges = (
     (0xA0, 0xD7FF), (0xF900, 0xFDCF), (0xFDF0, 0xFFEF),

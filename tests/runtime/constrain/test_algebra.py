@@ -40,6 +40,7 @@ from latticework.runtime.constrain.algebra import (
 )
 from latticework.runtime.constrain.builder import Builder
 from latticework.runtime.constrain.rules import Machine, Repeat, RuleGraph
+from latticework.runtime.constrain.text_lengths import has_length
 from tests.runtime.constrain.oracle import accepts, byte_vocabulary, walk
 
 LONGEST = 5
@@ -127,6 +128,27 @@ def test_a_lowered_text_is_the_same_language_in_bytes(pair: Pair) -> None:
     automaton = Automaton(rules, BYTES)
     for string in STRINGS:
         assert accepts(automaton, string.encode()) == (string in language), string
+
+
+@settings(max_examples=150, deadline=None)
+@given(PAIRS, st.integers(0, LONGEST), st.integers(0, 3))
+def test_whether_a_word_has_a_length_is_decided(pair: Pair, low: int, more: int) -> None:
+    high = min(low + more, LONGEST)
+    expected = any(low <= len(word) <= high for word in pair[1])
+    assert is_never(both(pair[0], length(low, high), repeat(chars(((97, 98),))))) == (not expected)
+    if pair[0].is_plain:
+        told = has_length(pair[0], low, high)
+        assert told is None or told == (not is_never(both(pair[0], length(low, high))))
+
+
+def test_lengths_of_plain_texts_are_sums_of_those_of_their_parts() -> None:
+    text = from_pattern("^(abc|defgh){2,4}x{7}$")
+    assert [n for n in range(40) if has_length(text, n, n)] == sorted(
+        {7 + 3 * i + 5 * j for i in range(5) for j in range(5) if 2 <= i + j <= 4}
+    )
+    assert has_length(from_pattern("^(ab)*$"), 99_999, 99_999) is not True
+    assert has_length(from_pattern("^(abc?)*$"), 99_999, 99_999)
+    assert is_never(both(from_pattern("^(ab)*$"), length(99_999, 99_999)))
 
 
 @settings(max_examples=60, deadline=None)
