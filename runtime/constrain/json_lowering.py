@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from latticework.lang.errors import ConstraintError, SchemaError
-from latticework.runtime.constrain.algebra import Text, both, is_never, lower_json, negate, word_set
+from latticework.runtime.constrain.algebra import Text, any_text, both, is_never, lower_json, negate
 from latticework.runtime.constrain.builder import NEVER, Builder, OutOfTime
 from latticework.runtime.constrain.json_formulas import Formula, Holds
 from latticework.runtime.constrain.json_keys import Keys
@@ -21,7 +21,7 @@ from latticework.runtime.constrain.json_meets import item_formula, member_formul
 from latticework.runtime.constrain.json_number_sets import Numbers
 from latticework.runtime.constrain.json_numbers import build_numbers
 from latticework.runtime.constrain.json_shapes import FALSE, NULL, TRUE, ArrayShape, ObjectShape, ValueSet
-from latticework.runtime.constrain.json_strings import ALL_STRINGS, Strings
+from latticework.runtime.constrain.json_strings import Strings
 from latticework.runtime.constrain.json_writing import MAX_INDENTED, Layout
 from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Property
 
@@ -44,12 +44,9 @@ class Lowering:
         self._known: dict[tuple[Formula, int], int] = {}
         self._open: dict[tuple[Formula, int], int | None] = {}  # being written; the rule, where one was needed
         self._single: dict[Formula, int] = {}
-        self._any_key: int | None = None
         self._numbers: dict[tuple[Numbers, bool], int] = {}
         self._strings: dict[Text, int] = {}
-        self._classified: dict[
-            tuple[tuple[Text, ...], frozenset[str]], list[tuple[int, Callable[[Keys], bool]]]
-        ] = {}  # fmt: skip
+        self._classified: dict[tuple[Text, ...], list[tuple[Text, Callable[[Keys], bool]]]] = {}
         self._nesting = 0
         self.where = ""
 
@@ -255,7 +252,7 @@ class Lowering:
                 ]
                 choices = self._choices(total, counted, depth)
             properties.append(Property(_written(name), choices, name in shape.required))
-        extras = self._extras(shape, names, depth)
+        extras = self._extras(shape, depth)
         if not extras:
             properties = [member for member in properties if member.choices or member.is_required]
         bounds = ((1, None),) * len(shape.needs)
@@ -275,10 +272,10 @@ class Lowering:
             )
         )
 
-    def _extras(self, shape: ObjectShape, names: dict[str, None], depth: int) -> tuple[Extra, ...]:
+    def _extras(self, shape: ObjectShape, depth: int) -> tuple[Extra, ...]:
         """Members with keys that are not listed, by the patterns that tell their keys apart."""
         found: list[Extra] = []
-        for key, has in self._classes(shape, names):
+        for keys_text, has in self._classes(shape):
             value = self.formulas.every(formula for keys, formula in shape.rules if has(keys))
             if value is self.formulas.false:
                 continue
@@ -288,30 +285,26 @@ class Lowering:
                 for keys, formula in need
                 if isinstance(keys, Keys) and has(keys)
             ]
+            key = self._string(Strings(None, keys_text))
             found.append(Extra(key, self._choices(value, counted, depth)))
         return tuple(found)
 
-    def _classes(self, shape: ObjectShape, names: dict[str, None]) -> list[tuple[int, Callable[[Keys], bool]]]:
-        """(the node of the keys, whether a set of keys has them)."""
+    def _classes(self, shape: ObjectShape) -> list[tuple[Text, Callable[[Keys], bool]]]:
+        """(the keys, whether a set of keys has them). Listed keys may be among them: an object never takes those."""
         texts = dict.fromkeys(
             text for keys, _ in chain(shape.rules, *shape.needs) if isinstance(keys, Keys) for text in keys.patterns
         )
         if not texts:
-            if any(formula is self.formulas.false for _, formula in shape.rules):
-                return []
-            if self._any_key is None:
-                self._any_key = self._string(ALL_STRINGS)
-            return [(self._any_key, lambda _: True)]
-        key = (tuple(texts), frozenset(names))
+            return [(any_text(), lambda _: True)]
+        key = tuple(texts)
         known = self._classified.get(key)
         if known is None:
-            known = self._classified[key] = self._split_keys(texts, names)
+            known = self._classified[key] = self._split_keys(key)
         return known
 
-    def _split_keys(self, texts: dict[Text, None], names: dict[str, None]) -> list[tuple[int, Callable[[Keys], bool]]]:
-        """The keys that are not among `names`, by which of the texts have them."""
-        listed = word_set(names)
-        classes: list[tuple[Text, frozenset[Text]]] = [(negate(listed), frozenset())]
+    def _split_keys(self, texts: tuple[Text, ...]) -> list[tuple[Text, Callable[[Keys], bool]]]:
+        """All keys, by which of the texts have them."""
+        classes: list[tuple[Text, frozenset[Text]]] = [(any_text(), frozenset())]
         for text in texts:
             split = [(both(keys, text), inside | {text}) for keys, inside in classes]
             split += [(both(keys, negate(text)), inside) for keys, inside in classes]
@@ -320,7 +313,7 @@ class Lowering:
             ]
             if len(classes) > _MAX_CLASSES:
                 fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self.where)
-        return [(self._string(Strings(None, keys)), _members(inside)) for keys, inside in classes]
+        return [(keys, _members(inside)) for keys, inside in classes]
 
 
 def _is_scalar(values: ValueSet) -> bool:
