@@ -41,7 +41,12 @@ def test_each_kind_of_constraint_becomes_its_struct() -> None:
     assert ops(lw.gen("x", regex="[0-9]+"))[0] == Gen("x", constraint=Regex("[0-9]+"))
     for given in ({"type": "integer"}, '{"type": "integer"}'):
         assert ops(lw.gen("x", json_schema=given))[0] == Gen("x", constraint=JsonSchema({"type": "integer"}))
-    city: dict[str, Any] = {"properties": {"name": {"type": "string"}}, "required": ["name"], "type": "object"}
+    city: dict[str, Any] = {
+        "properties": {"name": {"type": "string"}},
+        "required": ["name"],
+        "type": "object",
+        "additionalProperties": False,
+    }
     assert ops(lw.gen("x", schema=City))[0] == Gen("x", constraint=JsonSchema(city))
     assert ops(lw.gen("x", schema=Literal["a", "b"]))[0] == Gen("x", constraint=JsonSchema({"enum": ["a", "b"]}))
     assert ops(lw.gen("x", schema=enum.Enum("E", {"A": "a"})))[0] == Gen("x", constraint=JsonSchema({"enum": ["a"]}))
