@@ -18,7 +18,20 @@ from latticework.lang.backends.default import default_backend
 from latticework.lang.batch import run_batch
 from latticework.lang.errors import InvalidArgument, RegexError, Unsupported, point_at
 from latticework.lang.expr import Expr, Piece, checked_text, message
-from latticework.lang.ir import Constraint, Gen, JsonSchema, OnLength, Regex, Sampling, Select, SelectMethod
+from latticework.lang.ir import (
+    After,
+    Constraint,
+    Gbnf,
+    Gen,
+    JsonSchema,
+    Lark,
+    OnLength,
+    Regex,
+    Sampling,
+    Select,
+    SelectMethod,
+    Triggered,
+)
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State, checked_name
@@ -52,6 +65,8 @@ def gen(
     choices: Sequence[str] | None = None,
     json_schema: str | Mapping[str, Any] | None = None,
     schema: Any = None,
+    grammar: str | Lark | Gbnf | Triggered | None = None,
+    after: str | None = None,
     on_length: OnLength = "close",
     return_logprob: bool = False,
     top_logprobs: int | None = None,
@@ -61,7 +76,9 @@ def gen(
 
     Sampling: None takes the run's default (max_tokens 128, temperature 1.0); see `Sampling`. Constraint, at most
     one: `regex`; `json_schema`, a schema as dict or text; `schema`, a type (pydantic model, dataclass, TypedDict,
-    Enum, Literal, list[int], …), whose value `s.value(name)` returns; `choices`, which makes it a `select`.
+    Enum, Literal, list[int], …), whose value `s.value(name)` returns; `grammar`, a Lark grammar as text, or `lw.Lark`,
+    `lw.Gbnf`, `lw.Triggered`; `choices`, which makes it a `select`. after: the constraint begins only behind the first
+    occurrence of this text, as in after="</think>"; what comes before is free, and `s.value(name)` leaves it out.
     on_length: what a constrained gen does as its tokens run out, see `OnLength`. return_logprob: keep each
     token's log-probability in `s.meta(name)`; top_logprobs=k the k likeliest as well. prompt_logprobs: the same
     for the constant text right before, 0 or k likeliest. n: so many outputs, drawn side
@@ -98,7 +115,9 @@ def gen(
         "prompt_logprobs": prompt_logprobs,
     }
     given: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    constraints = {"regex": regex, "choices": choices, "json_schema": json_schema, "schema": schema}
+    constraints = {
+        "regex": regex, "choices": choices, "json_schema": json_schema, "schema": schema, "grammar": grammar
+    }  # fmt: skip
     chosen = [field for field, value in constraints.items() if value is not None]
     if len(chosen) > 1:
         raise InvalidArgument(f"gen got {' and '.join(chosen)}; expected at most one of them", field=chosen[1])
@@ -106,12 +125,16 @@ def gen(
     for pattern in sampling.stop_regex:
         _regex(pattern, "stop_regex")
     if choices is not None:
+        if after is not None:
+            raise InvalidArgument("gen with choices scores every choice; after has no effect on that", field="after")
         return _gen_choices(name, choices, sampling, given)
-    constraint, decoder = _constraint(regex, json_schema, schema)
+    constraint, decoder = _constraint(regex, json_schema, schema, grammar)
+    if after is not None:
+        constraint, decoder = _after(after, constraint, decoder)
     if on_length not in get_args(OnLength):
         raise InvalidArgument(f"on_length is {on_length!r}; expected one of {get_args(OnLength)}", field="on_length")
     if on_length != "close" and constraint is None:
-        raise InvalidArgument("on_length needs a regex, json_schema or schema", field="on_length")
+        raise InvalidArgument("on_length needs a regex, json_schema, schema or grammar", field="on_length")
     return Expr(Piece(Gen(name, sampling, tuple(given), constraint, on_length), decoder))
 
 
@@ -130,7 +153,9 @@ def _gen_choices(name: str | None, choices: Sequence[str], sampling: Sampling, g
     return select(name, choices)
 
 
-def _constraint(regex: str | None, json_schema: Any, schema: Any) -> tuple[Constraint | None, Decoder | None]:
+def _constraint(
+    regex: str | None, json_schema: Any, schema: Any, grammar: Any
+) -> tuple[Constraint | None, Decoder | None]:
     if regex is not None:
         return _regex(regex), None
     if json_schema is not None:
@@ -143,7 +168,28 @@ def _constraint(regex: str | None, json_schema: Any, schema: Any) -> tuple[Const
         return JsonSchema(dict(json_schema) if isinstance(json_schema, Mapping) else json_schema), JSON
     if schema is not None:
         return constraint_of(schema)
+    if grammar is not None:
+        if isinstance(grammar, str):
+            return Lark(checked_text(grammar, "grammar")), None
+        if not isinstance(grammar, Lark | Gbnf | Triggered):
+            raise InvalidArgument(
+                f"grammar is a {type(grammar).__name__}; expected a Lark grammar as text",
+                field="grammar",
+                hint="lw.Gbnf and lw.Triggered are taken too",
+            )
+        return grammar, None
     return None, None
+
+
+def _after(marker: str, constraint: Constraint | None, decoder: Decoder | None) -> tuple[Constraint, Decoder | None]:
+    """The constraint behind a marker; its value is read from what stands behind it."""
+    if constraint is None:
+        raise InvalidArgument("after needs a regex, json_schema, schema or grammar", field="after")
+    constraint = After(checked_text(marker, "after"), constraint)
+    if decoder is None:
+        return constraint, None
+    read = decoder.read
+    return constraint, Decoder(decoder.kind, lambda text: read(text.partition(marker)[2]))
 
 
 def _regex(pattern: str, field: str = "regex") -> Regex:

@@ -5,6 +5,7 @@
     │   ├── ConstraintError               a constraint that cannot be enforced
     │   │   ├── RegexError                position and caret
     │   │   ├── SchemaError               JSON pointer
+    │   │   ├── GrammarError              line, column and caret
     │   │   └── BudgetTooSmall            max_tokens below the shortest completion
     │   └── PromptTooLong
     ├── ModelError
@@ -42,6 +43,7 @@ __all__ = [
     "DeadlineExceeded",
     "EngineDied",
     "ErrorData",
+    "GrammarError",
     "InvalidArgument",
     "InvalidValue",
     "LatticeworkError",
@@ -128,6 +130,10 @@ class RegexError(ConstraintError):
 
 class SchemaError(ConstraintError):
     """An invalid or unsupported JSON Schema; `pointer` is the keyword at fault."""
+
+
+class GrammarError(ConstraintError):
+    """An invalid or unsupported grammar; `position` is the character at fault, the message has its line and column."""
 
 
 class BudgetTooSmall(ConstraintError):

@@ -30,6 +30,7 @@ IR_VERSION = 1
 MAX_BRANCHES = 4096
 MAX_OPS = 100_000
 MAX_TEXT_BYTES = 16 << 20
+MAX_INDENT = 8
 MAX_TOKENS_LIMIT = 1 << 20
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
@@ -261,15 +262,20 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
 
     schema: a schema as JSON text, or as a dict or bool, which is turned into text; the order of its keys is
     kept and is part of the constraint's identity. whitespace: "compact" writes none between tokens, "spaced"
-    writes json.dumps' separators. key_order "schema" writes properties in the schema's order.
-    Raises SchemaError when the text is no JSON.
+    writes json.dumps' separators, a number indents as json.dumps does; "flexible" is JSON as anyone may write it:
+    up to 20 spaces, tabs or line ends between tokens, and 1.0 for an integer. key_order: "schema" writes the listed
+    properties in the schema's order, "any" in any. formats: whether `format` is an assertion or says nothing.
+    Objects are open, as the standard has it: close them with `"additionalProperties": false`.
+    Raises SchemaError when the text is no JSON, InvalidArgument for an option that does not exist.
     """
 
     schema: str | dict[str, Any] | bool
-    whitespace: Literal["compact", "spaced"] = "compact"
-    key_order: Literal["schema"] = "schema"
+    whitespace: Literal["compact", "spaced", "flexible"] | int = "compact"
+    key_order: Literal["schema", "any"] = "schema"
+    formats: Literal["assert", "annotate"] = "assert"
 
     def __post_init__(self) -> None:
+        self._check_options()
         if isinstance(self.schema, str):
             try:
                 value = json.loads(self.schema)
@@ -291,6 +297,18 @@ class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", omit_defaults=T
             raise SchemaError(f"the schema is not JSON: {error}", field="json_schema", pointer="") from None
         msgspec.structs.force_setattr(self, "schema", text)
 
+    def _check_options(self) -> None:
+        space = self.whitespace
+        if isinstance(space, int) and not isinstance(space, bool):
+            _check_range("whitespace", space, 0, MAX_INDENT)
+        elif space not in ("compact", "spaced", "flexible"):
+            hint = 'expected "compact", "spaced", "flexible", or the width of the indent'
+            raise InvalidArgument(f"whitespace is {space!r}", field="whitespace", hint=hint)
+        for field, allowed in (("key_order", ("schema", "any")), ("formats", ("assert", "annotate"))):
+            if getattr(self, field) not in allowed:
+                hint = f"expected {' or '.join(map(repr, allowed))}"
+                raise InvalidArgument(f"{field} is {getattr(self, field)!r}", field=field, hint=hint)
+
     @property
     def text(self) -> str:
         """The schema as JSON text, key order kept."""
@@ -306,7 +324,97 @@ def _has_utf8(text: str) -> bool:
     return True
 
 
-Constraint: TypeAlias = Regex | Choices | JsonSchema
+class Lark(msgspec.Struct, frozen=True, tag="lark", omit_defaults=True, forbid_unknown_fields=True):
+    """Text that the grammar's rule `start` derives. The grammar is in lark's syntax and means what lark's Earley parser
+    takes it to mean. Whether it is one is found out when it is compiled: GrammarError."""
+
+    grammar: str
+    start: str = "start"
+
+    def __post_init__(self) -> None:
+        _check_strings("lark", grammar=self.grammar, start=self.start)
+
+
+class Gbnf(msgspec.Struct, frozen=True, tag="gbnf", omit_defaults=True, forbid_unknown_fields=True):
+    """Text that the grammar's rule `start` derives. The grammar is in the syntax of llama.cpp and xgrammar. Whether it
+    is one is found out when it is compiled: GrammarError."""
+
+    grammar: str
+    start: str = "root"
+
+    def __post_init__(self) -> None:
+        _check_strings("gbnf", grammar=self.grammar, start=self.start)
+
+
+class After(msgspec.Struct, frozen=True, tag="after", forbid_unknown_fields=True):
+    """Any text up to the first `marker`, the marker, then text of `constraint`: for models that reason first."""
+
+    marker: str
+    constraint: Constraint
+
+    def __post_init__(self) -> None:
+        _check_strings("after", marker=self.marker)
+
+
+class Tag(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """`begin`, text of `constraint`, `end`."""
+
+    begin: str
+    constraint: Constraint
+    end: str = ""
+
+    def __post_init__(self) -> None:
+        _check_strings("tags", begin=self.begin)
+        if not isinstance(self.end, str):
+            raise ConstraintError(f"end is a {type(self.end).__name__}; expected a string", field="tags")
+
+
+class Triggered(msgspec.Struct, frozen=True, tag="triggered", omit_defaults=True, forbid_unknown_fields=True):
+    """Free text in which a trigger always begins a tag: tool calls among prose.
+
+    tags: what may follow; each begins with a trigger. triggers: strings that free text never has; without them, every
+    tag's `begin` is one. at_least_one: a text without any tag is not complete. stop_after_first: the first tag ends
+    the text.
+    """
+
+    tags: tuple[Tag, ...]
+    triggers: tuple[str, ...] = ()
+    at_least_one: bool = False
+    stop_after_first: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("tags", "triggers"):
+            given = getattr(self, field)
+            if not isinstance(given, tuple | list):
+                raise ConstraintError(f"{field} is a {type(given).__name__}; expected a list", field=field)
+            msgspec.structs.force_setattr(self, field, tuple(given))
+        if not self.tags:
+            raise ConstraintError("tags is empty; expected at least one", field="tags")
+        if not all(isinstance(tag, Tag) for tag in self.tags):
+            raise ConstraintError("tags holds something that is no Tag", field="tags")
+        for trigger in self.triggers:
+            _check_strings("triggers", trigger=trigger)
+        for trigger in self.triggers:
+            if not any(tag.begin.startswith(trigger) for tag in self.tags):
+                raise ConstraintError(f"no tag begins with the trigger {trigger!r}", field="triggers")
+        for tag in self.tags:
+            if self.triggers and not tag.begin.startswith(self.triggers):
+                raise ConstraintError(
+                    f"the tag {tag.begin!r} begins with none of the triggers",
+                    field="tags",
+                    hint="a trigger is the beginning of the tags that it starts",
+                )
+
+
+def _check_strings(field: str, **values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ConstraintError(f"{name} is a {type(value).__name__}; expected a string", field=field)
+        if not value:
+            raise ConstraintError(f"{name} is empty", field=field)
+
+
+Constraint: TypeAlias = Regex | Choices | JsonSchema | Lark | Gbnf | After | Triggered
 
 OnLength: TypeAlias = Literal["close", "cut", "prefer_close"]
 """What a constrained gen does as its budget ends.
@@ -519,13 +627,28 @@ def _listed(texts: tuple[str, ...]) -> str:
 def _describe_gen(op: Gen) -> str:
     parts = [f"gen {op.name or '_'}"]
     parts += [f"{name}={getattr(op.sampling, name)!r}" for name in op.given]
-    match op.constraint:
-        case Regex(pattern):
-            parts.append(f"regex={pattern!r}")
-        case Choices(options):
-            parts.append(f"choices=[{_listed(options)}]")
-        case JsonSchema():
-            parts.append(f"json_schema={op.constraint.text}")
+    if op.constraint is not None:
+        parts.append(_describe_constraint(op.constraint))
     if op.on_length != "close":
         parts.append(f"on_length={op.on_length!r}")
     return " ".join(parts)
+
+
+def _describe_constraint(constraint: Constraint) -> str:
+    match constraint:
+        case Regex(pattern):
+            return f"regex={pattern!r}"
+        case Choices(options):
+            return f"choices=[{_listed(options)}]"
+        case JsonSchema():
+            return f"json_schema={constraint.text}"
+        case Lark(grammar, start) | Gbnf(grammar, start):
+            return f"{type(constraint).__name__.lower()}={_quoted(grammar)} start={start}"
+        case After(marker, inner):
+            return f"after={_quoted(marker)} {_describe_constraint(inner)}"
+        case Triggered(tags):
+            return (
+                "triggered=["
+                + ", ".join(f"{_quoted(t.begin)} {_describe_constraint(t.constraint)}" for t in tags)
+                + "]"
+            )

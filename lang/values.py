@@ -101,8 +101,8 @@ def _name(kind: Any) -> str:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without annotations, so that equal types share one compiled constraint; a root that is only a reference
-    is replaced by what it refers to."""
+    """Without annotations, so that equal types share one compiled constraint, and closed: an object has the fields of
+    its type alone. A root that is only a reference is replaced by what it refers to."""
     definitions = {name: _without_annotations(part) for name, part in schema.get("$defs", {}).items()}
     root = _without_annotations({key: value for key, value in schema.items() if key != "$defs"})
     if definitions and set(root) == {"$ref"}:
@@ -128,6 +128,8 @@ def _without_annotations(schema: Any) -> Any:
             tidy[key] = [_without_annotations(part) for part in value]
         else:
             tidy[key] = _without_annotations(value)
+    if "properties" in tidy and "additionalProperties" not in tidy:
+        tidy["additionalProperties"] = False  # a type has its fields and no others, unless it says so
     return tidy
 
 

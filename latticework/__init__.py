@@ -26,6 +26,7 @@ from latticework.lang.errors import (
     ConstraintError,
     DeadlineExceeded,
     EngineDied,
+    GrammarError,
     InvalidArgument,
     InvalidValue,
     LatticeworkError,
@@ -41,7 +42,7 @@ from latticework.lang.errors import (
     Unsupported,
     UnsupportedModel,
 )
-from latticework.lang.ir import Choices, JsonSchema, Program, Regex, Sampling
+from latticework.lang.ir import After, Choices, Gbnf, JsonSchema, Lark, Program, Regex, Sampling, Tag, Triggered
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressInUse",
+    "After",
     "Branches",
     "BrokenModel",
     "BudgetTooSmall",
@@ -64,9 +66,12 @@ __all__ = [
     "Engine",
     "EngineDied",
     "Function",
+    "Gbnf",
+    "GrammarError",
     "InvalidArgument",
     "InvalidValue",
     "JsonSchema",
+    "Lark",
     "LatticeworkError",
     "ModelError",
     "ModelNotFound",
@@ -83,6 +88,8 @@ __all__ = [
     "SchemaError",
     "Scripted",
     "State",
+    "Tag",
+    "Triggered",
     "UnknownVariable",
     "Unsupported",
     "UnsupportedModel",

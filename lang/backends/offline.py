@@ -145,7 +145,8 @@ class Engine:
         """One result per prompt, in their order.
 
         sampling, constraint: one for all, or a list of one each. A constraint is `lw.Regex`, `lw.Choices`,
-        `lw.JsonSchema`, or a type (see `gen`), whose value `Result.value()` returns. seed: of the whole call; a
+        `lw.JsonSchema`, `lw.Lark`, `lw.Gbnf`, `lw.Triggered`, `lw.After`, or a type (see `gen`), whose value
+        `Result.value()` returns. seed: of the whole call; a
         prompt whose own Sampling names a seed uses that; None takes that of a common Sampling, else draws one.
         truncate: "middle" shortens conversations that leave no room for max_tokens, old turns first; `usage.truncated`
         says by how many tokens. timeout: seconds for the whole call; what is not done by then fails with
@@ -379,7 +380,7 @@ def _constraint(given: Any) -> tuple[Constraint | None, Decoder | None]:
         return given, JSON if isinstance(given, JsonSchema) else None
     if isinstance(given, str | dict):
         raise InvalidArgument(
-            f"constraint is a {type(given).__name__}; expected lw.Regex, lw.Choices, lw.JsonSchema or a type",
+            f"constraint is a {type(given).__name__}; expected a constraint, as lw.Regex, or a type",
             field="constraint",
         )
     return constraint_of(given)

@@ -11,11 +11,13 @@ Works without the rest of the runtime and without torch.
 from latticework.runtime.constrain.automaton import Automaton
 from latticework.runtime.constrain.base import Limits, Matcher, Row
 from latticework.runtime.constrain.compile import compile_constraint, to_rules
+from latticework.runtime.constrain.logits_processor import ConstraintLogitsProcessor
 from latticework.runtime.constrain.rules import RuleGraph, decode_rules, encode_rules
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 __all__ = [
     "Automaton",
+    "ConstraintLogitsProcessor",
     "Limits",
     "Matcher",
     "Row",

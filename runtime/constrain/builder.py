@@ -8,25 +8,38 @@ text can be in at once, and how many follow how many.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from latticework.lang.errors import ConstraintError, ErrorData
 from latticework.lang.ir import MAX_TOKENS_LIMIT
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.live import live_graph
 from latticework.runtime.constrain.rules import (
     MAX_COUNT,
+    Array,
     Bytes,
+    Call,
+    Choice,
     Either,
     Empty,
+    Extra,
     Literal,
+    Machine,
+    MachineState,
     Node,
+    Object,
+    Property,
     Ranges,
     Repeat,
     RuleGraph,
+    Terminal,
     Then,
     Words,
+    check_left_recursion,
+    children,
 )
 
 NEVER = -1  # the language without any string; never part of a graph
@@ -36,6 +49,8 @@ MAX_FOLLOWERS = 250_000  # pairs (where a text can be, where its next byte can b
 _FREE_STARTS = 128  # the widest character classes begin with about this many byte sets; more is ambiguity
 _MANY_WORDS = 8  # from this many literals side by side on, they become one node
 _MANY = 1 << 40  # where sizes stop being counted
+
+M = TypeVar("M", Property, Extra)
 
 
 class OutOfTime(ConstraintError):
@@ -58,11 +73,14 @@ class Builder:
         self._ticks = 0
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
+        self._shared: dict[Hashable, int] = {}
         self._nullable: list[bool] = []
         self._shortest: list[int] = []  # bytes of the shortest text
         self._starts: list[int] = []  # places a text can begin at
         self._ends: list[int] = []  # inner places from which the node can be left without a byte
         self._followers = 0
+        self._rules: list[int] = []  # the node of each rule; NEVER while it has none
+        self._pieces = 0  # states of machines, members of objects and arrays
         self._add(Empty(), nullable=True, shortest=0, starts=0, ends=0)
 
     # ------------------------------------------------------------ leaves
@@ -85,6 +103,13 @@ class Builder:
         if not data:
             return EMPTY
         return self._add(Literal(data), nullable=False, shortest=len(data), starts=1, ends=0)
+
+    def shared(self, key: Hashable, make: Callable[[], int]) -> int:
+        """The node that `make` makes, made once for a key."""
+        node = self._shared.get(key)
+        if node is None:
+            node = self._shared[key] = make()
+        return node
 
     # ------------------------------------------------------------ combinations
 
@@ -184,29 +209,119 @@ class Builder:
             ends=self._ends[item] + 1,
         )
 
+    # ------------------------------------------------------------ structure
+
+    def terminal(self, item: int) -> int:
+        """`item`, regular, as a part whose masks are shared wherever it stands: a string, a number, a token."""
+        if item in (NEVER, EMPTY):
+            return item
+        return self._add(Terminal(item), nullable=self._nullable[item], shortest=self._shortest[item], starts=1, ends=0)
+
+    def machine(self, states: Sequence[MachineState], low: int = 0, high: int | None = None) -> int:
+        """A deterministic automaton over characters; `low` to `high` of them. NEVER where no state accepts."""
+        if not any(state.accepts for state in states) or (high is not None and high < low):
+            return NEVER
+        self._count(len(states) + sum(len(state.moves) for state in states))
+        widest = max(len(state.moves) for state in states)
+        nullable = low == 0 and states[0].accepts
+        return self._add(Machine(tuple(states), low, high), nullable=nullable, shortest=low, starts=widest, ends=0)
+
+    def rule(self) -> int:
+        """A new rule, without text until `define`d; `call` it from anywhere, its own text included."""
+        self._rules.append(NEVER)
+        if len(self._rules) > self.limits.states:
+            raise self._exceeded("states", "the constraint has too many rules")
+        return len(self._rules) - 1
+
+    def call(self, rule: int) -> int:
+        return self._add(Call(rule), nullable=False, shortest=0, starts=1, ends=0)
+
+    def define(self, rule: int, node: int) -> None:
+        """Gives a rule its text; NEVER is none."""
+        self._rules[rule] = node
+
+    def object(self, node: Object) -> int:
+        """The parts of `node` are nodes of this builder; what can never be written is left out of it. NEVER where a
+        required member cannot be written."""
+        if NEVER in (node.open, node.close, node.comma, node.colon, node.empty):
+            return NEVER
+        if node.high is not None and node.high < node.low:
+            return NEVER
+        properties = tuple(_with_values(member) for member in node.properties)
+        if any(member.is_required and not member.choices for member in properties):
+            return NEVER
+        extras = tuple(_with_values(member) for member in node.extras if member.key != NEVER)
+        # A listed member without a value stays known by its key, so that no extra takes the key: see `Object`.
+        kept = tuple(member for member in extras if member.choices)
+        self._count(len(properties) + len(extras))
+        return self._add(
+            msgspec.structs.replace(node, properties=properties, extras=kept),
+            nullable=False,
+            shortest=2,
+            starts=1,
+            ends=0,
+        )
+
+    def array(self, node: Array) -> int:
+        """As `object`. Items that cannot be written end the array before them."""
+        if NEVER in (node.open, node.close, node.comma, node.empty):
+            return NEVER
+        first: list[tuple[Choice, ...]] = []
+        rest = _writable(node.rest)
+        for choices in node.first:
+            if not _writable(choices):
+                rest = ()
+                break
+            first.append(_writable(choices))
+        high = node.high if rest else min(len(first), len(first) if node.high is None else node.high)
+        if high is not None and high < node.low:
+            return NEVER
+        self._count(len(first))
+        return self._add(
+            msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high),
+            nullable=False,
+            shortest=2,
+            starts=1,
+            ends=0,
+        )
+
+    def _count(self, pieces: int) -> None:
+        self._pieces += pieces
+        if self._pieces > self.limits.states:
+            raise self._exceeded("states", "the constraint is too large")
+
     # ------------------------------------------------------------ results
+
+    def node(self, index: int) -> Node:
+        """What stands behind a number; it is neither NEVER nor the number of a rule."""
+        return self._nodes[index]
+
+    def is_nullable(self, node: int) -> bool:
+        """Whether the empty text is one of `node`'s; a call is taken not to have it."""
+        return node != NEVER and self._nullable[node]
 
     def shortest(self, node: int) -> int:
         """Bytes of the shortest text of `node`."""
         return self._shortest[node]
 
-    def finish(self, root: int) -> RuleGraph:
-        """The graph with only the nodes that `root` needs. `root` is not NEVER."""
-        assert root != NEVER
+    def finish(self, root: int) -> RuleGraph | None:
+        """The graph with only the nodes that `root` needs; None where no text can be written."""
+        if root == NEVER:
+            return None
         if self._shortest[root] > MAX_TOKENS_LIMIT:
             raise ConstraintError(
                 f"the shortest text that the constraint allows has {self._shortest[root]} bytes; "
                 f"at most {MAX_TOKENS_LIMIT} are supported",
                 field=self.field,
             )
-        needed = [False] * len(self._nodes)
-        needed[root] = True
-        for index in range(root, -1, -1):
-            if needed[index]:
-                for child in _children(self._nodes[index]):
-                    needed[child] = True
-        place = {old: new for new, old in enumerate(i for i, used in enumerate(needed) if used)}
-        return RuleGraph(tuple(_renumber(self._nodes[old], place) for old in place), place[root])
+        nodes = [*self._nodes, Either(())]  # the last is a rule's that was never defined
+        rules = tuple(len(self._nodes) if node == NEVER else node for node in self._rules)
+        live = live_graph(RuleGraph(tuple(nodes), root, rules), frozenset(range(256)), self.tick)
+        if live is None:
+            return None
+        found = compact(live)
+        check_left_recursion(found)
+        return found
 
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""
@@ -277,19 +392,37 @@ class Builder:
         return ConstraintError(f"{what}; the limit `{limit}` is {value}", field=self.field)
 
 
-def _children(node: Node) -> tuple[int, ...]:
-    match node:
-        case Then(first, rest):
-            return (first, rest)
-        case Either(items):
-            return items
-        case Repeat(item):
-            return (item,)
-        case _:
-            return ()
+def _writable(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    return tuple(choice for choice in choices if choice.value != NEVER)
 
 
-def _renumber(node: Node, place: dict[int, int]) -> Node:
+def _with_values(member: M) -> M:
+    return msgspec.structs.replace(member, choices=_writable(member.choices))
+
+
+def compact(graph: RuleGraph) -> RuleGraph:
+    """The graph with only the nodes that its root needs."""
+    needed = {graph.root}
+    rules: dict[int, None] = {}
+    work = [graph.root]
+    while work:
+        node = graph.nodes[work.pop()]
+        if isinstance(node, Call):
+            rules[node.rule] = None
+        for child in (graph.rules[node.rule],) if isinstance(node, Call) else children(node):
+            if child not in needed:
+                needed.add(child)
+                work.append(child)
+    place = {old: new for new, old in enumerate(sorted(needed))}
+    rule_place = {old: new for new, old in enumerate(rules)}
+    nodes = tuple(_renumber(graph.nodes[old], place, rule_place) for old in place)
+    return RuleGraph(nodes, place[graph.root], tuple(place[graph.rules[rule]] for rule in rules))
+
+
+def _renumber(node: Node, place: dict[int, int], rules: dict[int, int]) -> Node:
+    def choices(given: tuple[Choice, ...]) -> tuple[Choice, ...]:
+        return tuple(Choice(place[choice.value], choice.marks) for choice in given)
+
     match node:
         case Then(first, rest):
             return Then(place[first], place[rest])
@@ -297,5 +430,27 @@ def _renumber(node: Node, place: dict[int, int]) -> Node:
             return Either(tuple(place[item] for item in items))
         case Repeat(item, low, high):
             return Repeat(place[item], low, high)
+        case Terminal(item):
+            return Terminal(place[item])
+        case Call(rule):
+            return Call(rules[rule])
+        case Machine(states, low, high):
+            moved = (
+                MachineState(state.accepts, tuple((place[part], target) for part, target in state.moves))
+                for state in states
+            )
+            return Machine(tuple(moved), low, high)
+        case Object():
+            marks = {name: place[getattr(node, name)] for name in ("empty", "open", "close", "comma", "colon")}
+            return msgspec.structs.replace(
+                node,
+                **marks,
+                properties=tuple(Property(p.key, choices(p.choices), p.is_required) for p in node.properties),
+                extras=tuple(Extra(place[e.key], choices(e.choices)) for e in node.extras),
+            )
+        case Array():
+            marks = {name: place[getattr(node, name)] for name in ("empty", "open", "close", "comma")}
+            first = tuple(choices(group) for group in node.first)
+            return msgspec.structs.replace(node, **marks, first=first, rest=choices(node.rest))
         case _:
             return node

@@ -113,10 +113,7 @@ class Characters:
             return found
 
     def _heaviest(self, size: int) -> int | None:
-        below = np.ones(size, np.int64)
-        trie = self.trie
-        for first, last in zip(trie.levels[-2:0:-1], trie.levels[:1:-1], strict=True):
-            np.add.at(below, trie.parent[first:last], below[first:last])
+        below = self.trie.below
         ends = self.levels[0] if self.levels else np.zeros(0, np.int64)
         best = int(ends[below[ends].argmax()]) if len(ends) else 0
         return best if best and below[best] * _HEAVY > size else None

@@ -1,7 +1,8 @@
-"""A rule graph made ready for one vocabulary: what no token can write is taken out, every node has a price in
-tokens, and bytes that nothing tells apart share a class.
+"""A rule graph made ready for one vocabulary: what no token can write is taken out, and every node has a price in
+tokens.
 
-This file knows nodes, one by one. Where a text stands among them is `places.py`.
+This file knows nodes, one by one. Where a text stands among them, `places.py` (regular nodes) and `frames.py` (the
+others) know.
 """
 
 from __future__ import annotations
@@ -12,22 +13,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
+from latticework.runtime.constrain.distinct import FewTexts
+from latticework.runtime.constrain.lengths import Lengths
+from latticework.runtime.constrain.live import live_graph, needs_only
 from latticework.runtime.constrain.rules import (
+    Array,
     Bytes,
+    Call,
+    Choice,
     Either,
     Empty,
     Literal,
+    Machine,
     Node,
+    Object,
     Repeat,
     RuleGraph,
+    Terminal,
     Then,
     Words,
-    check_rules,
+    children,
 )
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 _EXACT_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
 _MOST_TOKENS = 1 << 24  # prices of nodes stop here
+TRACKED_COST = 3  # bytes that surely lead away from texts that are taken already
 
 
 class WordTable:
@@ -58,119 +70,207 @@ class WordTable:
 
 
 class Expressions:
-    """The nodes of `rules`, restricted to bytes that `vocabulary` can write.
+    """The nodes of `rules`, restricted to bytes that `vocabulary` can write. `rules` come from a `Builder` or from
+    `decode_rules`, so that they are valid and every part of them has a text.
 
-    costs: an upper bound on the tokens of each node's shortest text. classes: uint8[256]. node_classes: the classes
-    that a `Bytes` node takes. Raises ConstraintError when no text of the language can be written.
+    costs: an upper bound on the tokens of each node's shortest text. Raises ConstraintError when no text of the
+    language can be written.
     """
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary) -> None:
-        check_rules(rules)
-        self.root = rules.root
-        self.nodes: list[Node] = list(rules.nodes)
-        self.costs: list[int] = []
-        self.tables: dict[int, WordTable] = {}
+        live: RuleGraph | None = rules
+        if not needs_only(rules, vocabulary.writable):
+            live = live_graph(rules, vocabulary.writable, lambda: None)
+        if live is None:
+            raise _nothing_to_write(rules, vocabulary)
+        self.root = live.root
+        self.nodes = live.nodes
+        self.rules = live.rules
+        self._vocabulary = vocabulary
+        self.few_texts = FewTexts(self.nodes)
         self._exact_left = _EXACT_BYTES
         self._literal_costs: dict[int, list[int]] = {}
-        is_gone = self._take_out_unwritable(vocabulary)
-        for index in range(len(self.nodes)):
-            self.costs.append(0 if is_gone[index] else min(self._price(index, vocabulary), _MOST_TOKENS))
-        self._split_bytes(is_gone)
+        self._tables: dict[int, WordTable] = {}
+        self._lengths: dict[int, Lengths] = {}
+        self._dearest: dict[int, int] = {}  # of a machine, what its dearest character costs
+        self._key_costs: dict[int, list[list[int]]] = {}
+        self._members: dict[int, Members] = {}
+        self._items: dict[int, Items] = {}
+        self.costs: list[int] = []
+        self._price_all()
 
     def literal_cost(self, index: int, written: int) -> int:
         """Tokens for what a literal still lacks."""
         costs = self._literal_costs.get(index)
-        if costs is not None:
-            return costs[written]
+        if costs is None:
+            node = self.nodes[index]
+            assert isinstance(node, Literal)
+            costs = self._literal_costs[index] = self.spell(node.data)
+        return costs[written]
+
+    def table(self, index: int) -> WordTable:
+        """The words of a `Words` node."""
+        table = self._tables.get(index)
+        if table is None:
+            node = self.nodes[index]
+            assert isinstance(node, Words)
+            table = self._tables[index] = WordTable(node.words, [self.spell(word) for word in node.words])
+        return table
+
+    def lengths(self, index: int) -> Lengths:
+        """Of a `Machine` node."""
+        lengths = self._lengths.get(index)
+        if lengths is None:
+            node = self.nodes[index]
+            assert isinstance(node, Machine)
+            lengths = self._lengths[index] = Lengths(node)
+        return lengths
+
+    def machine_cost(self, index: int, state: int, used: int) -> int:
+        """Tokens that finish a machine in `state`, `used` characters written."""
         node = self.nodes[index]
-        assert isinstance(node, Literal)
-        return len(node.data) - written
+        assert isinstance(node, Machine)
+        dearest = self._dearest.get(index)
+        if dearest is None:
+            dearest = self._dearest[index] = max((self.costs[part] for part in children(node)), default=0)
+        return min(self.lengths(index).shortest(state, node.low - used) * dearest, _MOST_TOKENS)
 
-    def _take_out_unwritable(self, vocabulary: Vocabulary) -> list[bool]:
-        """Cuts what needs a byte that no token writes alone; for each node, whether nothing of it is left."""
-        gone = [False] * len(self.nodes)
-        nullable = [False] * len(self.nodes)
-        missing: set[int] = set()
+    def members(self, index: int) -> Members:
+        """The registers of an `Object` node."""
+        found = self._members.get(index)
+        if found is None:
+            node = self.nodes[index]
+            assert isinstance(node, Object)
+            around = self.costs[node.colon] + self.costs[node.comma]
+            prices = [
+                [around + spelled[0] + self.costs[choice.value] for choice in p.choices]
+                for p, spelled in zip(node.properties, self.key_costs(index), strict=True)
+            ]
+            extras = [
+                [around + self.costs[extra.key] + TRACKED_COST + self.costs[choice.value] for choice in extra.choices]
+                for extra in node.extras
+            ]
+            supplies = [self.few_texts(extra.key) for extra in node.extras]
+            found = self._members[index] = Members(node, prices, extras, supplies)
+        return found
+
+    def key_costs(self, index: int) -> list[list[int]]:
+        """Of each listed key of an `Object` node, the tokens that write it from each of its bytes on."""
+        found = self._key_costs.get(index)
+        if found is None:
+            node = self.nodes[index]
+            assert isinstance(node, Object)
+            found = self._key_costs[index] = [self.spell(member.key) for member in node.properties]
+        return found
+
+    def items(self, index: int) -> Items:
+        """The registers of an `Array` node."""
+        found = self._items.get(index)
+        if found is None:
+            node = self.nodes[index]
+            assert isinstance(node, Array)
+
+            def prices(choices: tuple[Choice, ...]) -> list[int]:
+                return [self.costs[node.comma] + self.item_cost(choice.value, choices, node) for choice in choices]
+
+            found = self._items[index] = Items(node, [prices(choices) for choices in node.first], prices(node.rest))
+        return found
+
+    def item_cost(self, value: int, offered: tuple[Choice, ...], array: Array) -> int:
+        """Tokens that surely write the value, one of those offered; where items must differ, one of those that differs
+        from all others."""
+        if not array.is_unique:
+            return self.costs[value]
+        texts = [self.few_texts(choice.value) for choice in offered]
+        many = [self.costs[c.value] for c, found in zip(offered, texts, strict=True) if found is None]
+        if many:
+            return min(many) + TRACKED_COST
+        return max(len(text) for found in texts for text in found or ())
+
+    def spell(self, data: bytes) -> list[int]:
+        """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""
+        if len(data) > self._exact_left:
+            return list(range(len(data), -1, -1))
+        self._exact_left -= len(data)
+        return self._vocabulary.fewest_tokens(data)
+
+    # ------------------------------------------------------------ prices
+
+    def _price_all(self) -> None:
+        """Prices from below: those of rules fall from pass to pass until nothing changes."""
+        rules = [IMPOSSIBLE] * len(self.rules)
+        self.costs = [0] * len(self.nodes)
+        calls = [False] * len(self.nodes)  # whether a price depends on a rule's
+        waiting: list[int] = []
         for index, node in enumerate(self.nodes):
-            match node:
-                case Empty():
-                    nullable[index] = True
-                case Bytes(ranges):
-                    kept = [b for low, high in ranges for b in range(low, high + 1) if b in vocabulary.writable]
-                    gone[index] = not kept
-                    missing.update(() if kept else (ranges[0][0],))
-                    self.nodes[index] = Bytes(tuple((b, b) for b in kept))
-                case Literal(data):
-                    missing |= (lacking := set(data) - vocabulary.writable)
-                    gone[index] = bool(lacking)
-                case Words(words):
-                    left = tuple(word for word in words if vocabulary.writable.issuperset(word))
-                    missing.update(() if left else set(words[0]) - vocabulary.writable)
-                    gone[index] = not left
-                    self.nodes[index] = Words(left)
-                case Then(first, rest):
-                    gone[index] = gone[first] or gone[rest]
-                    nullable[index] = nullable[first] and nullable[rest]
-                case Either(items):
-                    items = tuple(item for item in items if not gone[item])
-                    gone[index] = not items
-                    nullable[index] = any(nullable[item] for item in items)
-                    self.nodes[index] = Either(items)
-                case Repeat(item, low, high):
-                    low = 0 if nullable[item] else low
-                    gone[index] = gone[item] and low > 0
-                    nullable[index] = low == 0
-                    self.nodes[index] = Empty() if gone[item] or high == 0 else Repeat(item, low, high)
-        if gone[self.root]:
-            shown = ", ".join(f"0x{byte:02x}" for byte in sorted(missing)[:8])
-            raise ConstraintError(
-                f"no text of the constraint can be written: no token of the vocabulary writes {shown}",
-                hint="another model's tokenizer may have it",
-            )
-        return gone
+            self.costs[index] = min(self._price(node, index, rules), IMPOSSIBLE)
+            calls[index] = isinstance(node, Call) or any(calls[child] for child in children(node))
+            if calls[index]:
+                waiting.append(index)
+        while (found := [self.costs[node] for node in self.rules]) != rules:
+            rules = found
+            for index in waiting:
+                self._members.pop(index, None)
+                self._items.pop(index, None)
+                self.costs[index] = min(self._price(self.nodes[index], index, rules), IMPOSSIBLE)
+        for index in waiting:
+            self._members.pop(index, None)
+            self._items.pop(index, None)
+        self.costs = [min(cost, _MOST_TOKENS) for cost in self.costs]
 
-    def _price(self, index: int, vocabulary: Vocabulary) -> int:
-        match self.nodes[index]:
+    def _price(self, node: Node, index: int, rules: list[int]) -> int:
+        costs = self.costs
+        match node:
             case Empty():
                 return 0
             case Bytes():
                 return 1
-            case Literal(data):
-                if len(data) > self._exact_left:
-                    return len(data)
-                self._literal_costs[index] = self._spell(data, vocabulary)
-                return self._literal_costs[index][0]
+            case Literal():
+                return self.literal_cost(index, 0)
             case Words(words):
-                self.tables[index] = WordTable(words, [self._spell(word, vocabulary) for word in words])
-                return self.tables[index].cost(0, 0)
+                return min(map(len, words))  # spelled when it is come to: there may be very many
             case Then(first, rest):
-                return self.costs[first] + self.costs[rest]
+                return costs[first] + costs[rest]
             case Either(items):
-                return min(self.costs[item] for item in items)
+                return min(costs[item] for item in items)
             case Repeat(item, low):
-                return low * self.costs[item]
+                return low * costs[item]
+            case Machine():
+                return self.machine_cost(index, 0, 0)
+            case Terminal(item):
+                return costs[item]
+            case Call(rule):
+                return rules[rule]
+            case Object():
+                members = self.members(index)
+                if members.may_close(members.start):
+                    return costs[node.empty]
+                return costs[node.open] + members.cost(members.start) + costs[node.close]
+            case Array():
+                items = self.items(index)
+                cost = items.cost(0, items.bounds.start)
+                return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
 
-    def _spell(self, data: bytes, vocabulary: Vocabulary) -> list[int]:
-        if len(data) > self._exact_left:
-            return list(range(len(data), -1, -1))
-        self._exact_left -= len(data)
-        return vocabulary.fewest_tokens(data)
 
-    def _split_bytes(self, is_gone: list[bool]) -> None:
-        """Byte classes: two bytes share one when every set holds both or neither, and no literal holds either."""
-        signature = [0] * 256
+class Classes:
+    """The bytes that nothing in the regular node `root` tells apart share a class.
+
+    classes: uint8[256]; count: how many; of_node: the classes that each `Bytes` node takes; bytes_of: the bytes of
+    each class; single_byte: the byte of each class that has only one.
+    """
+
+    def __init__(self, expressions: Expressions, root: int) -> None:
         alone: set[int] = set()
         sets: dict[int, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            if is_gone[index]:
-                continue
-            match node:
+        for index in _below(expressions.nodes, root):
+            match expressions.nodes[index]:
                 case Literal(data):
                     alone.update(data)
                 case Words(words):
                     alone.update(*words)
                 case Bytes(ranges):
-                    sets[index] = [low for low, _ in ranges]
+                    sets[index] = [byte for low, high in ranges for byte in range(low, high + 1)]
+        signature = [0] * 256
         bit = 1
         for members in dict.fromkeys(tuple(found) for found in sets.values()):
             for byte in members:
@@ -181,7 +281,38 @@ class Expressions:
         numbers: dict[int, int] = {}
         classes = [numbers.setdefault(mark, len(numbers)) for mark in signature]
         self.classes = np.array(classes, np.uint8)
-        self.class_count = len(numbers)
-        self.node_classes = {index: tuple(sorted({classes[b] for b in found})) for index, found in sets.items()}
-        counts = np.bincount(self.classes)
-        self.single_byte = {number: byte for byte, number in enumerate(classes) if counts[number] == 1}
+        self.count = len(numbers)
+        self.of_node = {index: tuple(sorted({classes[b] for b in found})) for index, found in sets.items()}
+        self.bytes_of: list[list[int]] = [[] for _ in numbers]
+        for byte, number in enumerate(classes):
+            self.bytes_of[number].append(byte)
+        self.single_byte = {number: found[0] for number, found in enumerate(self.bytes_of) if len(found) == 1}
+
+
+def _below(nodes: tuple[Node, ...], root: int) -> list[int]:
+    found = {root}
+    work = [root]
+    while work:
+        for child in children(nodes[work.pop()]):
+            if child not in found:
+                found.add(child)
+                work.append(child)
+    return sorted(found)
+
+
+def _nothing_to_write(rules: RuleGraph, vocabulary: Vocabulary) -> ConstraintError:
+    missing: set[int] = set()
+    for node in rules.nodes:
+        match node:
+            case Bytes(ranges):
+                taken = {byte for low, high in ranges for byte in range(low, high + 1)}
+                missing |= set() if taken & vocabulary.writable else {min(taken)}
+            case Literal(data):
+                missing |= set(data) - vocabulary.writable
+            case Words(words) if not any(vocabulary.writable.issuperset(word) for word in words):
+                missing |= set(words[0]) - vocabulary.writable
+    shown = ", ".join(f"0x{byte:02x}" for byte in sorted(missing)[:8])
+    return ConstraintError(
+        f"no text of the constraint can be written: no token of the vocabulary writes {shown}",
+        hint="another model's tokenizer may have it",
+    )

@@ -1,270 +1,203 @@
-"""JSON numbers between exact bounds -> byte expressions.
+"""Sets of JSON numbers -> byte expressions.
 
 Written numbers are bounded in length, so none goes on for ever and each parses to a finite double:
 
-- integers: at most 15 digits, or as many as a bound has plus one; never `-0`, never a fraction or an exponent;
-- numbers without bounds: at most 15 integer digits, 15 fraction digits and a two-digit exponent;
-- numbers with a bound: no exponent, at most 15 significant digits together, so that a decimal comparison with a
-  bound and a validator's comparison of doubles always agree (15 digits survive the round trip).
+- integers: at most 60 digits, or as many as a bound has plus one; never `-0`;
+- with a point: at most 17 digits before it and 21 behind it, which is what a double can need;
+- with an exponent: as Python writes doubles (`1.5e+300`, `1e-07`), and where there is no bound any of two digits.
+
+Numbers with a point or an exponent are read as doubles. Rounding keeps order, so a text that is not below the decimal
+of a double is not below that double: bounds are doubles first, exclusive ones the next double, and then exact decimals.
+Multiples and their opposite are in `json_multiples.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
 
-from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
+from latticework.runtime.constrain.builder import NEVER, Builder
+from latticework.runtime.constrain.json_decimals import decimals, digits, naturals, some_digits
+from latticework.runtime.constrain.json_multiples import build_multiples
+from latticework.runtime.constrain.json_number_sets import WHOLE, Numbers
 
-DIGITS = 15  # significant digits that a double keeps
-_OPEN_INTEGER_DIGITS = 9  # before the point, in a fraction with a side left open
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """low <= x <= high, with < in place of <= where the side is exclusive; None is no bound."""
-
-    low: Fraction | None = None
-    high: Fraction | None = None
-    low_exclusive: bool = False
-    high_exclusive: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        return self.low is None and self.high is None
+DIGITS = 60  # of an integer without bounds
+PLACES = 21  # behind the point
+_WHOLE_DIGITS = 17  # before the point
+_SCIENTIFIC = 10**16  # from here on doubles are written with an exponent
+_LARGEST_EXPONENT, _SMALLEST_EXPONENT = 307, -323
+_SMALL_EXPONENT = -5  # from here downward too
 
 
-def exact(value: int | float) -> Fraction:
-    """A bound as validators compare with it. A float stands for its shortest decimal, which a text of at most
-    DIGITS digits is on the same side of as the double it is read as; from 2**53 on only integers are written, which
-    are compared with the double itself."""
-    if isinstance(value, int) or abs(value) >= 2**53:
-        return Fraction(value)
-    return Fraction(Decimal(repr(value)))
-
-
-def build_integer(builder: Builder, bounds: Bounds) -> int:
-    """Every integer within the bounds, as far as the digits go."""
-    low, high = _whole_bounds(bounds, 1)
-    most = max((len(str(abs(bound))) + 1 for bound in (low, high) if bound is not None), default=0)
-    furthest = 10 ** max(DIGITS, most) - 1
-    return _integers(builder, -furthest if low is None else low, furthest if high is None else high)
-
-
-def build_number(builder: Builder, bounds: Bounds) -> int:
-    """Every number within the bounds, as far as the digits go."""
-    if bounds.is_open:
+def build_numbers(builder: Builder, numbers: Numbers, *, has_whole_floats: bool, is_single: bool) -> int:
+    """The texts of `numbers`. has_whole_floats: 1 may be written 1.0. is_single: each number in one way alone."""
+    has_whole_floats = has_whole_floats and not numbers.is_plain and not is_single
+    if numbers.is_point and numbers.low is not None:
+        return _point(builder, numbers.low, has_whole_floats, is_single) if numbers.has(numbers.low) else NEVER
+    is_whole = numbers.multiples == {WHOLE}
+    is_bounded = numbers.low is not None or numbers.high is not None
+    if numbers.others or not (is_whole or not numbers.multiples) or (is_single and is_bounded and not is_whole):
+        return build_multiples(builder, numbers, has_whole_floats=has_whole_floats, is_single=is_single)
+    whole = _integers(builder, numbers)
+    if is_whole:
+        if has_whole_floats:
+            whole = builder.sequence([whole, builder.optional(builder.literal(b".0"))])
+            whole = builder.either([whole, _scientific(builder, numbers, is_whole=True)])
+        return whole
+    if is_single:
+        fraction = builder.sequence([builder.literal(b"."), some_digits(builder, 0, PLACES - 1), digits(builder, 1, 9)])
+        minus = builder.optional(builder.literal(b"-"))
+        small = naturals(builder, 0, 10**_WHOLE_DIGITS - 1)
+        return builder.either([whole, builder.sequence([minus, small, fraction])])
+    if not is_bounded:
         return _any_number(builder)
-    integers = build_integer(builder, bounds)
-    sides = [abs(side) for side in (bounds.low, bounds.high) if side is not None]
-    largest = max(floor(side) for side in sides)
-    if bounds.low is None or bounds.high is None:
-        largest = max(largest * 10, 10**_OPEN_INTEGER_DIGITS - 1)
-    places = DIGITS - len(str(largest))
-    if places < 1:
-        return integers
-    unit = 10**places
-    low, high = _whole_bounds(bounds, unit)
-    furthest = (largest + 1) * unit - 1
-    low = -furthest if low is None else low
-    high = furthest if high is None else high
-    positive = _decimals(builder, max(low, 0), high, places)
-    negative = _decimals(builder, max(-high, 1), -low, places)
-    return builder.either([integers, positive, builder.sequence([builder.literal(b"-"), negative])])
+    return builder.either([whole, *_fractions(builder, numbers), _scientific(builder, numbers, is_whole=False)])
 
 
-def _whole_bounds(bounds: Bounds, unit: int) -> tuple[int | None, int | None]:
-    """The bounds of x * unit as integers, both included."""
-    low = high = None
-    if bounds.low is not None:
-        low = floor(bounds.low * unit) + 1 if bounds.low_exclusive else ceil(bounds.low * unit)
-    if bounds.high is not None:
-        high = ceil(bounds.high * unit) - 1 if bounds.high_exclusive else floor(bounds.high * unit)
-    return low, high
+def _point(builder: Builder, value: Fraction, has_whole_floats: bool, is_single: bool) -> int:
+    texts: dict[str, None] = {}
+    if value.denominator == 1:
+        texts[str(value.numerator)] = None
+        if has_whole_floats and abs(value) < _SCIENTIFIC:
+            texts[f"{value.numerator}.0"] = None
+    else:
+        texts[f"{Decimal(value.numerator) / Decimal(value.denominator):f}"] = None
+    is_written = value.denominator != 1 or has_whole_floats
+    if is_written and not is_single and abs(value) < 10**300 and Fraction(Decimal(repr(float(value)))) == value:
+        texts[repr(float(value))] = None
+    return builder.either([builder.literal(text.encode()) for text in texts])
 
 
 def _any_number(builder: Builder) -> int:
-    digits = _digits(builder, 0, 9)
-    whole = builder.either(
-        [
-            builder.literal(b"0"),
-            builder.sequence([_digits(builder, 1, 9), builder.repeat(digits, 0, DIGITS - 1)]),
-        ]
-    )
-    fraction = builder.sequence([builder.literal(b"."), builder.repeat(digits, 1, DIGITS)])
-    sign = builder.byte_set(((0x2B, 0x2B), (0x2D, 0x2D)))
+    digit = digits(builder, 0, 9)
+    large = builder.sequence([digits(builder, 1, 9), builder.repeat(digit, 0, DIGITS - 1)])
+    whole = builder.either([builder.literal(b"0"), large])
+    fraction = builder.sequence([builder.literal(b"."), builder.repeat(digit, 1, 2 * PLACES)])
+    sign = builder.optional(builder.byte_set(((0x2B, 0x2B), (0x2D, 0x2D))))
     mark = builder.byte_set(((0x45, 0x45), (0x65, 0x65)))
-    exponent = builder.sequence([mark, builder.optional(sign), builder.repeat(digits, 1, 2)])
+    exponent = builder.sequence([mark, sign, builder.repeat(digit, 1, 2)])
     minus = builder.optional(builder.literal(b"-"))
-    return builder.sequence([minus, whole, builder.optional(fraction), builder.optional(exponent)])
+    short = builder.sequence([whole, builder.optional(fraction), builder.optional(exponent)])
+    hundreds = builder.sequence([mark, sign, naturals(builder, 100, _LARGEST_EXPONENT)])
+    long = builder.sequence([digits(builder, 1, 9), builder.optional(fraction), hundreds])
+    return builder.sequence([minus, builder.either([short, long])])
 
 
 # ---------------------------------------------------------------- integers
 
 
-def _integers(builder: Builder, low: int, high: int) -> int:
-    """low to high, both included."""
-    branches = [_naturals(builder, max(low, 0), high)]
-    if low < 0:
-        negative = _naturals(builder, max(-high, 1), -low)
+def _integers(builder: Builder, numbers: Numbers) -> int:
+    low, high = numbers.low, numbers.high
+    first = last = None
+    if low is not None:
+        first = floor(low) + 1 if numbers.low_exclusive else ceil(low)
+    if high is not None:
+        last = ceil(high) - 1 if numbers.high_exclusive else floor(high)
+    most = max((len(str(abs(bound))) + 1 for bound in (first, last) if bound is not None), default=0)
+    furthest = 10 ** max(DIGITS, most) - 1
+    first, last = -furthest if first is None else first, furthest if last is None else last
+    branches = [naturals(builder, max(first, 0), last)]
+    if first < 0:
+        negative = naturals(builder, max(-last, 1), -first)
         branches.append(builder.sequence([builder.literal(b"-"), negative]))
     return builder.either(branches)
 
 
-def _naturals(builder: Builder, low: int, high: int) -> int:
-    """low to high without leading zeros; NEVER when high < low."""
-    if high < low:
+# ---------------------------------------------------------------- doubles
+
+
+def _float_bounds(numbers: Numbers) -> tuple[Fraction | None, Fraction | None]:
+    """The bounds of texts that are read as doubles, both included."""
+    low = high = None
+    if numbers.low is not None:
+        low = _decimal(_double_from(numbers.low, numbers.low_exclusive))
+    if numbers.high is not None:
+        high = -_decimal(_double_from(-numbers.high, numbers.high_exclusive))
+    return low, high
+
+
+def _double_from(value: Fraction, is_exclusive: bool) -> float:
+    """The least double that is not below `value`, or above it."""
+    double = float(value)
+    nearest = Fraction(Decimal(repr(double))) if abs(value) < 2**53 else Fraction(double)
+    return math.nextafter(double, math.inf) if nearest < value or (is_exclusive and nearest == value) else double
+
+
+def _decimal(double: float) -> Fraction:
+    return Fraction(Decimal(repr(double)))
+
+
+def _fractions(builder: Builder, numbers: Numbers) -> list[int]:
+    """Numbers with a point."""
+    low, high = _float_bounds(numbers)
+    unit = 10**PLACES
+    furthest = 10**_WHOLE_DIGITS * unit - 1
+    first = -furthest if low is None else max(ceil(low * unit), -furthest)
+    last = furthest if high is None else min(floor(high * unit), furthest)
+    found = [decimals(builder, max(first, 0), last, PLACES)] if last >= 0 else []
+    if first < 0:
+        negative = decimals(builder, max(-last, 1), -first, PLACES)
+        found.append(builder.sequence([builder.literal(b"-"), negative]))
+    if first <= 0 <= last:
+        found.append(builder.literal(b"-0.0"))
+    return found
+
+
+def _scientific(builder: Builder, numbers: Numbers, *, is_whole: bool) -> int:
+    """Doubles with an exponent, as Python writes them. is_whole: only those that are surely whole."""
+    low, high = _float_bounds(numbers)
+    positive = _magnitudes(builder, low, high, is_whole)
+    negative = _magnitudes(builder, None if high is None else -high, None if low is None else -low, is_whole)
+    return builder.either([positive, builder.sequence([builder.literal(b"-"), negative])])
+
+
+def _magnitudes(builder: Builder, low: Fraction | None, high: Fraction | None, is_whole: bool) -> int:
+    """Positive numbers from `low` to `high`, with exponents that are far from 0."""
+    low = None if low is None or low <= 0 else low
+    if high is not None and high <= 0:
         return NEVER
-    branches = []
-    for length in range(len(str(low)), len(str(high)) + 1):
-        first = max(low, 10 ** (length - 1) if length > 1 else 0)
-        last = min(high, 10**length - 1)
-        branches.append(_same_length(builder, str(first), str(last)))
+    branches: list[int] = []
+    ranges = [(16, _LARGEST_EXPONENT)] if is_whole else [(_SMALLEST_EXPONENT, _SMALL_EXPONENT), (16, _LARGEST_EXPONENT)]
+    bottom = None if low is None else _exponent(low)
+    top = None if high is None else _exponent(high)
+    for first, last in ranges:
+        inner_first = first if bottom is None else max(first, bottom + 1)
+        inner_last = last if top is None else min(last, top - 1)
+        if inner_first <= inner_last:
+            branches.append(
+                builder.sequence([_mantissas(builder, None, None), _exponents(builder, inner_first, inner_last)])
+            )
+        for edge in {edge for edge in (bottom, top) if edge is not None and first <= edge <= last}:
+            scale = Fraction(10) ** edge
+            from_low = low / scale if low is not None and edge == bottom else None
+            to_high = high / scale if high is not None and edge == top else None
+            branches.append(builder.sequence([_mantissas(builder, from_low, to_high), _exponents(builder, edge, edge)]))
     return builder.either(branches)
 
 
-def _same_length(builder: Builder, low: str, high: str) -> int:
-    """The digit strings from low to high, all of their one length."""
-    builder.tick()
-    shared = 0
-    while shared < len(low) and low[shared] == high[shared]:
-        shared += 1
-    prefix = builder.literal(low[:shared].encode())
-    if shared == len(low):
-        return prefix
-    a, b = int(low[shared]), int(high[shared])
-    rest = len(low) - shared - 1
-    branches = [
-        builder.sequence([_digits(builder, a, a), _at_least(builder, low[shared + 1 :])]),
-        builder.sequence([_digits(builder, b, b), _at_most(builder, high[shared + 1 :])]),
-        builder.sequence([_digits(builder, a + 1, b - 1), _any_digits(builder, rest)]),
-    ]
-    return builder.sequence([prefix, builder.either(branches)])
+def _exponent(value: Fraction) -> int:
+    guess = len(str(value.numerator)) - len(str(value.denominator))
+    return guess if Fraction(10) ** guess <= value else guess - 1
 
 
-def _at_least(builder: Builder, low: str) -> int:
-    """Digit strings of the same length, not below `low`."""
-    node = EMPTY
-    for place in range(len(low) - 1, -1, -1):
-        digit = int(low[place])
-        above = builder.sequence([_digits(builder, digit + 1, 9), _any_digits(builder, len(low) - place - 1)])
-        node = builder.either([builder.sequence([_digits(builder, digit, digit), node]), above])
-    return node
+def _mantissas(builder: Builder, low: Fraction | None, high: Fraction | None) -> int:
+    """From `low` to `high`, by default all that are at least 1 and below 10."""
+    unit = 10**PLACES
+    if low is None and high is None:
+        fraction = builder.sequence([builder.literal(b"."), some_digits(builder, 1, PLACES)])
+        return builder.sequence([digits(builder, 1, 9), builder.optional(fraction)])
+    first = unit if low is None else ceil(low * unit)
+    last = 10 * unit - 1 if high is None else floor(high * unit)
+    whole = naturals(builder, -(-first // unit), last // unit)
+    return builder.either([whole, decimals(builder, first, last, PLACES)])
 
 
-def _at_most(builder: Builder, high: str) -> int:
-    """Digit strings of the same length, not above `high`."""
-    node = EMPTY
-    for place in range(len(high) - 1, -1, -1):
-        digit = int(high[place])
-        below = builder.sequence([_digits(builder, 0, digit - 1), _any_digits(builder, len(high) - place - 1)])
-        node = builder.either([builder.sequence([_digits(builder, digit, digit), node]), below])
-    return node
-
-
-# ---------------------------------------------------------------- decimals
-
-
-def _decimals(builder: Builder, low: int, high: int, places: int) -> int:
-    """Non-negative decimals with a point and 1 to `places` digits behind it, from low / 10**places to
-    high / 10**places; NEVER when high < low."""
-    if high < low:
-        return NEVER
-    unit = 10**places
-    (first, above), (last, below) = divmod(low, unit), divmod(high, unit)
-    low_tail, high_tail = f"{above:0{places}d}", f"{below:0{places}d}"
-    if first == last:
-        return _with_point(builder, builder.literal(str(first).encode()), _tail_between(builder, low_tail, high_tail))
-    return builder.either(
-        [
-            _with_point(builder, builder.literal(str(first).encode()), _tail_from(builder, low_tail)),
-            _with_point(builder, _naturals(builder, first + 1, last - 1), _some_digits(builder, 1, places)),
-            _with_point(builder, builder.literal(str(last).encode()), _tail_to(builder, high_tail)),
-        ]
-    )
-
-
-def _with_point(builder: Builder, whole: int, tail: int) -> int:
-    return builder.sequence([whole, builder.literal(b"."), tail])
-
-
-def _tail_from(builder: Builder, low: str) -> int:
-    """1 to len(low) digits that, filled up with zeros, are not below `low`."""
-    node = NEVER  # nothing is wanting: what was written must already be enough
-    for place, digit in _from_the_end(low):
-        left = len(low) - place - 1
-        above = builder.sequence([_digits(builder, digit + 1, 9), _some_digits(builder, 0, left)])
-        if not low[place + 1 :].strip("0"):  # only zeros remain, which need not be written
-            node = _some_digits(builder, 0, left)
-        node = builder.either([above, builder.sequence([_digits(builder, digit, digit), node])])
-    return node
-
-
-def _tail_to(builder: Builder, high: str) -> int:
-    """1 to len(high) digits that, filled up with zeros, are not above `high`."""
-    node = EMPTY
-    for place, digit in _from_the_end(high):
-        below = builder.sequence([_digits(builder, 0, digit - 1), _some_digits(builder, 0, len(high) - place - 1)])
-        same = builder.sequence(
-            [_digits(builder, digit, digit), node if place == len(high) - 1 else builder.optional(node)]
-        )
-        node = builder.either([below, same])
-    return node
-
-
-def _tail_between(builder: Builder, low: str, high: str) -> int:
-    """1 to len(low) digits that, filled up with zeros, lie from `low` to `high`."""
-    shared = 0
-    while shared < len(low) and low[shared] == high[shared]:
-        shared += 1
-    if shared == len(low):
-        return _written_short(builder, low)
-    a, b = int(low[shared]), int(high[shared])
-    rest = len(low) - shared - 1
-    low_rest, high_rest = low[shared + 1 :], high[shared + 1 :]
-    from_low = _tail_from(builder, low_rest) if rest else EMPTY
-    if not low_rest.strip("0"):
-        from_low = _some_digits(builder, 0, rest)
-    to_high = builder.optional(_tail_to(builder, high_rest)) if rest else EMPTY
-    branch = builder.either(
-        [
-            builder.sequence([_digits(builder, a, a), from_low]),
-            builder.sequence([_digits(builder, a + 1, b - 1), _some_digits(builder, 0, rest)]),
-            builder.sequence([_digits(builder, b, b), to_high]),
-        ]
-    )
-    whole = builder.sequence([builder.literal(low[:shared].encode()), branch])
-    if shared and not low[shared:].strip("0"):  # the shared part alone already reaches `low`
-        whole = builder.either([whole, _written_short(builder, low[:shared])])
-    return whole
-
-
-def _written_short(builder: Builder, digits: str) -> int:
-    """`digits` with any number of its final zeros left out, at least one digit."""
-    kept = digits.rstrip("0") or "0"
-    return builder.sequence(
-        [builder.literal(kept.encode()), builder.repeat(builder.literal(b"0"), 0, len(digits) - len(kept))]
-    )
-
-
-def _from_the_end(digits: str) -> Iterator[tuple[int, int]]:
-    for place in range(len(digits) - 1, -1, -1):
-        yield place, int(digits[place])
-
-
-# ---------------------------------------------------------------- digits
-
-
-def _digits(builder: Builder, low: int, high: int) -> int:
-    """One digit from low to high; NEVER when there is none."""
-    return builder.byte_set(((0x30 + low, 0x30 + high),)) if low <= high else NEVER
-
-
-def _any_digits(builder: Builder, count: int) -> int:
-    return builder.repeat(_digits(builder, 0, 9), count, count)
-
-
-def _some_digits(builder: Builder, low: int, high: int) -> int:
-    return builder.repeat(_digits(builder, 0, 9), low, high)
+def _exponents(builder: Builder, first: int, last: int) -> int:
+    """At least two digits after the sign."""
+    sign, low, high = (b"e+", first, last) if first > 0 else (b"e-", -last, -first)
+    zero = builder.literal(b"0")
+    single = builder.sequence([zero, naturals(builder, low, min(high, 9))]) if low < 10 else NEVER
+    rest = naturals(builder, max(low, 10), high)
+    return builder.sequence([builder.literal(sign), builder.either([single, rest])])

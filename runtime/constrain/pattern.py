@@ -1,19 +1,19 @@
-r"""Regular expressions in Python's syntax -> a syntax tree.
+r"""Regular expressions in Python's syntax -> a tree.
 
-What is accepted means what `re.fullmatch` means on str: literals, escapes, `.`, classes, groups, alternation,
-greedy and lazy repeats (the same language), `^` and `\A` where the text begins, `$` and `\Z` where it ends, and the
-flags i, s, u. Lookaround, backreferences, `\b`, possessive repeats, atomic groups and the flags a, L, m, x are
-refused with their position. The parser does not recurse; it knows nothing of bytes or of automata.
+What is accepted means what `re` means on str: literals, escapes, `.`, classes, groups, alternation, greedy and lazy
+repeats (the same language), the anchors `^`, `$`, `\A`, `\Z`, the boundaries `\b` and `\B`, lookahead, and the flags
+i, s, u. Lookbehind, backreferences, possessive repeats, atomic groups and the flags a, L, m, x are refused with their
+position. The parser does not recurse; it knows nothing of bytes or of automata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 from latticework.lang.errors import RegexError, point_at
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.pattern_tree import Boundary, End, Group, Start, Tree
 from latticework.runtime.constrain.ranges import (
     ANY,
     NOT_NEWLINE,
@@ -23,97 +23,15 @@ from latticework.runtime.constrain.ranges import (
     union,
 )
 from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """These characters, in this order."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Characters:
-    """One character out of `ranges`."""
-
-    ranges: Ranges
-
-
-@dataclass(frozen=True, slots=True)
-class Concatenation:
-    items: tuple[Tree, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Alternation:
-    branches: tuple[Tree, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """`item`, `low` to `high` times; high None is no bound."""
-
-    item: Tree
-    low: int
-    high: int | None
-
-
-Tree: TypeAlias = Text | Characters | Concatenation | Alternation | Repetition
-
-
-@dataclass(slots=True)
-class _Group:
-    """An open group: what it holds so far."""
-
-    position: int
-    flags: frozenset[str]
-    branches: list[Tree] = field(default_factory=list)
-    items: list[Tree] = field(default_factory=list)
-    letters: list[str] = field(default_factory=list)  # literal characters not yet in `items`
-    repeatable: bool = False  # the last item may take a quantifier
-
-    def flush(self) -> None:
-        if self.letters:
-            self.items.append(Text("".join(self.letters)))
-            self.letters.clear()
-
-    def add(self, item: Tree) -> None:
-        if isinstance(item, Text) and len(item.text) == 1:
-            self.letters.append(item.text)
-        else:
-            self.flush()
-            self.items.append(item)
-        self.repeatable = True
-
-    def take_last(self) -> Tree:
-        if self.letters:
-            last: Tree = Text(self.letters.pop())
-            self.flush()
-            return last
-        return self.items.pop()
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.items and not self.letters
-
-    def end_branch(self) -> None:
-        self.flush()
-        items = self.items
-        self.branches.append(items[0] if len(items) == 1 else Concatenation(tuple(items)))
-        self.items = []
-        self.repeatable = False
-
-    def close(self) -> Tree:
-        self.end_branch()
-        return self.branches[0] if len(self.branches) == 1 else Alternation(tuple(self.branches))
-
+from latticework.runtime.constrain.texts import chars
 
 _SIMPLE_ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
-_REFUSED_ESCAPES = {"b": "word boundaries", "B": "word boundaries", "N": "character names"}
+_ASSERTIONS: dict[str, Tree] = {
+    "A": Start(), "Z": End(), "b": Boundary(negated=False), "B": Boundary(negated=True, not_empty=True)
+}  # fmt: skip
+_START, _END = Start(), End(or_newline=True)
 _REFUSED_GROUPS = {
-    "=": "lookahead",
-    "!": "lookahead",
     "<=": "lookbehind",
     "<!": "lookbehind",
     ">": "atomic groups",
@@ -134,7 +52,7 @@ class _Parser:
         self.pattern = pattern
         self.limits = limits
         self.position = 0
-        self.groups = [_Group(0, frozenset())]
+        self.groups = [Group(0, frozenset())]
 
     def parse(self, tick: Callable[[], None]) -> Tree:
         size = len(self.pattern.encode("utf-8", "surrogatepass"))
@@ -166,38 +84,35 @@ class _Parser:
             case "|":
                 group.end_branch()
             case "[":
-                group.add(self._characters(self._class(start)))
+                group.add(chars(self._class(start)))
             case ".":
-                group.add(Characters(ANY if "s" in group.flags else NOT_NEWLINE))
+                group.add(chars(ANY if "s" in group.flags else NOT_NEWLINE))
             case "*" | "+" | "?":
                 self._repeat(start, {"*": (0, None), "+": (1, None), "?": (0, 1)}[character])
             case "{":
                 bounds = self._bounds(start)
                 if bounds is None:
-                    group.add(self._letter("{"))
+                    group.add_letter("{")
                 else:
                     self._repeat(start, bounds)
             case "^":
-                self._begin_anchor(start)
+                group.add(_START, repeatable=False)
             case "$":
-                self._end_anchor(start)
+                group.add(_END, repeatable=False)
             case "\\":
                 self._escape(start)
             case _:
-                group.add(self._letter(character))
+                self._letter(character)
 
-    def _letter(self, character: str) -> Tree:
-        if "i" in self.groups[-1].flags:
+    def _letter(self, character: str) -> None:
+        group = self.groups[-1]
+        if "i" in group.flags:
             point = ord(character)
             ranges = fold_case(((point, point),))
             if len(ranges) > 1 or ranges[0][0] != ranges[0][1]:
-                return Characters(ranges)
-        return Text(character)
-
-    def _characters(self, ranges: Ranges) -> Tree:
-        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
-            return Text(chr(ranges[0][0]))
-        return Characters(ranges)
+                group.add(chars(ranges))
+                return
+        group.add_letter(character)
 
     # ------------------------------------------------------------ groups and flags
 
@@ -227,10 +142,14 @@ class _Parser:
         if len(self.groups) > self.limits.depth:
             self._fail(f"groups nest too deep; the limit `depth` is {self.limits.depth}", start)
         flags = self.groups[-1].flags
-        if self.pattern.startswith("?", self.position):
+        is_ahead = self.pattern.startswith(("?=", "?!"), self.position)
+        negated = self.pattern.startswith("?!", self.position)
+        if is_ahead:
+            self.position += 2
+        elif self.pattern.startswith("?", self.position):
             self.position += 1
             flags = self._group_kind(start, flags)
-        self.groups.append(_Group(start, flags))
+        self.groups.append(Group(start, flags, is_ahead, negated))
 
     def _group_kind(self, start: int, flags: frozenset[str]) -> frozenset[str]:
         rest = self.pattern[self.position : self.position + 2]
@@ -271,10 +190,7 @@ class _Parser:
         if len(self.groups) == 1:
             self._fail("unbalanced parenthesis", start)
         item = self.groups.pop().close()
-        group = self.groups[-1]
-        group.flush()
-        group.items.append(item)
-        group.repeatable = True
+        self.groups[-1].add(item)
 
     # ------------------------------------------------------------ repeats
 
@@ -306,30 +222,12 @@ class _Parser:
         if group.is_empty:
             self._fail("nothing to repeat", start)
         if not group.repeatable:
-            self._fail("multiple repeat, or a repeated anchor", start)
+            self._fail("multiple repeat, or a repeated anchor or boundary", start)
         if self.pattern.startswith("+", self.position):
             self._refuse("possessive repeats", start)
         if self.pattern.startswith("?", self.position):  # lazy: the same language
             self.position += 1
-        low, high = bounds
-        item = group.take_last()
-        group.items.append(Repetition(item, low, high))
-        group.repeatable = False
-
-    # ------------------------------------------------------------ anchors
-
-    def _begin_anchor(self, start: int) -> None:
-        group = self.groups[-1]
-        if len(self.groups) > 1 or not group.is_empty:
-            self._refuse("a start anchor after the start of the pattern", start)
-        group.repeatable = False
-
-    def _end_anchor(self, start: int) -> None:
-        follows = self.pattern[self.position : self.position + 1]
-        more = follows == "$" or self.pattern.startswith("\\Z", self.position)
-        if len(self.groups) > 1 or not (follows in ("", "|") or more):
-            self._refuse("an end anchor before the end of the pattern", start)
-        self.groups[-1].repeatable = False
+        group.repeat_last(*bounds, start)
 
     # ------------------------------------------------------------ escapes and classes
 
@@ -338,17 +236,17 @@ class _Parser:
             self._fail("bad escape (end of pattern)", start)
         character = self.pattern[self.position]
         group = self.groups[-1]
-        if character == "A":
+        if character in _ASSERTIONS:
             self.position += 1
-            self._begin_anchor(start)
-        elif character == "Z":
-            self.position += 1
-            self._end_anchor(start)
-        elif character in _REFUSED_ESCAPES:
-            self._refuse(_REFUSED_ESCAPES[character], start)
+            group.add(_ASSERTIONS[character], repeatable=False)
+        elif character == "N":
+            self._refuse("character names", start)
         else:
             found = self._escaped(start, in_class=False)
-            group.add(self._letter(found) if isinstance(found, str) else Characters(found))
+            if isinstance(found, str):
+                self._letter(found)
+            else:
+                group.add(chars(found))
 
     def _escaped(self, start: int, *, in_class: bool) -> str | Ranges:
         """The character or class after a backslash; `position` is just behind the backslash."""

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from latticework.runtime.constrain.expressions import Expressions
-from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Repeat, RuleGraph, Then, Words
+from latticework.runtime.constrain.expressions import Classes, Expressions
+from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Machine, Repeat, Then, Words
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 DEAD = 0
@@ -28,7 +28,8 @@ _DEEPEST = 32  # bits for a word's depth in the number of a shape
 
 class Place:
     """A point in the expression and what follows it. `low` and `high` are a repeat's remaining counts; for a literal,
-    `low` is how much of it is written; for words, they are the position in their table. shape: number of the same
+    `low` is how much of it is written; for words, they are the position in their table; for a machine, its state and
+    how many characters are written. shape: number of the same
     chain without its counts. counts: every (-low, high) of the chain. cost: tokens that surely suffice to finish."""
 
     __slots__ = ("cost", "counts", "heads", "high", "loose", "low", "moves", "node", "rest", "shape")
@@ -51,33 +52,38 @@ class Place:
 class State:
     """A set of places: one state of the DFA. `index` is its number while `generation` lasts."""
 
-    __slots__ = ("cost", "generation", "index", "is_complete", "places", "relaxed")
+    __slots__ = ("cost", "generation", "goes_on", "index", "is_complete", "loops", "places", "relaxed")
 
     def __init__(self, places: frozenset[Place], is_complete: bool, cost: int) -> None:
         self.places = places
         self.is_complete = is_complete
+        self.goes_on = len(places) > is_complete  # something can still be written
         self.cost = cost
         self.index = DEAD
         self.generation = -1
         self.relaxed: State | None = None
+        self.loops: frozenset[int] | None = None
 
 
 class States:
-    """The DFA of one rule graph over the bytes that a vocabulary can write.
+    """The DFA of `root`, a regular node, over the bytes that a vocabulary can write.
 
     classes: uint8[256], bytes that no part of the graph tells apart share a class. table: int32[S, C], the next
     state by class, valid where `is_filled`. costs: int32[S]. `reset` forgets all numbers; a state kept by somebody
     gets a new one from `adopt`.
-    Raises ConstraintError when no text of the language can be written.
     """
 
-    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary) -> None:
-        expressions = Expressions(rules, vocabulary)
+    def __init__(self, expressions: Expressions, root: int, vocabulary: Vocabulary) -> None:
         self._expressions = expressions
+        self._root = root
         self._nodes = expressions.nodes
         self._reach = vocabulary.longest + 1
-        self.classes = expressions.classes
-        self.class_count = expressions.class_count
+        split = Classes(expressions, root)
+        self.classes = split.classes
+        self.class_count = split.count
+        self._single_byte = split.single_byte
+        self._node_classes = split.of_node
+        self._bytes_of_class = split.bytes_of
         self._shapes: dict[tuple[int, int, int], int] = {}
         self._end = Place(_END, 0, 0, None, 0, (), 0)
         self._end.heads = (self._end,)
@@ -98,11 +104,13 @@ class States:
         self.states: list[State] = []
         self.table = np.zeros((64, self.class_count), np.int32)
         self.is_filled = np.zeros(64, bool)
+        self.accepts = np.zeros(64, bool)
         self.costs = np.zeros(64, np.int32)
+        self._live_bytes: dict[int, list[tuple[int, int]]] = {}
         dead = State(frozenset(), False, 0)
         self._number(dead)
         self.is_filled[DEAD] = True
-        self.start = self._state(self._heads(self._place(self._expressions.root, self._end)))
+        self.start = self._state(self._heads(self._place(self._root, self._end)))
 
     @property
     def size(self) -> int:
@@ -159,6 +167,30 @@ class States:
         self.table[index] = row  # only now: making states may have moved the table
         self.is_filled[index] = True
 
+    def live_bytes(self, index: int) -> list[tuple[int, int]]:
+        """The bytes that go on from a state, each with the state after it."""
+        found = self._live_bytes.get(index)
+        if found is None:
+            if not self.is_filled[index]:
+                self.fill(index)
+            row = self.table[index]
+            live = row.nonzero()[0]
+            if not len(live):
+                found = []
+            else:
+                pairs = self._bytes_of_class
+                found = [(byte, after) for number, after in zip(live.tolist(), row[live].tolist(), strict=True)
+                         for byte in pairs[number]]
+            self._live_bytes[index] = found
+        return found
+
+    def loops(self, state: State) -> frozenset[int]:
+        """The bytes after which `state` is the same again."""
+        if state.loops is None:
+            index = self.adopt(state).index
+            state.loops = frozenset(byte for byte, after in self.live_bytes(index) if after == index)
+        return state.loops
+
     def only_byte(self, state: State) -> int | None:
         """The byte that every completion begins with, if there is one."""
         if state.is_complete:
@@ -166,16 +198,18 @@ class States:
         if not self.is_filled[state.index]:
             self.fill(state.index)
         live = np.flatnonzero(self.table[state.index])
-        return self._expressions.single_byte.get(int(live[0])) if len(live) == 1 else None
+        return self._single_byte.get(int(live[0])) if len(live) == 1 else None
 
     def _number(self, state: State) -> None:
         if len(self.states) == len(self.table):
             self.table = np.concatenate([self.table, np.zeros_like(self.table)])
             self.is_filled = np.concatenate([self.is_filled, np.zeros_like(self.is_filled)])
+            self.accepts = np.concatenate([self.accepts, np.zeros_like(self.accepts)])
             self.costs = np.concatenate([self.costs, np.zeros_like(self.costs)])
         state.index = len(self.states)
         state.generation = self.generation
         self.costs[state.index] = min(state.cost, _MOST_TOKENS)
+        self.accepts[state.index] = state.is_complete
         self.states.append(state)
 
     def _state(self, places: Iterable[Place]) -> State:
@@ -215,7 +249,10 @@ class States:
                     cost = self._expressions.literal_cost(node, low)
                 case Words():
                     shape_key = (node, low << _DEEPEST | high, rest.shape)
-                    cost = self._expressions.tables[node].cost(low, high)
+                    cost = self._expressions.table(node).cost(low, high)
+                case Machine():
+                    shape_key = (node, low << _DEEPEST | high, rest.shape)
+                    cost = self._expressions.machine_cost(node, low, high)
                 case _:
                     cost = self._expressions.costs[node]
             cost += rest.cost
@@ -247,6 +284,14 @@ class States:
                     work.append(self._place(first, self._place(following, rest)))
                 case Either(items):
                     work += [self._place(item, rest) for item in reversed(items)]
+                case Machine(states):
+                    lengths = self._expressions.lengths(place.node)
+                    if states[place.low].accepts and place.high >= lengths.low:
+                        work.append(rest)
+                    for part, target in states[place.low].moves:
+                        used = lengths.count(place.high + 1)
+                        if lengths.is_live(target, used):
+                            work.append(self._place(part, self._point(place.node, target, used, rest)))
                 case Repeat(item):
                     counts = entered.setdefault((place.node, rest), [])
                     if any(low <= place.low and high >= place.high for low, high in counts):
@@ -276,11 +321,11 @@ class States:
                 case Words():
                     place.moves = list(self._word_moves(place, rest))
                 case _:
-                    place.moves = [(self._expressions.node_classes[place.node], self._heads(rest))]
+                    place.moves = [(self._node_classes[place.node], self._heads(rest))]
         return place.moves
 
     def _word_moves(self, place: Place, rest: Place) -> Iterable[tuple[tuple[int, ...], tuple[Place, ...]]]:
-        table = self._expressions.tables[place.node]
+        table = self._expressions.table(place.node)
         for byte, ends, longer in table.branches(place.low, place.high):
             after = self._heads(rest) if ends else ()
             if longer is not None:
@@ -295,8 +340,14 @@ class States:
             place = place.rest
         loose = place.loose
         for link in reversed(chain):
-            is_repeat = isinstance(self._nodes[link.node], Repeat)
-            high = _UNBOUNDED if is_repeat and link.high > self._reach else link.high
+            high = link.high
+            match self._nodes[link.node]:
+                case Repeat() if high > self._reach:
+                    high = _UNBOUNDED
+                case Machine(_, low, bound) if bound is not None and high > low:
+                    lengths = self._expressions.lengths(link.node)
+                    if bound - high > self._reach + lengths.furthest:
+                        high = low  # used characters: not yet near either bound
             loose = self._point(link.node, link.low, high, loose)
             link.loose = loose
         return loose

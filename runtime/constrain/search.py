@@ -39,8 +39,11 @@ class AutomatonSearch:
         runs.setdefault(automaton.states.start, self._at)
         self._at += 1
         after: dict[State, int] = {}
+        states = automaton.states
+        if not self._at & 63:
+            automaton.tidy()
         for state, began in runs.items():
-            following = automaton.states.step(automaton.adopt(state), byte)
+            following = states.step(states.adopt(state), byte)
             if following is not None:
                 after[following] = min(began, after.get(following, began))
         if len(after) > MAX_RUNS:

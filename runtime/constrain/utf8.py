@@ -6,6 +6,9 @@ UTF-8 form and are left out.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TypeAlias
+
 from latticework.runtime.constrain.builder import NEVER, Builder
 from latticework.runtime.constrain.ranges import SURROGATES, intersect, subtract
 from latticework.runtime.constrain.rules import Ranges
@@ -13,23 +16,42 @@ from latticework.runtime.constrain.rules import Ranges
 # (first code point, last code point, first byte of code point 0, number of bytes that follow)
 _LENGTHS = ((0, 0x7F, 0x00, 0), (0x80, 0x7FF, 0xC0, 1), (0x800, 0xFFFF, 0xE0, 2), (0x10000, 0x10FFFF, 0xF0, 3))
 
+Plan: TypeAlias = tuple[tuple[Ranges, "Plan"], ...]  # sets of first bytes, each with what follows; empty at the end
+
 
 def utf8_characters(builder: Builder, ranges: Ranges) -> int:
     """The node for one character out of `ranges`; NEVER when there is none."""
+    plan = _plan(ranges)
+    return _build(builder, plan, {}) if plan else NEVER
+
+
+def _build(builder: Builder, plan: Plan, known: dict[Plan, int]) -> int:
+    node = known.get(plan)
+    if node is None:
+        builder.tick()
+        branches = []
+        for heads, tail in plan:
+            first = builder.byte_set(heads)
+            branches.append(builder.sequence([first, _build(builder, tail, known)]) if tail else first)
+        node = known[plan] = branches[0] if len(branches) == 1 else builder.either(branches)
+    return node
+
+
+@lru_cache(maxsize=256)
+def _plan(ranges: Ranges) -> Plan:
     ranges = subtract(ranges, SURROGATES)
-    branches = []
+    found: list[tuple[Ranges, Plan]] = []
     for first, last, lead, following in _LENGTHS:
         part = intersect(ranges, ((first, last),))
         if part:
-            branches.append(_bytes(builder, part, lead, following))
-    return builder.either(branches) if branches else NEVER
+            found += _bytes(part, lead, following)
+    return tuple(found)
 
 
-def _bytes(builder: Builder, values: Ranges, lead: int, following: int) -> int:
+def _bytes(values: Ranges, lead: int, following: int) -> Plan:
     """One byte `lead + (value >> 6 * following)`, then the bytes of the value's remainder."""
-    builder.tick()
     if following == 0:
-        return builder.byte_set(tuple((lead + low, lead + high) for low, high in values))
+        return ((tuple((lead + low, lead + high) for low, high in values), ()),)
     size = 1 << (6 * following)
     whole: Ranges = ((0, size - 1),)
     tails: dict[Ranges, list[tuple[int, int]]] = {}  # what may follow -> the lead bytes it may follow
@@ -49,8 +71,7 @@ def _bytes(builder: Builder, values: Ranges, lead: int, following: int) -> int:
             tails.setdefault(whole, []).append((head, last))
     for head, parts in partial.items():
         tails.setdefault(tuple(parts), []).append((head, head))
-    branches = []
-    for tail, heads in tails.items():
-        first = builder.byte_set(tuple((lead + low, lead + high) for low, high in sorted(heads)))
-        branches.append(builder.sequence([first, _bytes(builder, tail, 0x80, following - 1)]))
-    return builder.either(branches)
+    return tuple(
+        (tuple((lead + low, lead + high) for low, high in sorted(heads)), _bytes(tail, 0x80, following - 1))
+        for tail, heads in tails.items()
+    )

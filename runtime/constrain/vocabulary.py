@@ -7,7 +7,9 @@ whole level is walked by one vectorised step. This file knows bytes and ids; it 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,33 @@ class Trie:
         self.token_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         self.token_ids = np.asarray(ids, np.int32)[np.argsort(at, kind="stable")]
 
+    @cached_property
+    def child_of(self) -> dict[int, int]:
+        """The child of node n by byte b, at n << 8 | b."""
+        return dict(zip(self.arrows.tolist(), range(1, len(self.parent)), strict=True))
+
+    @cached_property
+    def arrows(self) -> NDArray[np.int64]:
+        """[N - 1], ascending: for each node but the root, its parent << 8 | its byte."""
+        return self.parent[1:].astype(np.int64) << 8 | self.byte[1:]
+
+    @cached_property
+    def below(self) -> NDArray[np.int64]:
+        """[N]: how many nodes each node has below it, itself included."""
+        below = np.ones(len(self.parent), np.int64)
+        for first, last in zip(self.levels[-2:0:-1], self.levels[:1:-1], strict=True):
+            np.add.at(below, self.parent[first:last], below[first:last])
+        return below
+
+    def find(self, text: bytes, node: int = 0) -> int | None:
+        """The node that `text` leads to."""
+        for byte in text:
+            following = self.child_of.get(node << 8 | byte)
+            if following is None:
+                return None
+            node = following
+        return node
+
     def tokens_at(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens that end at `nodes`, and for each the index into `nodes` it ends at."""
         starts = self.token_start[nodes]
@@ -63,6 +92,19 @@ class Trie:
         if total == len(which):
             return self.token_ids[starts], which
         return self.token_ids[spread(starts, counts, total)], np.repeat(which, counts)
+
+    def children_by(self, nodes: NDArray[np.int64], byte: int) -> NDArray[np.int64]:
+        """The children of sorted `nodes` that `byte` leads to."""
+        wanted = nodes << 8 | byte
+        places = np.searchsorted(self.arrows, wanted)
+        places[places == len(self.arrows)] = 0
+        return places[self.arrows[places] == wanted] + 1
+
+    def letters_after(self, nodes: NDArray[np.int64]) -> list[int]:
+        """All bytes that go on from `nodes`."""
+        counts = self.children[nodes]
+        children = spread(self.first_child[nodes], counts, int(counts.sum()))
+        return np.flatnonzero(np.bincount(self.byte[children], minlength=256)).tolist()
 
 
 def spread(starts: NDArray[Any], counts: NDArray[Any], total: int) -> NDArray[np.int64]:
@@ -112,6 +154,45 @@ class Vocabulary:
                 self._ids.setdefault(token, index)
         self._prefixes = {token[:length] for token in self._ids for length in range(1, len(token) + 1)}
         self.writable = frozenset(token[0] for token in self._ids if len(token) == 1)
+
+        self.end_row = np.zeros(self.words, np.int32)
+        for end in self.end_ids:
+            self.end_row.view(np.uint32)[end >> 5] |= np.uint32(1 << (end & 31))
+
+    @cached_property
+    def spanning(self) -> tuple[int, ...]:
+        """Tokens that may end one JSON string or item and hold another whole one: two quotes after a first, or two
+        commas."""
+        return tuple(
+            index for index, token in enumerate(self.tokens) if token.count(b'"') >= 3 or token.count(b",") >= 2
+        )
+
+    @cached_property
+    def quoted(self) -> dict[bytes, list[int]]:
+        """The tokens that begin with a text that ends in a quote, by that text."""
+        found: dict[bytes, list[int]] = {}
+        for index, token in enumerate(self.tokens):
+            end = token.find(b'"')
+            while end >= 0:
+                found.setdefault(token[: end + 1], []).append(index)
+                end = token.find(b'"', end + 1)
+        return found
+
+    @cached_property
+    def _sorted_ids(self) -> tuple[list[bytes], list[int]]:
+        ids = sorted((index for index, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
+        return [self.tokens[index] for index in ids], ids
+
+    def tokens_with_prefix(self, prefix: bytes) -> list[int]:
+        """The ids whose bytes begin with `prefix`."""
+        if prefix[-1:] == b'"':
+            return self.quoted.get(prefix, [])
+        texts, ids = self._sorted_ids
+        start = bisect_left(texts, prefix)
+        end = start
+        while end < len(texts) and texts[end].startswith(prefix):
+            end += 1
+        return ids[start:end]
 
     def token_for(self, text: bytes) -> int | None:
         """The lowest id that writes exactly `text`, if any."""

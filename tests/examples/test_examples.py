@@ -53,8 +53,18 @@ def test_classify(show: Show) -> None:
     assert [line.split()[0] for line in show("classify").splitlines()] == ["positive", "negative"] * 2
 
 
-def test_regex(show: Show) -> None:
-    assert show("regex") == "1969-07-20\n"
+def test_dates(show: Show) -> None:
+    assert show("dates") == "1969-07-20\n"
+
+
+def test_transformers_generate() -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/transformers_generate.py"],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(re.fullmatch(r"[1-9]\d{0,3}([+-][1-9]\d{0,3})*=[1-9]\d{0,3}", line) for line in lines)
 
 
 def test_branches(show: Show) -> None:

@@ -41,10 +41,35 @@ def test_each_kind_of_constraint_becomes_its_struct() -> None:
     assert ops(lw.gen("x", regex="[0-9]+"))[0] == Gen("x", constraint=Regex("[0-9]+"))
     for given in ({"type": "integer"}, '{"type": "integer"}'):
         assert ops(lw.gen("x", json_schema=given))[0] == Gen("x", constraint=JsonSchema({"type": "integer"}))
-    city: dict[str, Any] = {"properties": {"name": {"type": "string"}}, "required": ["name"], "type": "object"}
+    city: dict[str, Any] = {
+        "properties": {"name": {"type": "string"}},
+        "required": ["name"],
+        "type": "object",
+        "additionalProperties": False,
+    }
     assert ops(lw.gen("x", schema=City))[0] == Gen("x", constraint=JsonSchema(city))
     assert ops(lw.gen("x", schema=Literal["a", "b"]))[0] == Gen("x", constraint=JsonSchema({"enum": ["a", "b"]}))
     assert ops(lw.gen("x", schema=enum.Enum("E", {"A": "a"})))[0] == Gen("x", constraint=JsonSchema({"enum": ["a"]}))
+
+
+def test_grammars_and_markers_become_their_structs() -> None:
+    assert ops(lw.gen("x", grammar='start: "a"'))[0] == Gen("x", constraint=lw.Lark('start: "a"'))
+    for grammar in (lw.Gbnf('root ::= "a"'), lw.Triggered((lw.Tag("<", lw.Regex("a"), ">"),))):
+        assert ops(lw.gen("x", grammar=grammar))[0] == Gen("x", constraint=grammar)
+    (piece,) = lw.gen("x", json_schema={"type": "integer"}, after="</think>").pieces
+    assert piece.op == Gen("x", constraint=lw.After("</think>", JsonSchema({"type": "integer"})))
+    assert piece.decoder is not None
+    assert piece.decoder.decode("x", "so 1 and 2 </think>3") == 3
+    for wrong in (
+        lambda: lw.gen("x", after="</think>"),
+        lambda: lw.gen("x", after="</think>", choices=["a"]),
+        lambda: lw.gen("x", after="", regex="a"),
+        lambda: lw.gen("x", grammar=3),  # type: ignore[arg-type]
+        lambda: lw.gen("x", grammar=""),
+        lambda: lw.gen("x", grammar="a", regex="a"),
+    ):
+        with pytest.raises(lw.InvalidArgument):
+            wrong()
 
 
 def test_gen_with_choices_is_a_select() -> None:

@@ -109,6 +109,7 @@ def test_annotations_are_dropped_but_a_property_called_title_is_not() -> None:
         "properties": {"name": {"maxLength": 20, "type": "string"}, "population": {"type": "integer"}},
         "required": ["name", "population"],
         "type": "object",
+        "additionalProperties": False,
     }
     assert "title" in json.loads(constraint_of(Shape)[0].text)["properties"]
 
@@ -118,6 +119,7 @@ def test_a_root_reference_is_replaced_by_what_it_refers_to() -> None:
         "type": "object",
         "properties": {"x": {"type": "integer"}, "y": {"type": "number", "minimum": 0}},
         "required": ["x", "y"],
+        "additionalProperties": False,
     }
     recursive = json.loads(constraint_of(Node)[0].text)
     assert recursive["$ref"] == "#/$defs/Node"

@@ -47,8 +47,8 @@ def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_one
             await pool.compile(Regex("a(b"))
         assert bad_pattern.value.position == 1
         with pytest.raises(SchemaError) as bad_schema:
-            await pool.compile(JsonSchema({"items": {"not": {}}}))
-        assert bad_schema.value.pointer == "/items/not"
+            await pool.compile(JsonSchema({"items": {"type": "text"}}))
+        assert bad_schema.value.pointer == "/items/type"
         with pytest.raises(ConstraintError, match="surrogate"):
             await pool.compile(Regex("\ud800"))
 
@@ -208,7 +208,7 @@ def test_a_full_line_is_refused_and_the_next_comer_is_not() -> None:
 def test_an_error_is_remembered_whatever_names_it_quotes(name: str) -> None:
     async def test(pool: CompilePool) -> None:
         with pytest.raises(SchemaError, match=name):
-            await pool.compile(JsonSchema({"properties": {name: {"not": {}}}, "type": "object"}))
+            await pool.compile(JsonSchema({"properties": {name: {"type": "text"}}, "type": "object"}))
         with pytest.raises(SchemaError, match=name):
             await pool.compile(JsonSchema({"$ref": f"#/{name}"}))
         assert len(pool._cache) == 2

@@ -114,28 +114,28 @@ def test_a_pydantic_model_validates_what_its_schema_gives() -> None:
 TEXTS = [
     (
         {"type": "string"},
-        ['""', '"a"', '"\\n\\u00e9é😀"', '"\\ud83d\\ude00"', '"\\/"', '"\x7f"'],
-        ['"', '"\n"', '"\\ud83d"', '"\\ude00"', '"\\x"', '"\\u12"', "'a'", ' "a"'],
+        ['""', '"a"', '"\\né😀"', '"\\"\\\\"', '"\\u001f"', '"\x7f"'],
+        ['"', '"\n"', '"\\ud83d\\ude00"', '"\\u00e9"', '"\\u001F"', '"\\/"', '"\\x"', '"\\u12"', "'a'", ' "a"'],
     ),
     (
         {"type": "string", "minLength": 2, "maxLength": 3},
-        ['"ab"', '"é😀中"', '"\\ud83d\\ude00b"', '"\\n\\"\\u0041"'],
-        ['"a"', '"abcd"', '"\\ud83d\\ude00"'],
+        ['"ab"', '"é😀中"', '"\\n\\"\\u0000"'],
+        ['"a"', '"abcd"', '"\\n"', '"😀"'],
     ),
     (
         {"type": "integer"},
-        ["0", "-1", "123456789012345"],
-        ["-0", "01", "1.0", "1e3", "+1", "-", "", "1234567890123456"],
+        ["0", "-1", "1" * 60],
+        ["-0", "01", "1.0", "1e3", "+1", "-", "", "1" * 61],
     ),
     (
         {"type": "number"},
-        ["0", "-0.5", "1e10", "1.25E-7", "-0", "12.0"],
+        ["0", "-0.5", "1e10", "1.25E-7", "-0", "12.0", "1.5e+300"],
         ["01", ".5", "5.", "1e", "1e400", "NaN", "--1"],
     ),
     (
         {"type": "number", "minimum": 0, "maximum": 1},
-        ["0", "1", "0.0", "1.00", "0.5", "0.99999999999999"],
-        ["-0.1", "1.01", "2", "1e0", "-0"],
+        ["0", "1", "0.0", "1.00", "0.5", "0.99999999999999", "1e-07", "-0.0"],
+        ["-0.1", "1.01", "2", "1e0", "-0", "1e+16", "-1e-07"],
     ),
     (
         {"type": "number", "exclusiveMinimum": 0, "maximum": 0.25},
@@ -147,7 +147,7 @@ TEXTS = [
         ["-1.5", "-1.25", "-1.3", "-1.250"],
         ["-1.2", "-1.6", "-1", "1.3", "-1.24999"],
     ),
-    ({"type": "number", "minimum": 2.5, "maximum": 2.5}, ["2.5", "2.50"], ["2", "2.51", "3"]),
+    ({"type": "number", "minimum": 2.5, "maximum": 2.5}, ["2.5"], ["2", "2.51", "3"]),
     ({"type": "boolean"}, ["true", "false"], ["True", "1", "null"]),
     ({"type": "array", "maxItems": 0}, ["[]"], ["[1]", "[ ]"]),
     (
@@ -157,8 +157,15 @@ TEXTS = [
     ),
     (
         {"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "required": ["b"]},
-        ['{"a":null,"b":null}', '{"b":null}'],
-        ["{}", '{"a":null}', '{"b":null,"a":null}', '{"b":null,"b":null}', '{"b":null,"c":1}'],
+        ['{"a":null,"b":null}', '{"b":null}', '{"b":null,"c":1}', '{"d":[],"a":null,"c":1,"b":null,"ab":2}'],
+        [
+            "{}",
+            '{"a":null}',
+            '{"b":null,"a":null}',
+            '{"b":null,"b":null}',
+            '{"c":1,"b":null,"c":1}',
+            '{"a":1,"b":null}',
+        ],
     ),
     ({"type": "object"}, ["{}", '{"a":[{"b":1}],"c":{}}'], ["[]", "{a:1}", '{"a":1,}']),
     ({"type": "object", "properties": {'q"\\é': {"const": 1}}}, ['{"q\\"\\\\é":1}', "{}"], []),
@@ -186,8 +193,9 @@ def test_spaced_text_is_what_json_dumps_writes() -> None:
 def test_properties_keep_the_order_of_the_schema() -> None:
     one, other = {"type": "integer"}, {"type": "null"}
     required = ["a", "b"]
-    forward = compiled({"type": "object", "properties": {"a": one, "b": other}, "required": required})
-    backward = compiled({"type": "object", "properties": {"b": other, "a": one}, "required": required})
+    closed = {"type": "object", "required": required, "additionalProperties": False}
+    forward = compiled({**closed, "properties": {"a": one, "b": other}})
+    backward = compiled({**closed, "properties": {"b": other, "a": one}})
     assert accepts(forward, b'{"a":1,"b":null}')
     assert accepts(backward, b'{"b":null,"a":1}')
     assert not accepts(forward, b'{"b":null,"a":1}')
@@ -233,7 +241,8 @@ def test_bounded_numbers_are_exactly_those_within_the_bounds(
             raise
         assert not any(validator.is_valid(json.loads(text)) for text in texts)
         return
-    for text in texts:
+    is_point = "minimum" in schema and schema["minimum"] == schema.get("maximum")  # which is written in one way
+    for text in () if is_point else texts:
         whole = len(text.lstrip("-").partition(".")[0])
         most = max(len(str(int(abs(bound)))) for bound in near)
         if max(whole, most) <= 8 or not validator.is_valid(json.loads(text)):
@@ -393,17 +402,15 @@ def test_a_keyword_means_what_it_does_in_the_draft(schema: Any, yes: list[str], 
         ({"$schema": "https://example.org/mine"}, "/$schema", "unknown draft"),
         ({"$schema": "http://json-schema.org/draft-03/schema#"}, "/$schema", "unknown draft"),
         ({"$schema": 7}, "/$schema", "unknown draft"),
-        ({"items": {"$schema": DRAFT_7}}, "/items/$schema", "another draft"),
-        ({"$schema": DRAFT_7, "type": "array", "prefixItems": []}, "/prefixItems", "not of draft 7"),
+        ({"items": {"$schema": "urn:mine"}}, "/items/$schema", "unknown draft"),
         ({"$schema": DRAFT_7, "type": "integer", "exclusiveMinimum": True}, "/exclusiveMinimum", "is a number"),
         ({"$schema": DRAFT_4, "type": "integer", "exclusiveMinimum": 3}, "/exclusiveMinimum", "true or false"),
         ({"$schema": DRAFT_4, "properties": {"a": True}}, "/properties/a", "an object in draft 4"),
         ({"$schema": DRAFT_4, "items": True}, "/items", "an object in draft 4"),
-        ({"$schema": DRAFT_4, "items": {"id": "x"}}, "/items/id", "id inside a schema"),
         (
             {"$ref": "#/$defs/a/$defs/b", "$defs": {"a": {"$id": "x", "$defs": {"b": {"$ref": "#/$defs/c"}}}}},
-            "/$ref",
-            "leads through a schema with \\$id",
+            "/$defs/a/$defs/b/$ref",
+            "nothing is at",
         ),
     ],
     ids=lambda value: str(value)[:50],
@@ -420,29 +427,28 @@ def test_what_is_not_of_the_draft_is_refused_with_its_pointer(schema: Any, point
 @pytest.mark.parametrize(
     ("schema", "pointer", "message"),
     [
-        ({"type": "string", "pattern": "a"}, "/pattern", "'pattern' is not supported"),
-        ({"type": "string", "format": "date"}, "/format", "format 'date'"),
-        ({"type": "integer", "multipleOf": 3}, "/multipleOf", "multipleOf"),
-        ({"type": "array", "uniqueItems": True}, "/uniqueItems", "uniqueItems"),
+        ({"type": "string", "pattern": r"(a)\1"}, "/pattern", "backreference"),
+        ({"type": "string", "pattern": 3}, "/pattern", "a pattern is a string"),
+        ({"type": "string", "pattern": "("}, "/pattern", r"at /pattern"),
+        ({"type": "integer", "multipleOf": 0}, "/multipleOf", "above 0"),
+        ({"type": "number", "multipleOf": 0.123456789}, "", "multipleOf is not supported here"),
+        ({"type": "array", "uniqueItems": 1}, "/uniqueItems", "true or false"),
+        ({"not": {"uniqueItems": True}}, "/not/uniqueItems", "opposite of 'uniqueItems'"),
         ({"type": "array", "prefixItems": {}}, "/prefixItems", "prefixItems"),
-        ({"type": "array", "prefixItems": [{}, {"not": {}}]}, "/prefixItems/1/not", "'not'"),
-        ({"type": "object", "patternProperties": {}}, "/patternProperties", "patternProperties"),
-        ({"type": "object", "properties": {"a/b": {"not": {}}}}, "/properties/a~1b/not", "'not'"),
-        ({"type": "array", "items": {"minContains": 1}}, "/items/minContains", "minContains"),
+        ({"type": "object", "properties": {"a/b": {"not": 3}}}, "/properties/a~1b/not", "a schema is"),
+        ({"type": "array", "contains": {}, "minContains": -1}, "/minContains", "whole number"),
         ({"type": "array", "items": [{}, {}]}, "/items", "not of draft 2020-12"),
-        ({"type": "array", "additionalItems": False}, "/additionalItems", "additionalItems"),
-        ({"if": {}, "then": {}}, "/if", "'if'"),
-        ({"anyOf": [{"type": "null"}], "minimum": 3}, "/minimum", "beside 'anyOf'"),
-        ({"anyOf": [{"type": "null"}], "type": "null"}, "/type", "beside 'anyOf'"),
-        ({"anyOf": [{}], "oneOf": [{}]}, "/oneOf", "beside"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "/oneOf", "types differ"),
-        ({"allOf": [{}, {}]}, "/allOf", "several"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, "/$defs/a/items/$ref", "recursive"),
-        ({"$ref": "#"}, "/$ref", "recursive"),
+        ({"type": "object", "dependentRequired": {"a": 1}}, "/dependentRequired/a", "lists of names"),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}},
+            "/$defs/a/anyOf/0/$ref",
+            "itself",
+        ),
+        ({"$ref": "#"}, "/$ref", "leads back to itself"),
         ({"$ref": "https://example.org/s"}, "/$ref", "only references into this schema"),
         ({"$ref": "#/$defs/b", "$defs": {}}, "/$ref", "nothing is at"),
-        ({"$ref": 3}, "/$ref", "only references"),
-        ({"anyOf": [{"$ref": "#/x", "maxLength": 3}]}, "/anyOf/0/maxLength", "beside '\\$ref'"),
+        ({"$ref": "#b"}, "/$ref", "nothing is named"),
+        ({"$ref": 3}, "/$ref", "is a string"),
         ({"type": "text"}, "/type", "unknown type"),
         ({"type": []}, "/type", "unknown type"),
         ({"type": [3]}, "/type", "a type is a string"),
@@ -457,7 +463,6 @@ def test_what_is_not_of_the_draft_is_refused_with_its_pointer(schema: Any, point
         ({"type": "object", "required": "a"}, "/required", "list of names"),
         ({"enum": "a"}, "/enum", "list of values"),
         ({"anyOf": []}, "/anyOf", "list of schemas"),
-        ({"items": {"$id": "x"}}, "/items/$id", "\\$id"),
         ({"const": "\ud800"}, "/const", "surrogate"),
         (False, "", "no JSON value"),
         ({"enum": []}, "", "no JSON value"),

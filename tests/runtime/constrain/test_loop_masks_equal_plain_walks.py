@@ -10,7 +10,9 @@ import pytest
 from latticework.lang.ir import Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
 from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.frames import Thread
 from latticework.runtime.constrain.places import State
+from latticework.runtime.constrain.terminals import Terminal
 from tests.runtime.constrain.oracle import allowed, byte_vocabulary
 
 PIECES = ["a", "b", "é", "語", "😀", "END", " ", "  ", '"', "\\n", "aaaa", "bab", " aé", " bb", "é é", "a語b", "😀a"]
@@ -41,33 +43,51 @@ def vocabulary() -> Vocabulary:
     return byte_vocabulary(*sorted((words | spaced | cut | broken) - {b""}))
 
 
-def plain(automaton: Automaton, state: State) -> dict[int, int]:
-    nodes, at = automaton._walk(state.index)
-    tokens, which = automaton.vocabulary.trie.tokens_at(nodes)
-    return dict(zip(tokens.tolist(), automaton.states.costs[at[which]].tolist(), strict=True))
+def plain(terminal: Terminal, state: State) -> tuple[dict[int, int], set[int]]:
+    """Token by token, byte by byte: what each costs that stays inside, and the trie nodes where others leave."""
+    costs: dict[int, int] = {}
+    exits: set[int] = set()
+    trie = terminal.vocabulary.trie
+    for token, text in enumerate(terminal.vocabulary.tokens):
+        here: State | None = state if text else None
+        node = 0
+        for place, byte in enumerate(text):
+            here = terminal.step(here, byte) if here is not None else None
+            if here is None:
+                break
+            node = trie.child_of[node << 8 | byte]
+            if here.is_complete and place + 1 < len(text):
+                exits.add(node)
+        if here is not None:
+            costs[token] = here.cost
+    return costs, exits
 
 
-def check(automaton: Automaton, state: State) -> None:
-    relaxed = automaton.states.relax(state)
-    expected = plain(automaton, relaxed)
-    tokens, costs = automaton.allowed(relaxed)
-    assert len(set(tokens.tolist())) == len(tokens), "a token is reached twice"
-    assert dict(zip(tokens.tolist(), costs.tolist(), strict=True)) == expected
-    assert automaton.row(state).need == max(expected.values(), default=-1) + 1
+def check(thread: Thread) -> None:
+    assert thread.terminal is not None
+    assert thread.state is not None
+    terminal = thread.terminal
+    relaxed = terminal.states.relax(terminal.states.adopt(thread.state))
+    costs, exits = plain(terminal, relaxed)
+    inside = terminal.inside(relaxed)
+    assert len(set(inside.tokens.tolist())) == len(inside.tokens), "a token is reached twice"
+    assert dict(zip(inside.tokens.tolist(), inside.costs.tolist(), strict=True)) == costs
+    assert set(inside.exits.tolist()) == exits
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
 def test_rows_and_prices_equal_the_plain_walk(constraint: Constraint, vocabulary: Vocabulary) -> None:
     automaton = Automaton(to_rules(constraint), vocabulary)
     rng = random.Random(8)
-    for _ in range(12):
+    for _ in range(6):
         matcher = automaton.matcher()
         for step in range(10):
             if step == 4:
                 automaton.forget()
-            state = matcher._current()
-            assert state is not None
-            check(automaton, state)
+            assert matcher._config is not None
+            for thread in matcher._config.threads:
+                if isinstance(thread, Thread):
+                    check(thread)
             going_on = sorted(allowed(matcher, vocabulary) - set(vocabulary.end_ids))
             if not going_on:
                 break
@@ -78,9 +98,12 @@ def test_budgeted_rows_near_a_count_equal_the_plain_walk(vocabulary: Vocabulary)
     automaton = Automaton(to_rules(Regex("[ab é]{4,9}END")), vocabulary)
     matcher = automaton.matcher()
     for _ in range(9):
-        state = matcher._current()
-        assert state is not None
-        prices = plain(automaton, automaton.states.relax(state))
+        assert matcher._config is not None
+        (thread,) = matcher._config.threads
+        assert isinstance(thread, Thread)
+        assert thread.terminal is not None
+        assert thread.state is not None
+        prices, _ = plain(thread.terminal, thread.state)
         for remaining in range(matcher.shortest() + 3):
             assert allowed(matcher, vocabulary, remaining) == {t for t, cost in prices.items() if cost < remaining}
         assert matcher.accept(ord("a"))

@@ -267,7 +267,7 @@ def test_states_that_differ_only_in_far_counts_share_a_row() -> None:
         assert matcher.accept(256)
         assert matcher.prepare(time.monotonic() - 1) or allowed(matcher, vocabulary)
     rows = automaton.cached_bytes
-    assert len(automaton._rows) == 1
+    assert len(automaton.rows._words) == 1
     assert rows == automaton.cached_bytes
 
 
@@ -282,7 +282,7 @@ def test_the_row_cache_keeps_its_bound_and_masks_stay_right() -> None:
         while True:
             mask = allowed(left, vocabulary)
             assert mask == allowed(right, vocabulary)
-            assert small._row_bytes <= 900
+            assert small.rows._bytes <= 900
             going_on = sorted(mask - set(vocabulary.end_ids))
             if not going_on:
                 break
@@ -300,8 +300,7 @@ def test_matchers_survive_the_states_being_forgotten() -> None:
         token = rng.choice([ord("a"), ord("b"), 256])
         assert matcher.accept(token)
         if step % 7 == 3:
-            automaton.states.reset()
-            automaton._rows.clear()
+            automaton.forget()
         assert allowed(matcher, vocabulary) - set(vocabulary.end_ids) == {ord("a"), ord("b"), 256}
     matcher.rollback(30)
     assert allowed(matcher, vocabulary) == allowed(other, vocabulary)

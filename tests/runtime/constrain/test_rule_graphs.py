@@ -60,7 +60,7 @@ def test_a_broken_graph_is_refused(nodes: tuple[Node, ...], root: int) -> None:
 
 def test_another_version_is_refused() -> None:
     with pytest.raises(ConstraintError, match="version 9"):
-        decode_rules(encode_rules(RuleGraph((Empty(),), 0, 9)))
+        decode_rules(encode_rules(RuleGraph((Empty(),), 0, (), 9)))
 
 
 @given(st.binary(max_size=60))

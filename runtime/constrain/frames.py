@@ -1,0 +1,709 @@
+"""A structured constraint, byte by byte: a set of threads, each a terminal with a stack of what must follow it.
+
+    {"a":1,"b"…      thread: the key's terminal, and below it   colon · value · Object(a, b written) · end
+
+A *frame* is one thing that must still be written, and the frame after it: a linked stack. Threads with the same top
+share one frame below (`_AFTER_ANY`), so ambiguous grammars cost their number of tops, not of histories. A *config* is
+what a text has come to: the set of its threads. Everything is found when first needed and exact; nothing here looks
+at tokens. Frames and configs have costs: tokens that surely suffice to finish.
+
+The keys of an object that are not listed, and the items of an array without repeats, are *tracked*: the thread
+carries what has been written of them, and never comes to a text that is taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
+from latticework.runtime.constrain.distinct import Distinct
+from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
+from latticework.runtime.constrain.keys import KeyNode, key_trie
+from latticework.runtime.constrain.places import State
+from latticework.runtime.constrain.rules import (
+    Array,
+    Call,
+    Either,
+    Empty,
+    Object,
+    Repeat,
+    Structured,
+    Then,
+    children,
+)
+from latticework.runtime.constrain.rules import Terminal as TerminalNode
+from latticework.runtime.constrain.terminals import Terminal
+from latticework.runtime.constrain.vocabulary import Vocabulary
+
+MAX_THREADS = 4096
+
+_UNBOUNDED = 1 << 40
+_END, _NODE, _REPEAT, _AFTER_ANY = 0, 1, 2, 3
+_FIRST_KEY, _NEXT_KEY, _AFTER_MEMBER, _EXTRA = 4, 5, 6, 7
+_ITEM, _AFTER_ITEM, _UNIQUE_ITEM = 8, 9, 10
+_NOTHING: list[bytes] = []
+UNKNOWN: bytes | None = None  # the text of a tracked thread that nobody needs
+
+
+class Frame:
+    """One link of a stack. kind: what `a` and `b` mean:
+
+    node: a is the node. repeat: a the node, b the rounds left (low, high). after any: a is a set of frames, one of
+    which follows. keys and members: a the object's node, b what is `Written`; extra: also c, which of the extras.
+    items: a the array's node, b (position, tally, texts taken).
+    """
+
+    __slots__ = ("a", "b", "c", "config", "cost", "kind", "rest")
+
+    def __init__(self, kind: int, a: object, b: object, c: int, rest: Frame | None, cost: int) -> None:
+        self.kind = kind
+        self.a = a
+        self.b = b
+        self.c = c
+        self.rest = rest
+        self.cost = cost
+        self.config: Config | None = None
+
+
+class Thread:
+    """A place in a terminal, and the frame after it. text: what is written of a tracked one."""
+
+    __slots__ = ("cost", "rest", "state", "terminal", "text")
+
+    def __init__(self, terminal: Terminal | None, state: State | None, text: bytes | None, rest: Frame, cost: int) -> None:
+        self.terminal = terminal
+        self.state = state
+        self.text = text
+        self.rest = rest
+        self.cost = cost
+
+
+class KeyThread:
+    """A place among the listed keys of an object: `at`, of those in `allowed`."""
+
+    __slots__ = ("allowed", "at", "cost", "node", "rest", "written")
+
+    def __init__(self, node: int, at: KeyNode, written: Written, allowed: int, rest: Frame, cost: int) -> None:
+        self.node = node
+        self.at = at
+        self.written = written
+        self.allowed = allowed
+        self.rest = rest
+        self.cost = cost
+
+
+class Config:
+    """What a text has come to. is_complete: it may end here; cost: tokens that surely suffice until it may."""
+
+    __slots__ = ("cost", "is_complete", "next", "steps", "threads")
+
+    def __init__(self, threads: tuple[Thread | KeyThread, ...], is_complete: bool) -> None:
+        self.threads = threads
+        self.is_complete = is_complete
+        self.cost = 0 if is_complete else min(thread.cost for thread in threads)
+        self.steps: dict[int, Config | None] = {}
+        self.next: tuple[int, ...] | None = None  # the bytes that may come next, and perhaps some that may not
+
+
+class Frames:
+    """The stacks of one constraint over one vocabulary."""
+
+    def __init__(self, expressions: Expressions, vocabulary: Vocabulary) -> None:
+        self._expressions = expressions
+        self._nodes = expressions.nodes
+        self._costs = expressions.costs
+        self._vocabulary = vocabulary
+        self._terminals: dict[int, Terminal] = {}
+        self._keys: dict[int, KeyNode] = {}
+        self._taken: dict[int, frozenset[bytes]] = {}
+        self._distincts: dict[int, Distinct] = {}
+        self._endless: dict[Terminal, bool] = {}
+        self._structured = self._find_structured()
+        self.end = Frame(_END, None, None, 0, None, 0)
+        self._end_thread = Thread(None, None, None, self.end, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops everything that can be found again; configs held elsewhere stay usable."""
+        for terminal in self._terminals.values():
+            terminal.forget()
+        self._frames: dict[tuple[object, ...], Frame] = {}
+        self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
+        self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
+        self._sorted_taken: dict[Frame, list[bytes]] = {}
+        self.end.config = None
+        self.start = self.config_of(self.node(self._expressions.root, self.end))
+
+    @property
+    def size(self) -> int:
+        """How much is held, in objects of some hundred bytes."""
+        return len(self._frames) + len(self._threads) + 2 * len(self._configs)
+
+    @property
+    def nbytes(self) -> int:
+        return 300 * self.size + sum(terminal.nbytes for terminal in self._terminals.values())
+
+    def terminal(self, node: int) -> Terminal:
+        """The terminal of a regular node."""
+        found = self._terminals.get(node)
+        if found is None:
+            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary)
+        return found
+
+    # ------------------------------------------------------------ moving
+
+    def step(self, config: Config, byte: int) -> Config | None:
+        """What follows `config` after `byte`; None when no text goes on so."""
+        try:
+            return config.steps[byte]
+        except KeyError:
+            pass
+        found: dict[Thread | KeyThread, None] = {}
+        for thread in config.threads:
+            if isinstance(thread, Thread):
+                self._advance(thread, byte, found)
+            else:
+                self._advance_key(thread, byte, found)
+        following = self._config(found) if found else None
+        config.steps[byte] = following
+        return following
+
+    def _advance(self, thread: Thread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+        if thread.terminal is None:
+            return
+        assert thread.state is not None
+        state = thread.terminal.step(thread.state, byte)
+        if state is None:
+            return
+        text = None if thread.text is None else thread.text + bytes((byte,))
+        if state.goes_on and (text is None or not self._is_spent(thread.terminal, state, text, thread.rest)):
+            found[self._thread(thread.terminal, state, text, thread.rest)] = None
+        if state.is_complete:
+            for after in self.after(thread, text):
+                self._join(found, after)
+
+    def after(self, thread: Thread, text: bytes | None) -> Iterator[Config]:
+        """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
+        rest = thread.rest
+        if rest.kind == _EXTRA:
+            assert isinstance(rest.a, int) and isinstance(rest.b, Written) and rest.rest is not None
+            if text is not None and text in self.taken(rest):
+                return
+            for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
+                yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
+        elif rest.kind == _UNIQUE_ITEM:
+            assert isinstance(rest.a, int) and isinstance(rest.b, tuple) and rest.rest is not None
+            position, tally, texts = rest.b
+            if text is not None and text in self.taken(rest):
+                return
+            texts = texts if text is None else texts | {text}
+            yield self.config_of(self._items(_AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
+        else:
+            yield self.config_of(rest)
+
+    def _advance_key(self, thread: KeyThread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+        at = thread.at.children.get(byte)
+        if at is None or not at.mask & thread.allowed:
+            return
+        if at.ends < 0:
+            found[self._key_thread(thread.node, at, thread.written, thread.allowed, thread.rest)] = None
+            return
+        for config in self.after_key(thread, at.ends):
+            self._join(found, config)
+
+    def _join(self, found: dict[Thread | KeyThread, None], config: Config) -> None:
+        found.update(dict.fromkeys(config.threads))
+        if config.is_complete:
+            found[self._end_thread] = None
+
+    def after_key(self, thread: KeyThread, index: int) -> Iterator[Config]:
+        """What may follow the listed key number `index`."""
+        members = self._expressions.members(thread.node)
+        for choice, written in members.with_property(thread.written, index):
+            yield self.config_of(self._value(thread.node, choice.value, written, thread.rest))
+
+    def key_trie(self, node: int) -> KeyNode:
+        found = self._keys.get(node)
+        if found is None:
+            kind = self._nodes[node]
+            assert isinstance(kind, Object)
+            found = self._keys[node] = key_trie(kind)
+        return found
+
+    def next_bytes(self, config: Config) -> tuple[int, ...]:
+        """All bytes that may come next, and perhaps some that may not."""
+        if config.next is None:
+            found: dict[int, None] = {}
+            for thread in config.threads:
+                found.update(dict.fromkeys(self._next_bytes(thread, False)))
+            config.next = tuple(found)
+        return config.next
+
+    def only_byte(self, config: Config) -> int | None:
+        """The byte that every completion begins with, if there is one."""
+        if config.is_complete:
+            return None
+        only: int | None = None
+        for thread in config.threads:
+            for byte in self._next_bytes(thread, True):
+                if only is None:
+                    only = byte
+                elif byte != only:
+                    return None
+        return only if only is not None and self.step(config, only) is not None else None
+
+    def _next_bytes(self, thread: Thread | KeyThread, is_exact: bool) -> list[int]:
+        """Every byte that may come next; where texts may be taken, more than those unless it is to be exact."""
+        if isinstance(thread, KeyThread):
+            return [byte for byte, at in thread.at.children.items() if at.mask & thread.allowed]
+        assert thread.terminal is not None and thread.state is not None
+        states = thread.terminal.states
+        live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
+        if thread.text is None or len(live) == 1 or not is_exact:
+            return live
+        lone = self.lone(thread)
+        return [byte for byte in live if self.step(lone, byte) is not None]
+
+    def has_few_texts(self, thread: Thread) -> bool:
+        assert thread.terminal is not None
+        return self._expressions.few_texts(thread.terminal.node) is not None
+
+    def lone(self, thread: Thread | KeyThread) -> Config:
+        """The config of one thread alone."""
+        return self._config({thread: None})
+
+    def key_cost(self, thread: KeyThread, at: KeyNode) -> int:
+        """What `thread` costs once it has come to `at`."""
+        return self._key_thread(thread.node, at, thread.written, thread.allowed, thread.rest).cost
+
+    @property
+    def is_regular(self) -> bool:
+        return not self._structured[self._expressions.root]
+
+    # ------------------------------------------------------------ tracked texts
+
+    def taken(self, rest: Frame) -> frozenset[bytes]:
+        """The texts that a tracked thread before `rest` may not come to."""
+        if rest.kind == _UNIQUE_ITEM:
+            assert isinstance(rest.a, int) and isinstance(rest.b, tuple)
+            return self._distinct(rest.a).taken(len(rest.b[2]), rest.b[2])
+        assert isinstance(rest.a, int) and isinstance(rest.b, Written)
+        return self._taken_keys(rest.a, rest.b)
+
+    def _taken_keys(self, node: int, written: Written) -> frozenset[bytes]:
+        listed = self._taken.get(node)
+        if listed is None:
+            kind = self._nodes[node]
+            assert isinstance(kind, Object)
+            listed = self._taken[node] = frozenset(member.key for member in kind.properties)
+        return listed | written.extras if written.extras else listed
+
+    def _distinct(self, node: int) -> Distinct:
+        found = self._distincts.get(node)
+        if found is None:
+            kind = self._nodes[node]
+            assert isinstance(kind, Array)
+            found = self._distincts[node] = Distinct(self._expressions.few_texts, kind)
+        return found
+
+    def taken_after(self, rest: Frame, text: bytes) -> list[bytes]:
+        """What those of the taken texts that begin with `text` have after it."""
+        taken = self._sorted_taken.get(rest)
+        if taken is None:
+            taken = self._sorted_taken[rest] = sorted(self.taken(rest))
+        start = end = bisect_left(taken, text)
+        while end < len(taken) and taken[end].startswith(text):
+            end += 1
+        return [word[len(text) :] for word in taken[start:end]] if end > start else _NOTHING
+
+    def is_spent(self, terminal: Terminal, state: State, rests: list[bytes]) -> bool:
+        """Whether every text that the terminal still can write is one of `rests`."""
+        if terminal.states.loops(state):
+            return False
+        wanted = set(rests)
+        longest = max(map(len, rests), default=0)
+        work: list[tuple[State, bytes]] = [(state, b"")]
+        while work:
+            here, text = work.pop()
+            if here.is_complete and text not in wanted:
+                return False
+            if here.goes_on and len(text) >= longest:
+                return False  # a longer text than any of them
+            for byte, after in terminal.states.live_bytes(terminal.states.adopt(here).index):
+                following = text + bytes((byte,))
+                if not any(rest.startswith(following) for rest in rests):
+                    return False
+                work.append((terminal.states.states[after], following))
+        return True
+
+    def _is_spent(self, terminal: Terminal, state: State, text: bytes, rest: Frame) -> bool:
+        if terminal.states.loops(state):
+            return False  # it has texts without end
+        rests = self.taken_after(rest, text)
+        return bool(rests) and self.is_spent(terminal, state, rests)
+
+    def _tracked_cost(self, terminal: Terminal, state: State, text: bytes, rest: Frame) -> int:
+        """Tokens that surely finish a text of the terminal that is not taken."""
+        if not self.taken_after(rest, text):
+            return state.cost
+        words = self._expressions.few_texts(terminal.node)
+        if words is None:
+            return state.cost + TRACKED_COST
+        taken = self.taken(rest)
+        free = (len(word) - len(text) for word in words if word.startswith(text) and word not in taken)
+        return min(free, default=state.cost)
+
+    # ------------------------------------------------------------ frames
+
+    def config_of(self, frame: Frame) -> Config:
+        """The threads that can write the next byte where `frame` is next."""
+        if frame.config is None:
+            frame.config = self._config(self._expand(frame))
+        return frame.config
+
+    def _config(self, threads: dict[Thread | KeyThread, None]) -> Config:
+        if len(threads) > 1:
+            threads = self._merged(threads)
+            if len(threads) > MAX_THREADS:
+                raise ConstraintError(f"the constraint is too ambiguous: a text is in {len(threads)} places at once")
+        key = frozenset(threads)
+        found = self._configs.get(key)
+        if found is None:
+            found = self._configs[key] = Config(
+                tuple(thread for thread in threads if thread is not self._end_thread), self._end_thread in key
+            )
+        return found
+
+    def _merged(self, threads: dict[Thread | KeyThread, None]) -> dict[Thread | KeyThread, None]:
+        """Threads in the same place of the same terminal become one."""
+        groups: dict[tuple[object, ...], list[Thread]] = {}
+        for thread in threads:
+            if isinstance(thread, Thread) and thread.text is None and thread.terminal is not None:
+                groups.setdefault((thread.terminal, thread.state), []).append(thread)
+        if len(groups) == len(threads) or all(len(group) == 1 for group in groups.values()):
+            return threads
+        merged = {
+            thread: None
+            for thread in threads
+            if not (isinstance(thread, Thread) and thread.text is None and thread.terminal is not None)
+        }
+        for group in groups.values():
+            first = group[0]
+            if len(group) == 1:
+                merged[first] = None
+                continue
+            assert first.terminal is not None and first.state is not None
+            rest = self._after_any(thread.rest for thread in group)
+            merged[self._thread(first.terminal, first.state, None, rest)] = None
+        return merged
+
+    def _after_any(self, rests: Iterable[Frame]) -> Frame:
+        flat: set[Frame] = set()
+        for rest in rests:
+            if rest.kind == _AFTER_ANY:
+                assert isinstance(rest.a, frozenset)
+                flat |= rest.a
+            else:
+                flat.add(rest)
+        return self._frame(_AFTER_ANY, frozenset(flat), None, 0, None, min(frame.cost for frame in flat))
+
+    def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
+        found: dict[Thread | KeyThread, None] = {}
+        entered: dict[tuple[int, Frame], list[tuple[int, int]]] = {}
+        seen: set[Frame] = set()
+        work = [start]
+        while work:
+            frame = work.pop()
+            if frame in seen:
+                continue
+            seen.add(frame)
+            if frame.config is not None:
+                self._join(found, frame.config)
+                continue
+            match frame.kind:
+                case 0:
+                    found[self._end_thread] = None
+                case 1:
+                    self._expand_node(frame, found, work)
+                case 2:
+                    self._expand_repeat(frame, entered, work)
+                case 3:
+                    assert isinstance(frame.a, frozenset)
+                    work += frame.a
+                case 4 | 5:
+                    self._expand_keys(frame, found)
+                case 6:
+                    self._expand_after_member(frame, work)
+                case 8:
+                    self._expand_item(frame, found, work)
+                case 9:
+                    self._expand_after_item(frame, work)
+        return found
+
+    def _expand_node(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+        node, rest = frame.a, frame.rest
+        assert isinstance(node, int) and rest is not None
+        kind = self._nodes[node]
+        match kind:
+            case Empty():
+                work.append(rest)
+            case Then(first, following) if self._structured[node]:
+                work.append(self.node(first, self.node(following, rest)))
+            case Either(items) if self._structured[node]:
+                work += [self.node(item, rest) for item in reversed(items)]
+            case Repeat(_, low, high) if self._structured[node]:
+                work.append(self._repeat(node, low, _UNBOUNDED if high is None else high, rest))
+            case Call(rule):
+                work.append(self.node(self._expressions.rules[rule], rest))
+            case Object():
+                members = self._expressions.members(node)
+                if members.may_close(members.start):
+                    work.append(self.node(kind.empty, rest))
+                if self._can_go_on(node, members.start):
+                    work.append(self.node(kind.open, self._keys_frame(_FIRST_KEY, node, members.start, rest)))
+            case Array():
+                items = self._expressions.items(node)
+                if items.cost(0, items.bounds.start) == 0:
+                    work.append(self.node(kind.empty, rest))
+                if items.choices(0, items.bounds.start):
+                    first = self._items(_ITEM, node, 0, items.bounds.start, frozenset(), rest)
+                    work.append(self.node(kind.open, first))
+            case _:
+                terminal = self.terminal(kind.item if isinstance(kind, TerminalNode) else node)
+                self._enter(terminal, None, rest, found, work)
+
+    def _find_structured(self) -> list[bool]:
+        found: list[bool] = []
+        for node in self._nodes:
+            found.append(isinstance(node, Structured) or any(found[child] for child in children(node)))
+        return found
+
+    def _enter(
+        self, terminal: Terminal, text: bytes | None, rest: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]
+    ) -> None:
+        start = terminal.start
+        if start.goes_on:
+            found[self._thread(terminal, start, text, rest)] = None
+        if start.is_complete:
+            work.append(rest)
+
+    def _expand_repeat(
+        self, frame: Frame, entered: dict[tuple[int, Frame], list[tuple[int, int]]], work: list[Frame]
+    ) -> None:
+        node, rest = frame.a, frame.rest
+        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
+        low, high = frame.b
+        kind = self._nodes[node]
+        assert isinstance(kind, Repeat)
+        counts = entered.setdefault((node, rest), [])
+        if any(less <= low and more >= high for less, more in counts):
+            return  # a round that wrote nothing: covered by the one before
+        counts.append((low, high))
+        if low == 0:
+            work.append(rest)
+        following = high if high == _UNBOUNDED else high - 1
+        after = self._repeat(node, max(low - 1, 0), following, rest) if following else rest
+        work.append(self.node(kind.item, after))
+
+    def _expand_keys(self, frame: Frame, found: dict[Thread | KeyThread, None]) -> None:
+        node, written, rest = frame.a, frame.b, frame.rest
+        assert isinstance(node, int) and isinstance(written, Written) and rest is not None
+        members = self._expressions.members(node)
+        allowed = members.candidates(written)
+        if allowed:
+            found[self._key_thread(node, self.key_trie(node), written, allowed, rest)] = None
+        for index, extra in enumerate(members.node.extras):
+            if self._has_extra(node, written, index):
+                after = self._frame(_EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest))
+                terminal = self.terminal(extra.key)
+                found[self._thread(terminal, terminal.start, b"", after)] = None
+
+    def _cost_after_extra(self, node: int, written: Written, index: int, rest: Frame) -> int:
+        members = self._expressions.members(node)
+        return min(
+            self._value(node, choice.value, after, rest).cost
+            for choice, after in members.with_extra(written, index, UNKNOWN)
+        )
+
+    def _expand_after_member(self, frame: Frame, work: list[Frame]) -> None:
+        node, written, rest = frame.a, frame.b, frame.rest
+        assert isinstance(node, int) and isinstance(written, Written) and rest is not None
+        members = self._expressions.members(node)
+        if members.may_close(written):
+            work.append(self.node(members.node.close, rest))
+        if self._can_go_on(node, written):
+            work.append(self.node(members.node.comma, self._keys_frame(_NEXT_KEY, node, written, rest)))
+
+    def _can_go_on(self, node: int, written: Written) -> bool:
+        """Whether a member can come: a listed one, or one whose key is not taken."""
+        members = self._expressions.members(node)
+        return bool(members.candidates(written)) or any(
+            self._has_extra(node, written, index) for index in range(len(members.node.extras))
+        )
+
+    def _has_extra(self, node: int, written: Written, index: int) -> bool:
+        members = self._expressions.members(node)
+        if not members.with_extra(written, index, UNKNOWN):
+            return False
+        terminal = self.terminal(members.node.extras[index].key)
+        if self._is_endless(terminal):
+            return True
+        taken = sorted(self._taken_keys(node, written))
+        return not taken or not self.is_spent(terminal, terminal.start, taken)
+
+    def _is_endless(self, terminal: Terminal) -> bool:
+        """Whether texts without end begin with the first byte, which makes all else about what is taken needless."""
+        found = self._endless.get(terminal)
+        if found is None:
+            states = terminal.states
+            after = [states.states[index] for _, index in states.live_bytes(states.adopt(terminal.start).index)]
+            found = self._endless[terminal] = any(states.loops(state) for state in after)
+        return found
+
+    def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+        node, rest = frame.a, frame.rest
+        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
+        position, tally, texts = frame.b
+        items = self._expressions.items(node)
+        for choice, at, reached in items.choices(position, tally):
+            if not items.node.is_unique:
+                work.append(self.node(choice.value, self._items(_AFTER_ITEM, node, at, reached, texts, rest)))
+                continue
+            cost = self._items(_AFTER_ITEM, node, at, reached, texts, rest).cost
+            after = self._frame(_UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
+            for part in self._unique_parts(choice.value):
+                terminal = self.terminal(part)
+                if self._is_spent(terminal, terminal.start, b"", after):
+                    continue
+                thread = self._thread(terminal, terminal.start, b"", after)
+                if terminal.start.goes_on:
+                    found[thread] = None
+                if terminal.start.is_complete:
+                    for config in self.after(thread, b""):
+                        self._join(found, config)
+
+    def _unique_parts(self, node: int) -> list[int]:
+        """The regular nodes that the value of a unique item is one of."""
+        kind = self._nodes[node]
+        if isinstance(kind, TerminalNode):
+            return [kind.item]
+        if isinstance(kind, Either) and self._structured[node]:
+            return [part for item in kind.items for part in self._unique_parts(item)]
+        if isinstance(kind, Call):
+            return self._unique_parts(self._expressions.rules[kind.rule])
+        if self._structured[node]:
+            raise ConstraintError("the items of an array without repeats are no plain values")
+        return [node]
+
+    def _expand_after_item(self, frame: Frame, work: list[Frame]) -> None:
+        node, rest = frame.a, frame.rest
+        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
+        position, tally, texts = frame.b
+        items = self._expressions.items(node)
+        if items.cost(position, tally) == 0 and items.bounds.is_enough(tally):
+            work.append(self.node(items.node.close, rest))
+        if items.choices(position, tally) and (not items.node.is_unique or self._has_another(frame)):
+            work.append(self.node(items.node.comma, self._items(_ITEM, node, position, tally, texts, rest)))
+
+    def _has_another(self, frame: Frame) -> bool:
+        """Whether some item of an array without repeats is not taken yet."""
+        assert isinstance(frame.a, int) and isinstance(frame.b, tuple) and frame.rest is not None
+        found: dict[Thread | KeyThread, None] = {}
+        self._expand_item(self._items(_ITEM, frame.a, *frame.b, frame.rest), found, [])
+        return bool(found)
+
+    # ------------------------------------------------------------ making
+
+    def node(self, node: int, rest: Frame) -> Frame:
+        """`node`, then `rest`."""
+        return self._frame(_NODE, node, None, 0, rest, self._costs[node] + rest.cost)
+
+    def _repeat(self, node: int, low: int, high: int, rest: Frame) -> Frame:
+        kind = self._nodes[node]
+        assert isinstance(kind, Repeat)
+        return self._frame(_REPEAT, node, (low, high), 0, rest, low * self._costs[kind.item] + rest.cost)
+
+    def _value(self, node: int, value: int, written: Written, rest: Frame) -> Frame:
+        """Colon, value, and what follows the member in its object."""
+        kind = self._nodes[node]
+        assert isinstance(kind, Object)
+        cost = self._expressions.members(node).cost(written) + self._costs[kind.close] + rest.cost
+        return self.node(kind.colon, self.node(value, self._frame(_AFTER_MEMBER, node, written, 0, rest, cost)))
+
+    def _keys_frame(self, kind: int, node: int, written: Written, rest: Frame) -> Frame:
+        """Where a key must come. Its cost is that of the member it would rather write."""
+        members = self._expressions.members(node)
+        allowed = members.candidates(written)
+        cost = self._key_cost(node, self.key_trie(node), written, allowed, rest) if allowed else IMPOSSIBLE
+        if allowed and not members.counts:
+            return self._frame(kind, node, written, 0, rest, cost)
+        for index, extra in enumerate(members.node.extras):
+            if self._has_extra(node, written, index):
+                key = self._costs[extra.key] + TRACKED_COST
+                cost = min(cost, key + self._cost_after_extra(node, written, index, rest))
+        return self._frame(kind, node, written, 0, rest, cost)
+
+    def _items(
+        self, kind: int, node: int, position: int, tally: Tally, texts: frozenset[bytes], rest: Frame
+    ) -> Frame:
+        items = self._expressions.items(node)
+        if kind == _AFTER_ITEM:
+            cost = items.cost(position, tally) + self._costs[items.node.close] + rest.cost
+        else:
+            following = items.choices(position, tally)
+            offered = tuple(choice for choice, _, _ in following)
+            prices = (
+                self._expressions.item_cost(choice.value, offered, items.node) + items.cost(at, reached)
+                for choice, at, reached in following
+            )
+            cost = min(prices, default=IMPOSSIBLE)
+            cost += self._costs[items.node.close] + rest.cost
+        return self._frame(kind, node, (position, tally, texts), 0, rest, cost)
+
+    def _frame(self, kind: int, a: object, b: object, c: int, rest: Frame | None, cost: int) -> Frame:
+        key = (kind, a, b, c, rest)
+        found = self._frames.get(key)
+        if found is None:
+            found = self._frames[key] = Frame(kind, a, b, c, rest, cost)
+        return found
+
+    def _thread(self, terminal: Terminal, state: State, text: bytes | None, rest: Frame) -> Thread:
+        key = (terminal, state, text, rest)
+        found = self._threads.get(key)
+        if found is None:
+            cost = rest.cost + (state.cost if text is None else self._tracked_cost(terminal, state, text, rest))
+            found = self._threads[key] = Thread(terminal, state, text, rest, cost)
+        assert isinstance(found, Thread)
+        return found
+
+    def _key_thread(self, node: int, at: KeyNode, written: Written, allowed: int, rest: Frame) -> KeyThread:
+        key = (node, at, written, allowed, rest)
+        found = self._threads.get(key)
+        if found is None:
+            cost = self._key_cost(node, at, written, allowed, rest)
+            found = self._threads[key] = KeyThread(node, at, written, allowed, rest, cost)
+        assert isinstance(found, KeyThread)
+        return found
+
+    def _key_cost(self, node: int, at: KeyNode, written: Written, allowed: int, rest: Frame) -> int:
+        """Tokens that finish one of the keys and all after it: the member that must come if there is one, else the
+        first; the same one is chosen again all along its key."""
+        members = self._expressions.members(node)
+        mask = at.mask & allowed
+        if members.counts:
+            indexes = list(bits(mask))
+        else:
+            lacking = members.lacking(written) & mask
+            indexes = [next(bits(lacking or mask))]
+        best = IMPOSSIBLE
+        costs = self._expressions.key_costs(node)
+        for index in indexes:
+            key = costs[index][at.depth]
+            for choice, after in members.with_property(written, index):
+                best = min(best, key + self._value(node, choice.value, after, rest).cost)
+        return best
+
+
+__all__ = ["UNKNOWN", "Config", "Frame", "Frames", "KeyThread", "Thread"]
