@@ -32,29 +32,29 @@ REMEMBERED_WAITS = 63
 COMPANY_STEPS = 1000  # for so long another tenant's next request is expected
 
 
+class _Turn(NamedTuple):
+    """A tenant's place among those that wait at a priority: least taken first, then who came first.
+    May be out of date: it has taken more since, so its true place is never before this one."""
+
+    taken: int
+    first: int
+    name: str
+
+
 @dataclass(slots=True)
 class _Tenant:
     """taken: tokens computed for it, and given to it but lost while it was idle. open: sequences that wait or run.
-    lines: for every priority at which it waits, who has come first. waits: how many steps its last ones waited for
-    admission."""
+    turns: its place at every priority at which it waits. waits: how many steps its last ones waited for admission."""
 
     taken: int
     open: int = 0
-    lines: dict[int, int] = field(default_factory=dict)
+    turns: dict[int, _Turn] = field(default_factory=dict)
     waits: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED_WAITS))
 
     @property
     def patience(self) -> float:
         """Steps after which a sequence goes before all that are cheaper: so none waits three times the usual."""
         return max(LEAST_PATIENCE, 2 * statistics.median(self.waits)) if self.waits else LEAST_PATIENCE
-
-
-class _Turn(NamedTuple):
-    """A tenant's place among those that wait at a priority: least taken first, then who came first."""
-
-    taken: int
-    first: int
-    name: str
 
 
 def _arrival(sequence: Sequence) -> int:
@@ -107,8 +107,8 @@ class Waiting:
         if name not in tenants:
             tenants[name] = []
             tenant = self._tenants[name]
-            tenant.lines[priority] = sequence.order
-            insort(self._turns.setdefault(priority, []), _Turn(tenant.taken, sequence.order, name))
+            tenant.turns[priority] = _Turn(tenant.taken, sequence.order, name)
+            insort(self._turns.setdefault(priority, []), tenant.turns[priority])
         insort(tenants[name], sequence, key=_arrival)
         self._size += 1
 
@@ -122,8 +122,8 @@ class Waiting:
         self._size -= 1
         if not line:
             del tenants[name]
-            self._withdraw(name, priority)
-            del self._tenants[name].lines[priority]
+            turns = self._turns[priority]
+            del turns[bisect_left(turns, self._tenants[name].turns.pop(priority))]
             if not tenants:
                 del self._lines[priority], self._turns[priority]
 
@@ -164,7 +164,16 @@ class Waiting:
         if not self._lines:
             return None
         priority = max(self._lines)
-        return priority, self._turns[priority][0].name
+        turns = self._turns[priority]
+        while (turn := self._now(turns[0])) != turns[0]:
+            del turns[0]
+            insort(turns, turn)
+            self._tenants[turn.name].turns[priority] = turn
+        self._given = max(self._given, turn.taken)  # so that the first of those that wait lacks nothing
+        return priority, turn.name
+
+    def _now(self, turn: _Turn) -> _Turn:
+        return turn._replace(taken=self._tenants[turn.name].taken)
 
     def families(
         self, cached: Callable[[Sequence], int], now: int, age_tokens: int, has_turn: Callable[[int, str], bool]
@@ -175,27 +184,29 @@ class Waiting:
         of this step. age_tokens: how many cached tokens a step of waiting outweighs. has_turn(priority, tenant):
         asked before each turn; once it is false the tenant has no more turns in this call.
         """
+        self.turn()
         left = WINDOW
         for priority in sorted(self._lines, reverse=True):
             names = self._lines[priority]
             share = max(1, left // len(names))
-            turns = self._turns[priority][:left]  # sorted, so a heap
-            windows = {turn.name: names[turn.name][:share] for turn in turns}
+            turns = self._turns[priority].copy()  # sorted, so a heap
             lines: dict[str, deque[list[Sequence]]] = {}
             while turns:
-                turn = heapq.heappop(turns)
-                name = turn.name
-                taken = self._tenants[name].taken
-                if taken != turn.taken:  # it has been charged since: its turn comes later
-                    heapq.heappush(turns, turn._replace(taken=taken))
+                last, turn = turns[0], self._now(turns[0])
+                if turn != last:
+                    heapq.heapreplace(turns, turn)
                     continue
-                self._given = max(self._given, taken)
+                heapq.heappop(turns)
+                name = turn.name
                 if not has_turn(priority, name):
                     continue
                 if name not in lines:
+                    if left <= 0:
+                        continue
+                    window = names[name][:share]
                     patience = self._tenants[name].patience
-                    lines[name] = deque(admission_order(windows[name], cached, now, age_tokens, patience))
-                    left -= len(windows[name])
+                    lines[name] = deque(admission_order(window, cached, now, age_tokens, patience))
+                    left -= len(window)
                 family = lines[name].popleft()
                 if lines[name]:
                     heapq.heappush(turns, turn)
@@ -204,17 +215,8 @@ class Waiting:
                 return
 
     def charge(self, sequence: Sequence, tokens: int) -> None:
-        name = sequence.request.tenant
-        tenant = self._tenants[name]
-        for priority in tenant.lines:
-            self._withdraw(name, priority)
+        tenant = self._tenants[sequence.request.tenant]
         tenant.taken = max(tenant.taken, self._given - SAVED_TOKENS) + tokens
-        for priority, first in tenant.lines.items():
-            insort(self._turns[priority], _Turn(tenant.taken, first, name))
-
-    def _withdraw(self, name: str, priority: int) -> None:
-        tenant, turns = self._tenants[name], self._turns[priority]
-        del turns[bisect_left(turns, _Turn(tenant.taken, tenant.lines[priority], name))]
 
     def check(self) -> None:
         """Proves that the lines are in order and nobody is counted twice."""
@@ -225,9 +227,10 @@ class Waiting:
                 assert line, "an empty line is kept"
                 assert all(s.request.priority == priority and s.request.tenant == name for s in line)
                 assert all(a.order < b.order for a, b in itertools.pairwise(line))
-            turns = [_Turn(self._tenants[name].taken, self._tenants[name].lines[priority], name) for name in tenants]
+            turns = [self._tenants[name].turns[priority] for name in tenants]
             assert self._turns[priority] == sorted(turns)
+            assert all(turn.taken <= self._tenants[turn.name].taken for turn in turns)
         for name, tenant in self._tenants.items():
             waits = {priority: len(t[name]) for priority, t in self._lines.items() if name in t}
-            assert tenant.lines.keys() == waits.keys()
+            assert tenant.turns.keys() == waits.keys()
             assert tenant.open >= sum(waits.values())
