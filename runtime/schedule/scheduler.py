@@ -4,14 +4,17 @@
               + prompt chunks and options of selects, `chunk_tokens` in all, the first in rank first
               + whoever waits, while there are tokens, places and pages left
 
-Rank is priority, then age. When pages run out the last in rank gives way: its KV goes to the tree, where it may be
-evicted, and it waits to be resumed exactly where it was. The first always goes on, so everything ends. This file
-knows no model, no bytes and no events.
+Rank is priority, then age. Between priority and age stand the tenants, where there are several: prompts of the one
+that has had least go first, whether they wait or run; with every place taken it gets places of who holds most; and
+prompts that have waited long take half of a step at most, as whoever comes next waits for its end. When pages run out
+the last in rank gives way: its KV goes to the tree, where it may be evicted, and it waits to be resumed exactly where
+it was. The first always goes on, so everything ends. This file knows no model, no bytes and no events.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ from latticework.runtime.schedule.waiting import Waiting
 
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 MASK_PATIENCE = 8  # steps after which a cold mask is waited for
+FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
 PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of prompts: what they take is bounded
 
 
@@ -46,6 +50,8 @@ class Plan:
     """One step. failures: sequences that can go no further, and why."""
 
     budget: int  # prompt tokens that may still be added
+    spent: Counter[str] = field(default_factory=Counter)  # prompt tokens of each tenant
+    cached: dict[Sequence, int] = field(default_factory=dict)  # tokens of those that may come in
     prompt_rows: int = PROMPT_ROWS  # rows of logits that may still be added for prompts
     works: list[Work] = field(default_factory=list)
     failures: list[tuple[Sequence, Exception]] = field(default_factory=list)
@@ -56,8 +62,12 @@ class Plan:
 
     def fail(self, sequence: Sequence, error: Exception) -> None:
         """The sequence ends with this error; nothing more is computed for it."""
-        self.works = [work for work in self.works if work.sequence is not sequence]
+        self.drop(sequence)
         self.failures.append((sequence, error))
+
+    def drop(self, sequence: Sequence) -> None:
+        """Nothing is computed for a sequence after all."""
+        self.works = [work for work in self.works if work.sequence is not sequence]
 
     def has_failed(self, sequence: Sequence) -> bool:
         return any(failed is sequence for failed, _ in self.failures)
@@ -107,7 +117,6 @@ class Scheduler:
     def schedule(self, prompt_tokens: int | None = None) -> Plan:
         """prompt_tokens: at most so many of prompts and options, fewer than `chunk_tokens`."""
         self.step += 1
-        self._share_places()
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
         ranked = sorted(self.running, key=_rank)
         postponed: list[Sequence] = []
@@ -115,8 +124,11 @@ class Scheduler:
             if sequence.running and sequence.uncomputed == 1:
                 with plan.blaming(sequence):
                     self._plan_decode(plan, sequence, postponed)
-        for sequence in ranked:
-            if sequence.running and plan.budget > 0 and sequence.uncomputed != 1:
+        prompts = sorted((s for s in ranked if s.running and s.uncomputed != 1), key=self._turn_of, reverse=True)
+        if prompts:
+            self._admit(plan, postponed, ahead_of=prompts[0])
+        for sequence in prompts:
+            if sequence.running and plan.budget > 0:
                 with plan.blaming(sequence):
                     self._plan_prompt(plan, sequence, postponed)
         self._admit(plan, postponed)
@@ -132,7 +144,7 @@ class Scheduler:
 
     def _plan_prompt(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
         """A chunk of what a sequence has not computed, or options of its select."""
-        count = min(sequence.uncomputed, plan.budget)
+        count = min(sequence.uncomputed, self._left(plan, sequence))
         if count == 0:
             if sequence.selection is not None:
                 self._score(plan, sequence)
@@ -142,7 +154,20 @@ class Scheduler:
         if count == sequence.uncomputed and not self._may_sample(plan, sequence, postponed):
             count -= 1
         if count and self._extend(plan, sequence, count):
-            plan.budget -= count
+            self._spend(plan, sequence, count)
+
+    def _left(self, plan: Plan, sequence: Sequence) -> int:
+        """Prompt tokens of a sequence that may still be added. A queue gains nothing from a long step, and others who
+        come in the middle of it lose: its tenant gets half, where there are others."""
+        tenant = sequence.request.tenant
+        if self.step - sequence.waiting_since <= FRESH_STEPS or not self.waiting.has_company(tenant, self.step):
+            return plan.budget
+        whole = plan.budget + plan.spent.total()
+        return max(0, min(plan.budget, -(-whole // 2) - plan.spent[tenant]))
+
+    def _spend(self, plan: Plan, sequence: Sequence, count: int) -> None:
+        plan.budget -= count
+        plan.spent[sequence.request.tenant] += count
 
     def _may_sample(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> bool:
         output = sequence.output
@@ -185,7 +210,7 @@ class Scheduler:
         selection = sequence.selection
         assert selection is not None
         for scoring in selection.pending:
-            count = min(scoring.unscored, plan.budget)
+            count = min(scoring.unscored, self._left(plan, sequence))
             if count == 0 or not self._reserve_option(plan, sequence, scoring, count):
                 return
             start = scoring.computed
@@ -196,7 +221,7 @@ class Scheduler:
                 count,
             )
             self._add(plan, Work(sequence, entry, scoring))
-            plan.budget -= count
+            self._spend(plan, sequence, count)
 
     # ------------------------------------------------------------ pages
 
@@ -239,11 +264,11 @@ class Scheduler:
         )
 
     def _retract(self, plan: Plan, sequence: Sequence) -> None:
-        plan.works = [work for work in plan.works if work.sequence is not sequence]
         plan.has_retracted = True
-        self._take_back(sequence)
+        self._take_back(plan, sequence)
 
-    def _take_back(self, sequence: Sequence) -> None:
+    def _take_back(self, plan: Plan, sequence: Sequence) -> None:
+        plan.drop(sequence)
         self.retractions += 1
         self._memory.detach(sequence, keep=True)
         self.running.remove(sequence)
@@ -252,40 +277,35 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def _share_places(self) -> None:
-        """With every place taken, the tenant whose turn it is gets one of whoever holds more. It costs next to nothing,
-        as the cache keeps what is computed; without a cache the tenant waits for an end."""
-        if len(self.running) < self._max_running or not self._memory.caches:
-            return
+    def _admit(self, plan: Plan, postponed: list[Sequence], ahead_of: Sequence | None = None) -> None:
+        """ahead_of: only those whose turn comes before that of this one, which runs."""
         turn = self.waiting.turn()
-        last = None if turn is None else who_gives_way(self.running, *turn)
-        if last is not None:
-            self._take_back(last)
-
-    def _admit(self, plan: Plan, postponed: list[Sequence]) -> None:
-        if plan.has_retracted or not self.waiting or not self._has_place(plan):
+        if turn is None or plan.has_retracted or not self._has_place(*turn):
             return
         prefilling = [sequence for sequence in self.running if sequence.uncomputed > 1]
-        cached: dict[Sequence, int] = {}
 
         def look_up(sequence: Sequence) -> int:
-            if sequence not in cached:
-                cached[sequence] = 0
+            if sequence not in plan.cached:
+                plan.cached[sequence] = 0
                 with plan.blaming(sequence):
-                    cached[sequence] = self._memory.cached(sequence)
-            return cached[sequence]
+                    plan.cached[sequence] = self._memory.cached(sequence)
+            return plan.cached[sequence]
 
-        families = self.waiting.families(look_up, self.step, self._age_tokens)
+        def has_turn(priority: int, tenant: str) -> bool:
+            return ahead_of is None or (priority, self.waiting.standing(tenant)) > self._turn_of(ahead_of)
+
+        families = self.waiting.families(look_up, self.step, self._age_tokens, has_turn)
         for sequence in itertools.chain.from_iterable(families):
-            if not self._has_place(plan):
+            if plan.budget <= 0 or plan.has_retracted:
                 return
-            if plan.has_failed(sequence):
+            if plan.has_failed(sequence) or not self._left(plan, sequence):
                 continue
-            look_up(sequence)
             waited = (self.step - sequence.waiting_since) * self._age_tokens
             with plan.blaming(sequence):
-                if self._memory.about_to_cache(sequence, prefilling) - cached[sequence] - waited >= WORTH_SHARING:
+                if self._memory.about_to_cache(sequence, prefilling) - look_up(sequence) - waited >= WORTH_SHARING:
                     continue  # a running prefill will have done this work soon; the gain shrinks with every step
+                if not self._make_place(plan, sequence):
+                    return
                 self._memory.attach(sequence)
                 if self.running and not self._leaves_headroom(sequence):
                     self._memory.detach(sequence, keep=False)
@@ -295,6 +315,22 @@ class Scheduler:
                     prefilling.append(sequence)
                 self._plan_prompt(plan, sequence, postponed)
 
+    def _has_place(self, priority: int, tenant: str) -> bool:
+        return len(self.running) < self._max_running or self._giver(priority, tenant) is not None
+
+    def _giver(self, priority: int, tenant: str) -> Sequence | None:
+        """Who gives a tenant its place when all are taken. It costs next to nothing, as the cache keeps what is
+        computed; without a cache the tenant waits for an end."""
+        return who_gives_way(self.running, priority, tenant) if self._memory.caches else None
+
+    def _make_place(self, plan: Plan, sequence: Sequence) -> bool:
+        if len(self.running) < self._max_running:
+            return True
+        giver = self._giver(sequence.request.priority, sequence.request.tenant)
+        if giver is not None:
+            self._take_back(plan, giver)
+        return giver is not None
+
     def _start(self, sequence: Sequence) -> None:
         self.waiting.admitted(sequence, self.step - sequence.waiting_since)
         if sequence.cached is None:
@@ -302,9 +338,6 @@ class Scheduler:
         sequence.count_wait()
         self.running.append(sequence)
         sequence.running = True
-
-    def _has_place(self, plan: Plan) -> bool:
-        return len(self.running) < self._max_running and plan.budget > 0 and not plan.has_retracted
 
     def _leaves_headroom(self, sequence: Sequence) -> bool:
         """There are pages for the whole of a sequence, and some growth of everyone."""
@@ -314,6 +347,10 @@ class Scheduler:
     def _missing_pages(self, sequence: Sequence) -> int:
         growth = min(HEADROOM_TOKENS, sequence.output.remaining) if sequence.output is not None else 0
         return max(0, self._memory.pages_for(len(sequence.tokens) + growth) - len(sequence.pages))
+
+    def _turn_of(self, sequence: Sequence) -> tuple[int, int]:
+        """The higher, the sooner its prompt is computed."""
+        return sequence.request.priority, self.waiting.standing(sequence.request.tenant)
 
     def check(self, sequences: Iterable[Sequence]) -> None:
         """Proves that every open sequence either waits or runs."""

@@ -180,7 +180,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         try:
             first = await unless_gone(request, anext(source))
             if body.stream:
-                return EventStream(first, source, answer)
+                return EventStream(first, source, answer, deadline)
             rest = await unless_gone(request, collect(source))
         except BaseException:
             await source.aclose()

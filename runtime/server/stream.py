@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from latticework.lang.errors import LatticeworkError
+from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.generation import Generation, Output
 from latticework.runtime.server.errors import describe, error_body
 
@@ -23,6 +25,7 @@ log = logging.getLogger("latticework.server")
 T = TypeVar("T")
 
 DONE = "[DONE]"
+READER_GRACE = 5.0  # seconds after its deadline in which a stream's client may still read what there is
 
 
 class ClientGone(Exception):
@@ -71,23 +74,31 @@ class EventStream(Response):
     """An ASGI response: each object of the stream as one server-sent event, then `[DONE]`.
 
     Owns `source`: whatever happens, it is closed at the end, which cancels the generation. An error after the
-    first event is an event of its own and ends the stream without `[DONE]`.
+    first event is an event of its own and ends the stream without `[DONE]`. A client that has not read what there is
+    some seconds after the deadline is given up.
     """
 
-    def __init__(self, first: Output, source: AsyncGenerator[Output, None], renderer: Renderer) -> None:
+    def __init__(
+        self, first: Output, source: AsyncGenerator[Output, None], renderer: Renderer, deadline: Deadline
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache"}, media_type="text/event-stream")
         del self.headers["content-length"]
         self._first = first
         self._source = source
         self._renderer = renderer
+        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))
         watch = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait({sending, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
+            done, _ = await asyncio.wait(
+                {sending, watch}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
+            )
+            if sending in done:
                 sending.result()
+            elif not done:
+                log.warning("a stream was given up: its time is over, and its client does not read")
         except OSError:
             log.debug("the client closed a stream while it was written")
         finally:
@@ -95,6 +106,10 @@ class EventStream(Response):
                 one.cancel()
             await asyncio.gather(sending, watch, return_exceptions=True)
             await self._source.aclose()
+
+    def _patience(self) -> float | None:
+        at = self._deadline.at
+        return None if at is None else max(0.0, at - time.monotonic()) + READER_GRACE
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

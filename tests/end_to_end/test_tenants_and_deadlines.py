@@ -30,7 +30,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 def test_tenants_never_share_a_prefix_and_one_tenant_shares_its_own(tiny_runtime: Runtime) -> None:
-    prompt = "Tenants: " + PROMPT
+    prompt = "\x02Tenants: " + PROMPT  # no other test of the session begins like this
     address = tiny_runtime.address
     with (
         lw.connect(address, tenant="a") as first,

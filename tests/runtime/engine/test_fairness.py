@@ -8,6 +8,7 @@ import pytest
 
 from latticework.runtime.request import Request
 from latticework.runtime.schedule import waiting
+from latticework.runtime.schedule.scheduler import Plan
 from latticework.runtime.schedule.sequence import Sequence
 from latticework.runtime.schedule.waiting import Waiting
 from tests.runtime.engine.bench import Bench, greedy
@@ -51,8 +52,8 @@ def test_longest_prefix_alone_starves_a_cold_request(monkeypatch: pytest.MonkeyP
     clock = Clock(monkeypatch)
     families = Waiting.families
 
-    def without_age(lines: Waiting, cached: object, now: int, age_tokens: int) -> object:
-        return families(lines, cached, now, 0)  # type: ignore[arg-type]
+    def without_age(lines: Waiting, cached: object, now: int, age_tokens: int, has_turn: object) -> object:
+        return families(lines, cached, now, 0, has_turn)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Waiting, "families", without_age)
     monkeypatch.setattr(waiting, "LEAST_PATIENCE", 10**9)
@@ -114,6 +115,77 @@ def test_a_tenant_gets_a_place_of_one_that_holds_them_all(cache: bool) -> None:
     bench.run()
     assert [bench.tokens(number) for number in flood] == expected
     bench.assert_all_free()
+
+
+def test_several_requests_of_a_tenant_get_places_in_one_step() -> None:
+    bench = Bench(max_running=8, kv_tokens=8192)
+    flood = [bench.submit(f"flood number {n}", greedy(40), tenant="flood") for n in range(12)]
+    for _ in range(4):
+        bench.step()
+    mine = [bench.submit(f"mine, {n}", greedy(4), tenant="polite") for n in range(6)]
+    bench.step()
+    assert [len(bench.tokens(number)) for number in mine] == [1, 1, 1, 1, 0, 0], "each has half of the places"
+    assert bench.engine.scheduler.retractions == 4
+    bench.run()
+    assert all(len(bench.tokens(number)) == 40 for number in flood)
+    bench.assert_all_free()
+
+
+def test_prompts_that_take_many_steps_leave_room_for_another_tenant() -> None:
+    bench = Bench(max_running=16, kv_tokens=8192, chunk_tokens=64)
+    for n in range(2):
+        for tenant in ("a", "b"):
+            bench.submit(f"{n} of {tenant}: " + "a long story " * 80, greedy(2), tenant=tenant)
+    for _ in range(10):
+        bench.step()
+    assert len(bench.engine.scheduler.running) >= 2
+    mine = bench.submit("mine", greedy(2), tenant="polite")
+    bench.step()
+    assert len(bench.tokens(mine)) == 1
+    bench.run()
+
+
+def prompt_tokens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """Of every step from now on: prompt tokens of each tenant."""
+    seen: list[dict[str, int]] = []
+    schedule = bench.engine.scheduler.schedule
+
+    def note(limit: int | None = None) -> Plan:
+        plan = schedule(limit)
+        seen.append(dict(plan.spent))
+        return plan
+
+    monkeypatch.setattr(bench.engine.scheduler, "schedule", note)
+    return seen
+
+
+def test_a_queue_fills_half_of_a_step_while_other_tenants_come_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(max_running=16, kv_tokens=8192, chunk_tokens=64)
+    steps = prompt_tokens(bench, monkeypatch)
+    for n in range(40):
+        bench.submit(f"number {n} of a queue without an end", greedy(2), tenant="flood")
+    for _ in range(12):
+        bench.step()
+    assert steps == [{"flood": 64}] * 12, "nobody else is there"
+    mine = bench.submit("mine, and it is not short either", greedy(2), tenant="polite")
+    bench.step()
+    assert steps[-1] == {"polite": 32, "flood": 32}
+    assert len(bench.tokens(mine)) == 1
+    bench.step()
+    bench.step()
+    assert steps[-2:] == [{"flood": 32}] * 2
+    bench.run()
+
+
+def test_two_tenants_with_queues_fill_the_step_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(max_running=16, kv_tokens=8192, chunk_tokens=64)
+    steps = prompt_tokens(bench, monkeypatch)
+    for n in range(80):
+        bench.submit(f"{n} is a number in a queue", greedy(2), tenant="ab"[n % 2])
+    for _ in range(16):
+        bench.step()
+    assert [sum(step.values()) for step in steps] == [64] * 16
+    bench.run()
 
 
 def test_a_higher_priority_is_admitted_first_and_gives_way_last() -> None:
