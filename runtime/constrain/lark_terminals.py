@@ -73,6 +73,7 @@ class Piece:
     varies: bool = False
     width: tuple[float, int, int] = (0, 0, 0)  # lark tries wide alternatives first
     size: int = 1  # how much it takes to write it down
+    is_open: bool = False  # a pattern with alternatives outside of all groups
 
 
 @cache
@@ -227,7 +228,9 @@ class Terminals:
             preferred = self.shortest_words(text) if is_lazy else self._greedy(branch, opening, text, literal)
             varies = not is_lazy and text.shortest != text.longest
             found.append(Piece(text, preferred, is_lazy, varies, _width(text, len(branch)), len(branch)))
-        return replace(whole := self.alternatives(found), width=_width(whole.text, len(pattern)))
+        whole = self.alternatives(found)
+        is_open = len(found) > 1 and opening == "(?:"
+        return replace(whole, width=_width(whole.text, len(pattern)), is_open=is_open)
 
     def _greedy(self, branch: str, opening: str, text: Text, literal: Token) -> Text:
         """What a branch prefers, as far as it ends with a group of alternatives."""
@@ -302,6 +305,8 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
         pieces: list[Piece] = []
         for item in self._after_inner(items):
             piece = self._joined(item)
+            if piece.is_open:  # lark would join the texts of the patterns: /a|b/ "c" is /a|bc/ to it
+                self._fail("a pattern with alternatives is part of a longer terminal; write /(a|b)/, not /a|b/")
             if piece.varies and any(before.is_lazy for before in pieces):
                 self._fail("after a lazy repeat everything has one length")
             pieces.append(piece)

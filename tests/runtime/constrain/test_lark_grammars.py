@@ -175,6 +175,7 @@ ERRORS: list[tuple[str, str, int]] = [
     ("start: /(a)\\1/", "backreferences", 7),
     ("start: /a.*?b+/", "after a lazy repeat everything has one length", 7),
     ("start: /a/l", "the flag l", 7),
+    ('start: A\nA: /a|b/ "c"', "alternatives is part of a longer terminal", 12),
     ('start: ""', "this one is empty", 7),
     ('start: "ab".."c"', "from one character to another", 7),
     ('start: "c".."a"', "the range is reversed", 7),
