@@ -55,6 +55,9 @@ def main() -> None:
             print_engine(engine, summary)
     for engine in engines[1:]:
         report["engines"][engine]["ratios"] = print_ratios(cases.cases, outcomes, engines[0], engine)
+        found = disagreements(cases.cases, outcomes[engines[0]], outcomes[engine])
+        report["engines"][engine]["disagreements"] = found
+        print_disagreements(engines[0], engine, found)
     if not options.no_own:
         print_failures(cases.cases, outcomes["latticework"], options.show)
     if options.json:
@@ -227,6 +230,19 @@ def is_wrong(test: dict[str, Any], verdicts: list[bool]) -> bool:
     return not all(verdicts) if test["valid"] else any(verdicts)
 
 
+def disagreements(cases: list[dict[str, Any]], mine: Results, theirs: Results) -> list[dict[str, Any]]:
+    """The instances that two engines judge differently, where both compiled the schema. mine: we are right."""
+    found = []
+    for case, left, right in zip(cases, mine, theirs, strict=True):
+        if is_compiled(left) and is_compiled(right):
+            for number, test in enumerate(case["tests"]):
+                wrong = [is_wrong(test, result["verdicts"][number]) for result in (left, right)]
+                if wrong[0] != wrong[1]:
+                    entry = {"id": case["id"], "set": case["set"], "test": number, "valid": test["valid"]}
+                    found.append({**entry, "mine": wrong[1]})
+    return found
+
+
 # ---------------------------------------------------------------- printing
 
 
@@ -267,6 +283,17 @@ def print_ratios(
         print(f"\n{own} / {other} on {name}, {len(pairs)} cases that both compiled")
         print("  " + "  ".join(f"{mark} {value:g}" for mark, value in ratios.items() if mark != "cases"))
     return found
+
+
+def print_disagreements(own: str, other: str, found: list[dict[str, Any]]) -> None:
+    counts = Counter((entry["set"], entry["mine"], entry["valid"]) for entry in found)
+    print(f"\n{len(found)} instances that {own} and {other} judge differently")
+    for (name, is_mine, is_valid), count in sorted(counts.items()):
+        fault = "refuses what is valid" if is_valid else "accepts what is not"
+        print(f"  {name}: {count:4} where {other if is_mine else own} {fault}")
+    for entry in found:
+        if not entry["mine"]:
+            print(f"    {other} is right about {entry['id']} test {entry['test']}")
 
 
 def print_failures(cases: list[dict[str, Any]], results: Results, show: int) -> None:

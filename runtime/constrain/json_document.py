@@ -2,7 +2,8 @@
 
 Names follow the standard: `$id` (in draft 4 `id`) starts a resource with a URI of its own against which references
 inside are resolved; `$anchor` and `$dynamicAnchor` name places of a resource. Nothing is ever fetched: a reference
-leads to a resource of this document or is refused. What the keywords of a schema mean is not known here.
+leads to a resource of this document, to the schema of a draft, or is refused. What the keywords of a schema mean is
+not known here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 from latticework.runtime.constrain.json_drafts import LATEST, Draft, draft_of, known_drafts
 from latticework.runtime.constrain.json_keywords import fail, place, shown
+from latticework.runtime.constrain.json_metaschemas import metaschema
 
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
@@ -168,11 +170,21 @@ class Document:
         if reference.startswith("#"):
             return start.resource.outer, unquote(reference[1:])
         uri, fragment = urldefrag(urljoin(start.resource.uri, reference))
-        resource = self._resources.get(uri)
+        resource = self._resources.get(uri) or self._metaschema(uri)
         if resource is None:
             hint = "put the schema under $defs and refer to it as #/$defs/…"
             fail(f"only references into this schema are supported; got {shown(reference)}", at, hint)
         return resource, unquote(fragment)
+
+    def _metaschema(self, uri: str) -> Resource | None:
+        schema = metaschema(uri)
+        if schema is None:
+            return None
+        draft = draft_of(schema)
+        assert draft is not None
+        resource = self._resources[uri] = self._roots[id(schema)] = Resource(uri, schema, f"{uri}#", draft)
+        self._name(schema, resource.pointer, resource)
+        return resource
 
     def _walk(self, fragment: str, resource: Resource, reference: str, at: str) -> Place:
         target, pointer, owner = resource.schema, resource.pointer, resource

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from latticework.runtime.constrain.json_document import Place, Resource
 
-Scope: TypeAlias = tuple[Resource, ...]  # the resources with dynamic names on the way to a schema, outermost first
+Scope: TypeAlias = tuple[Resource, ...]  # the resources whose dynamic names count on the way to a schema, outermost first
 
 
 class Formula:
@@ -91,7 +91,7 @@ class Formulas:
         schema = place.schema
         if schema is True or schema is False or not schema:
             return self.true if (schema is not False) == is_positive else self.false
-        if scope is not None and place.resource not in scope and _has_dynamic_names(place.resource):
+        if _adds_names(place.resource, scope):
             scope = (*scope, place.resource)
         key = (place, scope, is_positive)
         known = self._known.get(key)
@@ -162,5 +162,8 @@ class Formulas:
         return formula.opposite
 
 
-def _has_dynamic_names(resource: Resource) -> bool:
-    return bool(resource.dynamic) or resource.is_recursive
+def _adds_names(resource: Resource, scope: Scope) -> bool:
+    """Whether a dynamic reference may lead to `resource` and not to one that is further out."""
+    if resource.is_recursive and not any(outer.is_recursive for outer in scope):
+        return True
+    return bool(resource.dynamic) and not all(any(name in outer.dynamic for outer in scope) for name in resource.dynamic)

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.algebra import Text, any_text, both, either, has_word, is_never, negate, word_set
+from latticework.runtime.constrain.base import Limits
+
+_FEW_STATES = Limits(states=40)
 
 
 class Strings(msgspec.Struct, frozen=True, eq=False):
@@ -20,11 +24,18 @@ class Strings(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def is_never(self) -> bool:
-        """Whether no string is left, as far as it is known without the excluded words."""
+        """Whether surely no string is left, as far as that shows without the excluded words and in few states."""
         if self._is_never is None:
-            has_word = self.words if self.words is not None else self.text is None or not is_never(self.text)
-            msgspec.structs.force_setattr(self, "_is_never", not has_word)
+            msgspec.structs.force_setattr(self, "_is_never", self._find())
         return self._is_never is True
+
+    def _find(self) -> bool:
+        if self.words is not None or self.text is None:
+            return self.words == ()
+        try:
+            return is_never(self.text, _FEW_STATES)
+        except ConstraintError:
+            return False
 
     def has(self, word: str) -> bool:
         if self.words is not None:

@@ -1,7 +1,7 @@
 r"""Lark's grammar syntax -> a syntax tree, with lark as the parser.
 
-The grammar below is lark's own (`lark/load_grammar.py`), written for lark's public interface, with two patterns that
-cannot backtrack for ever. Here a grammar is text and nothing more; what its rules mean is in `lark_grammar.py`.
+The grammar below is lark's own (`lark/load_grammar.py`), written for lark's public interface, with patterns that cannot
+backtrack for ever. Here a grammar is text and nothing more; what its rules mean is in `lark_grammar.py`.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ RULE: /_?[a-z][_a-z0-9]*/
 TERMINAL: /_?[A-Z][_A-Z0-9]*/
 STRING: /"(\\[^\n]|[^"\\\n])*"i?/
 REGEXP: /\/(?!\/)(\\[^\n]|[^\/\\])*\/[imslux]*/
-_NL: /(\r?\n)+\s*/
-_NL_OR: /(\r?\n)+\s*\|/
+_NL: /\r?\n\s*/
+_NL_OR: /\r?\n\s*\|/
 WS: /[ \t]+/
 COMMENT: /\s*\/\/[^\n]*|\s*#[^\n]*/
 BACKSLASH: /\\[ ]*\n/
@@ -141,12 +141,14 @@ def _fail(text: str, position: int | None, message: str, hint: str | None = None
 
 def position(part: Tree[Any] | Token) -> int:
     """Where a part of the tree begins."""
-    while isinstance(part, Tree):
-        children = [child for child in part.children if child is not None]
-        if not children:
-            return 0
-        part = children[0]
-    return part.start_pos or 0
+    work: list[Any] = [part]
+    while work:
+        part = work.pop()
+        if isinstance(part, Token):
+            return part.start_pos or 0
+        if isinstance(part, Tree):
+            work += reversed(part.children)
+    return 0
 
 
 __all__ = ["FIELD", "GrammarError", "parse_lark", "position"]

@@ -72,6 +72,8 @@ class Piece:
     is_lazy: bool = False
     varies: bool = False
     width: tuple[float, int, int] = (0, 0, 0)  # lark tries wide alternatives first
+    size: int = 1  # how much it takes to write it down
+    is_open: bool = False  # a pattern with alternatives outside of all groups
 
 
 @cache
@@ -179,7 +181,8 @@ class Terminals:
         text = either(*(piece.text for piece in branches))
         is_lazy = any(piece.is_lazy for piece in branches)
         varies = any(piece.varies for piece in branches) or (not is_lazy and text.shortest != text.longest)
-        return Piece(text, preferred, is_lazy, varies, min(piece.width for piece in branches))
+        size = sum(piece.size for piece in branches)
+        return Piece(text, preferred, is_lazy, varies, min(piece.width for piece in branches), size)
 
     def shortest_words(self, text: Text) -> Text:
         """The words that no shorter word begins."""
@@ -224,8 +227,10 @@ class Terminals:
                 self._fail("after a lazy repeat everything has one length", literal, hint)
             preferred = self.shortest_words(text) if is_lazy else self._greedy(branch, opening, text, literal)
             varies = not is_lazy and text.shortest != text.longest
-            found.append(Piece(text, preferred, is_lazy, varies, _width(text, len(branch))))
-        return replace(whole := self.alternatives(found), width=_width(whole.text, len(pattern)))
+            found.append(Piece(text, preferred, is_lazy, varies, _width(text, len(branch)), len(branch)))
+        whole = self.alternatives(found)
+        is_open = len(found) > 1 and opening == "(?:"
+        return replace(whole, width=_width(whole.text, len(pattern)), is_open=is_open)
 
     def _greedy(self, branch: str, opening: str, text: Text, literal: Token) -> Text:
         """What a branch prefers, as far as it ends with a group of alternatives."""
@@ -300,14 +305,19 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
         pieces: list[Piece] = []
         for item in self._after_inner(items):
             piece = self._joined(item)
+            if piece.is_open:  # lark would join the texts of the patterns: /a|b/ "c" is /a|bc/ to it
+                self._fail("a pattern with alternatives is part of a longer terminal; write /(a|b)/, not /a|b/")
             if piece.varies and any(before.is_lazy for before in pieces):
                 self._fail("after a lazy repeat everything has one length")
             pieces.append(piece)
+        size = sum(piece.size for piece in pieces)
+        if size > self.terminals.limits.states:
+            self._fail(f"the terminal is too large; the limit `states` is {self.terminals.limits.states}")
         text = seq(*(piece.text for piece in pieces))
         if any(piece.is_lazy for piece in pieces):
-            return [Piece(text, self.terminals.shortest_words(text), True, False, _width(text, 0))]
+            return [Piece(text, self.terminals.shortest_words(text), True, False, _width(text, 0), size)]
         preferred = seq(*(piece.text for piece in pieces[:-1]), pieces[-1].preferred)
-        return [Piece(text, preferred, False, any(piece.varies for piece in pieces), _width(text, 0))]
+        return [Piece(text, preferred, False, any(piece.varies for piece in pieces), _width(text, 0), size)]
 
     def alias(self, items: list[Any]) -> NoReturn:
         raise grammar_error(self._source, items[1].start_pos or 0, "a terminal has no alias", FIELD)
@@ -358,7 +368,7 @@ class _Pieces(Transformer_NonRecursive[Any, Any]):
             self._fail("a lazy repeat is not repeated")
         text = repeat(piece.text, low, high)
         preferred = repeat(piece.preferred, low, high)
-        return [Piece(text, preferred, False, text.shortest != text.longest, _width(text, 0))]
+        return [Piece(text, preferred, False, text.shortest != text.longest, _width(text, 0), piece.size)]
 
     def _after_inner(self, items: list[Any]) -> list[list[Piece]]:
         """The items; `_STRING_ESC_INNER` is what may stand before the quote that follows it."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain import texts
+from latticework.runtime.constrain import algebra, text_kinds
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
 from latticework.runtime.constrain.character_machines import CharacterMachine, TooManyStates, character_machine
+from latticework.runtime.constrain.derivatives import Derivatives
 from latticework.runtime.constrain.grammar import Nonempty
 from latticework.runtime.constrain.ranges import ANY, intersect, subtract, union
 from latticework.runtime.constrain.rewriting import Rewriting
@@ -27,6 +28,7 @@ from latticework.runtime.constrain.text_kinds import Text
 from latticework.runtime.constrain.utf8 import utf8_characters
 
 _MOST_SETS = 12  # more sets of forbidden characters than this are joined
+_MOST_STATES = 2000  # of a token's automaton; beyond, its counts are left out of account
 _MOST_COPIES = 64  # of what is repeated, where each copy needs another form
 
 
@@ -127,9 +129,12 @@ class _Words:
         self._machines: dict[int, CharacterMachine] = {}
         self._rough_ones: set[int] = set()
         self._forms: dict[tuple[int, Ranges, int], int] = {}
-        self.first = {node: self._begin(self._rough(node)) for node in neighbours.nodes}
+        self.first = {node: self._begin(tokens[node]) for node in neighbours.nodes}
         going_on: dict[int, dict[int, Ranges]] = {}
         for node in neighbours.nodes:
+            if not neighbours.follow[node]:
+                going_on[node] = {0: ()}  # whatever its states, nothing comes after it
+                continue
             follow = union(pair for bit in _bits(neighbours.follow[node]) for pair in self.first[neighbours.nodes[bit]])
             going_on[node] = self._going_on(self._rough(node), follow)
         for join in (lambda found: found, self._joined, self._all_joined):
@@ -150,7 +155,7 @@ class _Words:
         if node not in self._machines:
             text = self.tokens[node]
             try:
-                found = character_machine(text, self.limits, self.builder.tick)
+                found = character_machine(text, self.limits, self.builder.tick, _MOST_STATES)
             except TooManyStates:
                 found = character_machine(_without_counts(text), self.limits, self.builder.tick)
                 self._rough_ones.add(node)
@@ -159,8 +164,10 @@ class _Words:
         return self._machines[node]
 
     @staticmethod
-    def _begin(machine: CharacterMachine) -> Ranges:
-        return union(pair for mask, _ in machine.moves[0] for pair in machine.alphabet.characters(mask))
+    def _begin(text: Text) -> Ranges:
+        """The characters that words begin with (and perhaps some that turn out to lead to none)."""
+        derivatives = Derivatives(text)
+        return union(p for mask, _ in derivatives.moves(text) for p in derivatives.alphabet.characters(mask))
 
     @staticmethod
     def _going_on(machine: CharacterMachine, follow: Ranges) -> dict[int, Ranges]:
@@ -192,22 +199,27 @@ class _Words:
             return node
         key = (node, cut, own & outcomes)
         if key not in self._forms:
-            states = {state for number in _bits(own & outcomes) for state in self.outcomes[node][number]}
-            self._forms[key] = self._restricted(node, cut, states)
+            self._forms[key] = self._restricted(node, cut, own & outcomes, own)
         return self._forms[key]
 
-    def _restricted(self, node: int, cut: Ranges, accepting: set[int]) -> int:
-        machine = self._machines[node]
+    def _restricted(self, node: int, cut: Ranges, outcomes: int, own: int) -> int:
         if node in self._rough_ones:
-            raise ConstraintError(
-                "a terminal with large counts stands beside others that could go on with it",
-                field=self.builder.field,
-                hint="put something between them, or lower the counts",
-            )
+            if outcomes != own:
+                raise ConstraintError(
+                    "a terminal with large counts stands beside others that could go on with it",
+                    field=self.builder.field,
+                    hint="put something between them, or lower the counts",
+                )
+            machine = character_machine(self.tokens[node], self.limits, self.builder.tick)
+            assert machine is not None
+        else:
+            machine = self._rough(node)
+        accepts = machine.accepts
+        if outcomes != own:
+            accepting = {state for number in _bits(outcomes) for state in self.outcomes[node][number]}
+            accepts = [state in accepting for state in range(len(accepts))]
         states = [MachineState(False, self._moves(machine, 0, subtract(ANY, cut)))]
-        states += [
-            MachineState(state in accepting, self._moves(machine, state, ANY)) for state in range(len(machine.moves))
-        ]
+        states += [MachineState(accepts[state], self._moves(machine, state, ANY)) for state in range(len(accepts))]
         return self.builder.terminal(self.builder.machine(states, machine.low, machine.high))
 
     def _moves(self, machine: CharacterMachine, state: int, allowed: Ranges) -> tuple[tuple[int, int], ...]:
@@ -423,20 +435,20 @@ class _Product:
 def _without_counts(text: Text) -> Text:
     """A text with all words of `text`, and without large counts."""
     match text:
-        case texts.Then():
+        case text_kinds.Then():
             items = []
-            while isinstance(text, texts.Then):
+            while isinstance(text, text_kinds.Then):
                 items.append(text.first)
                 text = text.rest
-            return texts.seq(*map(_without_counts, [*items, text]))
-        case texts.Union():
-            return texts.either(*map(_without_counts, text.items))
-        case texts.Repeat():
-            return texts.repeat(_without_counts(text.item), min(text.low, 1))
-        case texts.Both():
-            return texts.both(*map(_without_counts, text.items))
-        case texts.Complement() | texts.Unfolding():
-            return texts.ANYTHING
+            return algebra.seq(*map(_without_counts, [*items, text]))
+        case text_kinds.Union():
+            return algebra.either(*map(_without_counts, text.items))
+        case text_kinds.Repeat():
+            return algebra.repeat(_without_counts(text.item), min(text.low, 1))
+        case text_kinds.Both():
+            return algebra.both(*map(_without_counts, text.items))
+        case text_kinds.Complement() | text_kinds.Unfolding():
+            return algebra.ANYTHING
         case _:
             return text
 

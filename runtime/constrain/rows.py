@@ -188,7 +188,7 @@ class Rows:
         if words is None:
             words = self._pack(few)
         elif few:
-            view = memoryview(words).cast("B")
+            view = words.view(np.uint8).data
             for token in few:
                 view[token >> 3] |= 1 << (token & 7)
         if config.is_complete:
@@ -197,7 +197,8 @@ class Rows:
 
     def _thread(self, thread: Thread) -> tuple[Row, int, Iterable[int]]:
         """A thread's own words, the most that may remain after any of its tokens, and its tokens beyond the words."""
-        assert thread.terminal is not None and thread.state is not None
+        assert thread.terminal is not None
+        assert thread.state is not None
         if thread.text is not None and self._frames.has_few_texts(thread):
             exact: Costs = {}
             self._exact(self._frames.lone(thread), 0, exact)
@@ -262,7 +263,8 @@ class Rows:
             if isinstance(thread, KeyThread) or thread.text is not None:
                 self._follow_exactly(suffix, self._frames.lone(thread), leaving.few)
                 continue
-            assert thread.terminal is not None and thread.state is not None
+            assert thread.terminal is not None
+            assert thread.state is not None
             inside = thread.terminal.below(thread.state, np.array(suffix.nodes, np.int64))
             leaving.many.append((inside.tokens, inside.costs + thread.rest.cost))
             if len(inside.exits):
@@ -342,7 +344,9 @@ class Rows:
     def _blocked(self, thread: Thread) -> list[int]:
         """Tokens inside the terminal that the thread may not take: they come to a text that is taken, or to where
         all others are."""
-        assert thread.text is not None and thread.terminal is not None and thread.state is not None
+        assert thread.text is not None
+        assert thread.terminal is not None
+        assert thread.state is not None
         rests = self._frames.taken_after(thread.rest, thread.text)
         if not rests:
             return []
@@ -406,7 +410,8 @@ class Rows:
             found: Costs = {}
             self._keys(thread, 0, thread.at, found)
             return [token for token, cost in found.items() if cost < remaining]
-        assert thread.terminal is not None and thread.state is not None
+        assert thread.terminal is not None
+        assert thread.state is not None
         if thread.text is not None:
             lone = self._frames.lone(thread)
             words, _, leaving = self._thread(thread)
@@ -436,10 +441,10 @@ class Rows:
 
     def _unpack(self, words: Row) -> list[int]:
         bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), bitorder="little")
-        return np.flatnonzero(bits).tolist()  # type: ignore[no-any-return]
+        return np.flatnonzero(bits).tolist()
 
     def _keep(self, config: Config, words: Row, need: int) -> CachedRow:
-        digest = hashlib.blake2b(words, digest_size=16).digest()
+        digest = hashlib.blake2b(words.tobytes(), digest_size=16).digest()
         shared, users = self._words.get(digest, (words, 0))
         self._words[digest] = (shared, users + 1)
         self._bytes += _ENTRY_BYTES + (0 if users else shared.nbytes)
@@ -450,7 +455,7 @@ class Rows:
         return kept
 
     def _release(self, old: CachedRow) -> None:
-        digest = hashlib.blake2b(old.words, digest_size=16).digest()
+        digest = hashlib.blake2b(old.words.tobytes(), digest_size=16).digest()
         shared, users = self._words.pop(digest)
         self._bytes -= _ENTRY_BYTES
         if users > 1:

@@ -190,6 +190,17 @@ def test_exactly_the_valid_values_are_in_the_language(schema: Any) -> None:
         assert accepts(automaton, text(value)) == validator.is_valid(value), value
 
 
+@pytest.mark.parametrize(
+    "draft", ["http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"]
+)
+def test_the_schema_of_a_draft_is_known(draft: str) -> None:
+    automaton = compiled({"$ref": draft}, key_order="any")
+    for value in ({}, {"type": "integer", "minimum": 3}, {"properties": {"a": {"enum": [1]}}}, {"anyOf": [{}, True]}):
+        assert accepts(automaton, text(value)), value
+    for value in ([], {"type": "int"}, {"properties": {"a": {"minLength": -1}}}, {"anyOf": []}, {"items": {"not": 1}}):
+        assert not accepts(automaton, text(value)), value
+
+
 @pytest.mark.parametrize("schema", SCHEMAS[:30:3], ids=lambda schema: json.dumps(schema)[:70])
 def test_the_opposite_of_the_opposite_is_the_schema(schema: Any) -> None:
     once, twice = compiled(schema, key_order="any"), compiled({"not": {"not": schema}}, key_order="any")
