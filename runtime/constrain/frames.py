@@ -124,6 +124,7 @@ class Frames:
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
         self._structured = self._find_structured()
+        self._ranks = self._find_ranks()
         self.end = Frame(_END, None, None, 0, None, 0)
         self._end_thread = Thread(None, None, None, self.end, 0)
         self.forget()
@@ -399,6 +400,9 @@ class Frames:
             merged[self._thread(first.terminal, first.state, None, rest)] = None
         return merged
 
+    def _any_of(self, rests: dict[Frame, None]) -> Frame:
+        return next(iter(rests)) if len(rests) == 1 else self._after_any(rests)
+
     def _after_any(self, rests: Iterable[Frame]) -> Frame:
         flat: set[Frame] = set()
         for rest in rests:
@@ -411,9 +415,13 @@ class Frames:
     def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
         found: dict[Thread | KeyThread, None] = {}
         entered: dict[tuple[int, Frame], list[tuple[int, int]]] = {}
+        called: dict[int, dict[Frame, None]] = {}  # rule -> what follows it, for all its calls together
         seen: set[Frame] = set()
         work = [start]
-        while work:
+        while work or called:
+            if not work:
+                rule = min(called, key=self._ranks.__getitem__)
+                work.append(self.node(self._expressions.rules[rule], self._any_of(called.pop(rule))))
             frame = work.pop()
             if frame in seen:
                 continue
@@ -425,7 +433,11 @@ class Frames:
                 case 0:
                     found[self._end_thread] = None
                 case 1:
-                    self._expand_node(frame, found, work)
+                    node = self._nodes[frame.a]
+                    if isinstance(node, Call):
+                        called.setdefault(node.rule, {})[frame.rest] = None
+                    else:
+                        self._expand_node(frame, found, work)
                 case 2:
                     self._expand_repeat(frame, entered, work)
                 case 3:
@@ -452,8 +464,6 @@ class Frames:
                 work += [self.node(item, rest) for item in reversed(items)]
             case Repeat(_, low, high) if self._structured[node]:
                 work.append(self._repeat(node, low, _UNBOUNDED if high is None else high, rest))
-            case Call(rule):
-                work.append(self.node(self._expressions.rules[rule], rest))
             case Object():
                 members = self._expressions.members(node)
                 if members.may_close(members.start):
@@ -470,6 +480,51 @@ class Frames:
             case _:
                 terminal = self.terminal(kind.item if isinstance(kind, TerminalNode) else node)
                 self._enter(terminal, None, rest, found, work)
+
+    def _find_ranks(self) -> list[int]:
+        """An order of the rules in which each comes before those that its text may begin with. So all calls of a rule
+        at one place of a text are known before it is entered, once: else a chain of rules, each called from two places
+        of the one before, would be entered in two ways to the power of its length."""
+        nullable: list[bool] = []
+        begins: list[frozenset[int]] = []  # of each node, the rules that its text may begin with
+        for node in self._nodes:
+            match node:
+                case Call(rule):
+                    nullable.append(False)
+                    begins.append(frozenset((rule,)))
+                case Then(first, rest):
+                    nullable.append(nullable[first] and nullable[rest])
+                    begins.append(begins[first] | begins[rest] if nullable[first] else begins[first])
+                case Either(items):
+                    nullable.append(any(nullable[item] for item in items))
+                    begins.append(frozenset().union(*(begins[item] for item in items)))
+                case Repeat(item, low):
+                    nullable.append(low == 0 or nullable[item])
+                    begins.append(begins[item])
+                case TerminalNode(item):
+                    nullable.append(nullable[item])
+                    begins.append(frozenset())
+                case _:
+                    nullable.append(isinstance(node, Empty))
+                    begins.append(frozenset())
+        rules = self._expressions.rules
+        ranks = [0] * len(rules)
+        rank = len(rules)
+        seen: set[int] = set()
+        for start in range(len(rules)):
+            work = [(start, iter(begins[rules[start]]))] if start not in seen else []
+            seen.add(start)
+            while work:
+                rule, following = work[-1]
+                for other in following:
+                    if other not in seen:
+                        seen.add(other)
+                        work.append((other, iter(begins[rules[other]])))
+                        break
+                else:
+                    ranks[rule] = rank = rank - 1
+                    work.pop()
+        return ranks
 
     def _find_structured(self) -> list[bool]:
         found: list[bool] = []
