@@ -15,7 +15,7 @@ from latticework.runtime.constrain.builder import Builder
 from latticework.runtime.constrain.json_number_sets import Numbers
 from latticework.runtime.constrain.rules import MachineState
 
-_MAX_STATES = 4000
+_MAX_STATES = 8000
 _SAFE_DIGITS = 15
 _WHOLE_DIGITS = 60
 _START, _MINUS, _ZERO, _DIGITS, _POINT, _FRACTION = range(6)
