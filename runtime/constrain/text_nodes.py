@@ -25,7 +25,7 @@ from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal,
 from latticework.runtime.constrain.texts import ANYTHING
 from latticework.runtime.constrain.utf8 import utf8_characters
 
-_UNITED_STATES = 1_000  # intersections of unions with more states than this are taken apart
+_UNITED_STATES = 400  # intersections of unions with more states than this are taken apart
 _SEARCH_STATES = 200  # searches with more states than this stay expressions
 _ASCII: Ranges = ((0x00, 0x7F),)
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))  # ASCII that a JSON string holds as it is

@@ -40,7 +40,7 @@ from latticework.runtime.constrain.algebra import (
 )
 from latticework.runtime.constrain.builder import Builder
 from latticework.runtime.constrain.rules import Machine, Repeat, RuleGraph
-from latticework.runtime.constrain.text_lengths import has_length
+from latticework.runtime.constrain.text_lengths import has_length, without_needless_counts
 from tests.runtime.constrain.oracle import accepts, byte_vocabulary, walk
 
 LONGEST = 5
@@ -149,6 +149,40 @@ def test_lengths_of_plain_texts_are_sums_of_those_of_their_parts() -> None:
     assert has_length(from_pattern("^(ab)*$"), 99_999, 99_999) is not True
     assert has_length(from_pattern("^(abc?)*$"), 99_999, 99_999)
     assert is_never(both(from_pattern("^(ab)*$"), length(99_999, 99_999)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(PAIRS, st.integers(0, LONGEST))
+def test_counts_that_a_length_makes_needless_change_no_word_within_it(pair: Pair, high: int) -> None:
+    loosened = without_needless_counts(pair[0], high)
+    for string in STRINGS:
+        assert len(string) > high or has_word(loosened, string) == (string in pair[1]), string
+
+
+def test_a_length_frees_a_pattern_of_its_counts() -> None:
+    pattern = r"^(?=.{1,255}$)((.{1,63}\.){1,127}(?![0-9]*$)[a-z0-9-]+\.?)$"
+    rules = finished(lower_plain, from_pattern(pattern))
+    assert rules is not None
+    automaton = Automaton(rules, BYTES)
+    label = "a" * 62
+    for string in ("a.b", "a.b.", f"{label}a.{label}.c-1", ".".join(["ab"] * 80)):
+        assert re.search(pattern, string)
+        assert accepts(automaton, string.encode())
+    for string in ("a", "a.1", f"{label}aa.b", ".".join(["ab"] * 90), "a.B"):
+        assert not re.search(pattern, string)
+        assert not accepts(automaton, string.encode())
+
+
+def test_an_intersection_of_unions_is_taken_apart_where_it_is_too_large() -> None:
+    groups = [["ab1", "b12", "bc1", "c12"], ["xy", "yz", "zx", "z9"], ["1.*2", "ac", "a2", "a1"], ["[pq]", "q7", "7p"]]
+    unions = either(*(both(*map(from_pattern, group)) for group in groups))
+    text = both(unions, negate(from_pattern("^[0-9]")), length(8, 40))
+    assert not is_never(text)
+    rules = finished(lower_plain, text)
+    assert rules is not None
+    automaton = Automaton(rules, BYTES)
+    for string in ("q77ppppp", "xyzxz9ab", "ac1a2a12", "ab12bc12", "7q7ppppp", "xyzxz9"):
+        assert accepts(automaton, string.encode()) == has_word(text, string), string
 
 
 @settings(max_examples=60, deadline=None)
