@@ -450,7 +450,7 @@ def _renumber(node: Node, place: dict[int, int], rules: dict[int, int]) -> Node:
             )
         case Array():
             marks = {name: place[getattr(node, name)] for name in ("empty", "open", "close", "comma")}
-            first = tuple(choices(group) for group in node.first)
-            return msgspec.structs.replace(node, **marks, first=first, rest=choices(node.rest))
+            groups = tuple(choices(group) for group in node.first)
+            return msgspec.structs.replace(node, **marks, first=groups, rest=choices(node.rest))
         case _:
             return node

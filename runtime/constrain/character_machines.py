@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.derivatives import Alphabet, Derivatives
-from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Both, Repeat, Text
-from latticework.runtime.constrain.text_lengths import has_length
+from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Both, Repeat, Text, Union
+from latticework.runtime.constrain.text_lengths import has_length, without_needless_counts
 from latticework.runtime.constrain.texts import ANY_CHARACTER, both
 
 MAX_STATES = 20_000
@@ -44,6 +44,8 @@ def character_machine(
     """The automaton of `text`; None where it has no word. Raises ConstraintError beyond `most` states."""
     most = min(most, limits.states)
     core, low, high = _without_bounds(text)
+    if high is not None:
+        core = without_needless_counts(core, high)
     machine = _explored(core, most, tick, high)
     if machine is None:
         return None
@@ -208,8 +210,27 @@ def _merged(machine: CharacterMachine) -> CharacterMachine:
     return CharacterMachine(machine.alphabet, accepts, moves, machine.low, machine.high)
 
 
+def distributed(text: Text) -> list[Text] | None:
+    """Alternatives whose union `text` is, if it is an intersection with a union in it: together they may need far
+    fewer states."""
+    if isinstance(text, Both):
+        unions = [item for item in text.items if isinstance(item, Union)]
+        if unions:
+            least = min(unions, key=lambda union: len(union.items))
+            others = [item for item in text.items if item is not least]
+            return [both(part, *others) for part in least.items]
+    return None
+
+
 def first_word(text: Text, limits: Limits, tick: Callable[[], None] | None = None) -> bool:
     """Whether `text` has a word, looking only as far as needed."""
+    alternatives = distributed(text)
+    if alternatives is not None:
+        return any(_first_word(part, limits, tick) for part in alternatives)
+    return _first_word(text, limits, tick)
+
+
+def _first_word(text: Text, limits: Limits, tick: Callable[[], None] | None) -> bool:
     if text is NEVER:
         return False
     if text.is_plain or text.nullable:

@@ -8,6 +8,7 @@ members and marks, not texts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ IMPOSSIBLE = 1 << 40
 Bound = tuple[int, int | None]
 
 
-class Tally(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tally:
     """How many members, and how much of each mark; counted up to where it still matters."""
 
     count: int
@@ -58,9 +60,10 @@ class Bounds:
     def cheapest(self, start: Tally, steps: Sequence[tuple[int, tuple[int, ...]]]) -> int:
         """The least cost from `start` to enough, by any number of steps (cost, marks)."""
         best = {start: 0}
-        work = [(0, start)]
+        work = [(0, 0, start)]
+        ticket = 0
         while work:
-            cost, tally = heappop(work)
+            cost, _, tally = heappop(work)
             if cost > best[tally]:
                 continue
             if self.is_enough(tally):
@@ -69,7 +72,8 @@ class Bounds:
                 after = self.add(tally, marks)
                 if after is not None and after != tally and cost + price < best.get(after, IMPOSSIBLE):
                     best[after] = cost + price
-                    heappush(work, (cost + price, after))
+                    ticket += 1  # tallies have no order
+                    heappush(work, (cost + price, ticket, after))
         return IMPOSSIBLE
 
 
@@ -201,7 +205,9 @@ class Members:
         for keys, steps in self._scarce:
             for _ in keys - written.extras:
                 best = self._with_one(best, steps, False)
-        return min((cost + self.bounds.cheapest(tally, self._extras) for tally, cost in best.items()), default=IMPOSSIBLE)
+        return min(
+            (cost + self.bounds.cheapest(tally, self._extras) for tally, cost in best.items()), default=IMPOSSIBLE
+        )
 
     def _with_one(
         self, best: dict[Tally, int], steps: list[tuple[int, tuple[int, ...]]], is_required: bool
@@ -294,7 +300,9 @@ class Items:
                 (min(cost + (self.bounds.low - reached.count) * price, IMPOSSIBLE) for reached, cost in best.items()),
                 default=IMPOSSIBLE,
             )
-        return min((cost + self.bounds.cheapest(reached, self._rest) for reached, cost in best.items()), default=IMPOSSIBLE)
+        return min(
+            (cost + self.bounds.cheapest(reached, self._rest) for reached, cost in best.items()), default=IMPOSSIBLE
+        )
 
 
 def bits(mask: int) -> Iterator[int]:

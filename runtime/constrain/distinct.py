@@ -95,11 +95,11 @@ class Distinct:
         key = (count, texts)
         found = self._known.get(key)
         if found is None:
-            ruinous = {
-                text
-                for text in self._scarce - texts
-                if not self._can_finish(count + 1, texts | {text})
-            } if count + 1 < self._low else set()
+            ruinous = (
+                {text for text in self._scarce - texts if not self._can_finish(count + 1, texts | {text})}
+                if count + 1 < self._low
+                else set()
+            )
             found = self._known[key] = texts | ruinous
         return found
 

@@ -247,8 +247,8 @@ class Expressions:
                     return costs[node.empty]
                 return costs[node.open] + members.cost(members.start) + costs[node.close]
             case Array():
-                items = self.items(index)
-                cost = items.cost(0, items.bounds.start)
+                places = self.items(index)
+                cost = places.cost(0, places.bounds.start)
                 return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
 
 

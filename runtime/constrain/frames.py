@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
@@ -57,7 +58,7 @@ class Frame:
 
     __slots__ = ("a", "b", "c", "config", "cost", "kind", "rest")
 
-    def __init__(self, kind: int, a: object, b: object, c: int, rest: Frame | None, cost: int) -> None:
+    def __init__(self, kind: int, a: Any, b: Any, c: int, rest: Any, cost: int) -> None:
         self.kind = kind
         self.a = a
         self.b = b
@@ -72,7 +73,9 @@ class Thread:
 
     __slots__ = ("cost", "rest", "state", "terminal", "text")
 
-    def __init__(self, terminal: Terminal | None, state: State | None, text: bytes | None, rest: Frame, cost: int) -> None:
+    def __init__(
+        self, terminal: Terminal | None, state: State | None, text: bytes | None, rest: Frame, cost: int
+    ) -> None:
         self.terminal = terminal
         self.state = state
         self.text = text
@@ -121,6 +124,7 @@ class Frames:
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
         self._structured = self._find_structured()
+        self._ranks = self._find_ranks()
         self.end = Frame(_END, None, None, 0, None, 0)
         self._end_thread = Thread(None, None, None, self.end, 0)
         self.forget()
@@ -188,13 +192,11 @@ class Frames:
         """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
         rest = thread.rest
         if rest.kind == _EXTRA:
-            assert isinstance(rest.a, int) and isinstance(rest.b, Written) and rest.rest is not None
             if text is not None and text in self.taken(rest):
                 return
             for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
                 yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
         elif rest.kind == _UNIQUE_ITEM:
-            assert isinstance(rest.a, int) and isinstance(rest.b, tuple) and rest.rest is not None
             position, tally, texts = rest.b
             if text is not None and text in self.taken(rest):
                 return
@@ -258,7 +260,8 @@ class Frames:
         """Every byte that may come next; where texts may be taken, more than those unless it is to be exact."""
         if isinstance(thread, KeyThread):
             return [byte for byte, at in thread.at.children.items() if at.mask & thread.allowed]
-        assert thread.terminal is not None and thread.state is not None
+        assert thread.terminal is not None
+        assert thread.state is not None
         states = thread.terminal.states
         live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
         if thread.text is None or len(live) == 1 or not is_exact:
@@ -287,9 +290,7 @@ class Frames:
     def taken(self, rest: Frame) -> frozenset[bytes]:
         """The texts that a tracked thread before `rest` may not come to."""
         if rest.kind == _UNIQUE_ITEM:
-            assert isinstance(rest.a, int) and isinstance(rest.b, tuple)
             return self._distinct(rest.a).taken(len(rest.b[2]), rest.b[2])
-        assert isinstance(rest.a, int) and isinstance(rest.b, Written)
         return self._taken_keys(rest.a, rest.b)
 
     def _taken_keys(self, node: int, written: Written) -> frozenset[bytes]:
@@ -399,11 +400,13 @@ class Frames:
             merged[self._thread(first.terminal, first.state, None, rest)] = None
         return merged
 
+    def _any_of(self, rests: dict[Frame, None]) -> Frame:
+        return next(iter(rests)) if len(rests) == 1 else self._after_any(rests)
+
     def _after_any(self, rests: Iterable[Frame]) -> Frame:
         flat: set[Frame] = set()
         for rest in rests:
             if rest.kind == _AFTER_ANY:
-                assert isinstance(rest.a, frozenset)
                 flat |= rest.a
             else:
                 flat.add(rest)
@@ -412,9 +415,13 @@ class Frames:
     def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
         found: dict[Thread | KeyThread, None] = {}
         entered: dict[tuple[int, Frame], list[tuple[int, int]]] = {}
+        called: dict[int, dict[Frame, None]] = {}  # rule -> what follows it, for all its calls together
         seen: set[Frame] = set()
         work = [start]
-        while work:
+        while work or called:
+            if not work:
+                rule = min(called, key=self._ranks.__getitem__)
+                work.append(self.node(self._expressions.rules[rule], self._any_of(called.pop(rule))))
             frame = work.pop()
             if frame in seen:
                 continue
@@ -426,11 +433,14 @@ class Frames:
                 case 0:
                     found[self._end_thread] = None
                 case 1:
-                    self._expand_node(frame, found, work)
+                    node = self._nodes[frame.a]
+                    if isinstance(node, Call):
+                        called.setdefault(node.rule, {})[frame.rest] = None
+                    else:
+                        self._expand_node(frame, found, work)
                 case 2:
                     self._expand_repeat(frame, entered, work)
                 case 3:
-                    assert isinstance(frame.a, frozenset)
                     work += frame.a
                 case 4 | 5:
                     self._expand_keys(frame, found)
@@ -444,7 +454,6 @@ class Frames:
 
     def _expand_node(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
-        assert isinstance(node, int) and rest is not None
         kind = self._nodes[node]
         match kind:
             case Empty():
@@ -455,8 +464,6 @@ class Frames:
                 work += [self.node(item, rest) for item in reversed(items)]
             case Repeat(_, low, high) if self._structured[node]:
                 work.append(self._repeat(node, low, _UNBOUNDED if high is None else high, rest))
-            case Call(rule):
-                work.append(self.node(self._expressions.rules[rule], rest))
             case Object():
                 members = self._expressions.members(node)
                 if members.may_close(members.start):
@@ -464,15 +471,60 @@ class Frames:
                 if self._can_go_on(node, members.start):
                     work.append(self.node(kind.open, self._keys_frame(_FIRST_KEY, node, members.start, rest)))
             case Array():
-                items = self._expressions.items(node)
-                if items.cost(0, items.bounds.start) == 0:
+                places = self._expressions.items(node)
+                if places.cost(0, places.bounds.start) == 0:
                     work.append(self.node(kind.empty, rest))
-                if items.choices(0, items.bounds.start):
-                    first = self._items(_ITEM, node, 0, items.bounds.start, frozenset(), rest)
-                    work.append(self.node(kind.open, first))
+                if places.choices(0, places.bounds.start):
+                    item = self._items(_ITEM, node, 0, places.bounds.start, frozenset(), rest)
+                    work.append(self.node(kind.open, item))
             case _:
                 terminal = self.terminal(kind.item if isinstance(kind, TerminalNode) else node)
                 self._enter(terminal, None, rest, found, work)
+
+    def _find_ranks(self) -> list[int]:
+        """An order of the rules in which each comes before those that its text may begin with. So all calls of a rule
+        at one place of a text are known before it is entered, once: else a chain of rules, each called from two places
+        of the one before, would be entered in two ways to the power of its length."""
+        nullable: list[bool] = []
+        begins: list[frozenset[int]] = []  # of each node, the rules that its text may begin with
+        for node in self._nodes:
+            match node:
+                case Call(rule):
+                    nullable.append(False)
+                    begins.append(frozenset((rule,)))
+                case Then(first, rest):
+                    nullable.append(nullable[first] and nullable[rest])
+                    begins.append(begins[first] | begins[rest] if nullable[first] else begins[first])
+                case Either(items):
+                    nullable.append(any(nullable[item] for item in items))
+                    begins.append(frozenset().union(*(begins[item] for item in items)))
+                case Repeat(item, low):
+                    nullable.append(low == 0 or nullable[item])
+                    begins.append(begins[item])
+                case TerminalNode(item):
+                    nullable.append(nullable[item])
+                    begins.append(frozenset())
+                case _:
+                    nullable.append(isinstance(node, Empty))
+                    begins.append(frozenset())
+        rules = self._expressions.rules
+        ranks = [0] * len(rules)
+        rank = len(rules)
+        seen: set[int] = set()
+        for start in range(len(rules)):
+            work = [(start, iter(begins[rules[start]]))] if start not in seen else []
+            seen.add(start)
+            while work:
+                rule, following = work[-1]
+                for other in following:
+                    if other not in seen:
+                        seen.add(other)
+                        work.append((other, iter(begins[rules[other]])))
+                        break
+                else:
+                    ranks[rule] = rank = rank - 1
+                    work.pop()
+        return ranks
 
     def _find_structured(self) -> list[bool]:
         found: list[bool] = []
@@ -481,7 +533,12 @@ class Frames:
         return found
 
     def _enter(
-        self, terminal: Terminal, text: bytes | None, rest: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]
+        self,
+        terminal: Terminal,
+        text: bytes | None,
+        rest: Frame,
+        found: dict[Thread | KeyThread, None],
+        work: list[Frame],
     ) -> None:
         start = terminal.start
         if start.goes_on:
@@ -493,7 +550,6 @@ class Frames:
         self, frame: Frame, entered: dict[tuple[int, Frame], list[tuple[int, int]]], work: list[Frame]
     ) -> None:
         node, rest = frame.a, frame.rest
-        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
         low, high = frame.b
         kind = self._nodes[node]
         assert isinstance(kind, Repeat)
@@ -509,14 +565,15 @@ class Frames:
 
     def _expand_keys(self, frame: Frame, found: dict[Thread | KeyThread, None]) -> None:
         node, written, rest = frame.a, frame.b, frame.rest
-        assert isinstance(node, int) and isinstance(written, Written) and rest is not None
         members = self._expressions.members(node)
         allowed = members.candidates(written)
         if allowed:
             found[self._key_thread(node, self.key_trie(node), written, allowed, rest)] = None
         for index, extra in enumerate(members.node.extras):
             if self._has_extra(node, written, index):
-                after = self._frame(_EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest))
+                after = self._frame(
+                    _EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest)
+                )
                 terminal = self.terminal(extra.key)
                 found[self._thread(terminal, terminal.start, b"", after)] = None
 
@@ -529,7 +586,6 @@ class Frames:
 
     def _expand_after_member(self, frame: Frame, work: list[Frame]) -> None:
         node, written, rest = frame.a, frame.b, frame.rest
-        assert isinstance(node, int) and isinstance(written, Written) and rest is not None
         members = self._expressions.members(node)
         if members.may_close(written):
             work.append(self.node(members.node.close, rest))
@@ -564,7 +620,6 @@ class Frames:
 
     def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
-        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
         position, tally, texts = frame.b
         items = self._expressions.items(node)
         for choice, at, reached in items.choices(position, tally):
@@ -599,7 +654,6 @@ class Frames:
 
     def _expand_after_item(self, frame: Frame, work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
-        assert isinstance(node, int) and isinstance(frame.b, tuple) and rest is not None
         position, tally, texts = frame.b
         items = self._expressions.items(node)
         if items.cost(position, tally) == 0 and items.bounds.is_enough(tally):
@@ -609,9 +663,8 @@ class Frames:
 
     def _has_another(self, frame: Frame) -> bool:
         """Whether some item of an array without repeats is not taken yet."""
-        assert isinstance(frame.a, int) and isinstance(frame.b, tuple) and frame.rest is not None
         found: dict[Thread | KeyThread, None] = {}
-        self._expand_item(self._items(_ITEM, frame.a, *frame.b, frame.rest), found, [])
+        self._expand_item(self._items(_ITEM, frame.a, frame.b[0], frame.b[1], frame.b[2], frame.rest), found, [])
         return bool(found)
 
     # ------------------------------------------------------------ making
@@ -645,9 +698,7 @@ class Frames:
                 cost = min(cost, key + self._cost_after_extra(node, written, index, rest))
         return self._frame(kind, node, written, 0, rest, cost)
 
-    def _items(
-        self, kind: int, node: int, position: int, tally: Tally, texts: frozenset[bytes], rest: Frame
-    ) -> Frame:
+    def _items(self, kind: int, node: int, position: int, tally: Tally, texts: frozenset[bytes], rest: Frame) -> Frame:
         items = self._expressions.items(node)
         if kind == _AFTER_ITEM:
             cost = items.cost(position, tally) + self._costs[items.node.close] + rest.cost

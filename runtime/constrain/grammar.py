@@ -22,7 +22,7 @@ from latticework.runtime.constrain.builder import NEVER, Builder
 from latticework.runtime.constrain.rewriting import Rewriting, Split
 from latticework.runtime.constrain.rules import Call, Either, Empty, Repeat, Terminal, Then
 
-_MOST_LINEAR = 8  # more rules than this that recur at their ends stay calls: as one expression they would be huge
+_MOST_LINEAR = 2  # more rules than this that recur at their ends stay calls: as one expression they would be huge
 
 
 def grammar_error(text: str, position: int, message: str, field: str, hint: str | None = None) -> GrammarError:

@@ -58,14 +58,13 @@ class Place:
 
 
 class Document:
-    """All places of one document. is_dynamic: where a reference leads may depend on how one came there."""
+    """All places of one document."""
 
     def __init__(self, schema: Any, text: str) -> None:
         draft = draft_of(schema)
         if draft is None:
             hint = f"the drafts are {', '.join(known_drafts())}; without $schema it is {LATEST.name}"
             fail(f"unknown draft {shown(schema['$schema'])}", "/$schema", hint)
-        self.is_dynamic = '"$dynamicAnchor"' in text or '"$recursiveAnchor"' in text
         self._places: dict[str, Place] = {}
         self._resources: dict[str, Resource] = {}
         self._roots: dict[int, Resource] = {}  # by identity of the schema

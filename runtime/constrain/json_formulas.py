@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from latticework.runtime.constrain.json_document import Place, Resource
 
-Scope: TypeAlias = tuple[Resource, ...]  # the resources whose dynamic names count on the way to a schema, outermost first
+Scope: TypeAlias = tuple[Resource, ...]  # those on the way to a schema whose dynamic names count, outermost first
 
 
 class Formula:
@@ -166,4 +166,6 @@ def _adds_names(resource: Resource, scope: Scope) -> bool:
     """Whether a dynamic reference may lead to `resource` and not to one that is further out."""
     if resource.is_recursive and not any(outer.is_recursive for outer in scope):
         return True
-    return bool(resource.dynamic) and not all(any(name in outer.dynamic for outer in scope) for name in resource.dynamic)
+    return bool(resource.dynamic) and not all(
+        any(name in outer.dynamic for outer in scope) for name in resource.dynamic
+    )

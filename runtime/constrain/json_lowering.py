@@ -7,14 +7,14 @@ being written is a rule, so recursion costs nothing. Strings, numbers and words 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from latticework.lang.errors import ConstraintError, SchemaError
-from latticework.runtime.constrain.algebra import Text, any_text, both, is_never, lower_json, negate
+from latticework.runtime.constrain.algebra import Text, any_text, lower_json
 from latticework.runtime.constrain.builder import NEVER, Builder, OutOfTime
 from latticework.runtime.constrain.json_formulas import Formula, Holds
-from latticework.runtime.constrain.json_keys import Keys
+from latticework.runtime.constrain.json_keys import KeyClass, Keys, key_classes
 from latticework.runtime.constrain.json_keywords import fail
 from latticework.runtime.constrain.json_meanings import Meanings
 from latticework.runtime.constrain.json_meets import item_formula, member_formula
@@ -27,7 +27,6 @@ from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Pr
 
 _MAX_CELLS = 128  # of one value, by what it counts for
 _FEW_MARKS = 3  # up to so many, every combination is told apart
-_MAX_CLASSES = 64  # of keys that patterns tell apart
 _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
 
@@ -46,7 +45,7 @@ class Lowering:
         self._single: dict[Formula, int] = {}
         self._numbers: dict[tuple[Numbers, bool], int] = {}
         self._strings: dict[Text, int] = {}
-        self._classified: dict[tuple[Text, ...], list[tuple[Text, Callable[[Keys], bool]]]] = {}
+        self._classified: dict[tuple[Text, ...], list[KeyClass]] = {}
         self._nesting = 0
         self.where = ""
 
@@ -289,7 +288,7 @@ class Lowering:
             found.append(Extra(key, self._choices(value, counted, depth)))
         return tuple(found)
 
-    def _classes(self, shape: ObjectShape) -> list[tuple[Text, Callable[[Keys], bool]]]:
+    def _classes(self, shape: ObjectShape) -> list[KeyClass]:
         """(the keys, whether a set of keys has them). Listed keys may be among them: an object never takes those."""
         texts = dict.fromkeys(
             text for keys, _ in chain(shape.rules, *shape.needs) if isinstance(keys, Keys) for text in keys.patterns
@@ -299,29 +298,20 @@ class Lowering:
         key = tuple(texts)
         known = self._classified.get(key)
         if known is None:
-            known = self._classified[key] = self._split_keys(key)
+            known = self._classified[key] = self._told_apart(key)
         return known
 
-    def _split_keys(self, texts: tuple[Text, ...]) -> list[tuple[Text, Callable[[Keys], bool]]]:
-        """All keys, by which of the texts have them."""
-        classes: list[tuple[Text, frozenset[Text]]] = [(any_text(), frozenset())]
-        for text in texts:
-            split = [(both(keys, text), inside | {text}) for keys, inside in classes]
-            split += [(both(keys, negate(text)), inside) for keys, inside in classes]
-            classes = [
-                (keys, inside) for keys, inside in split if not is_never(keys, self.meanings.limits, self.builder.tick)
-            ]
-            if len(classes) > _MAX_CLASSES:
-                fail(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart", self.where)
-        return [(keys, _members(inside)) for keys, inside in classes]
+    def _told_apart(self, texts: tuple[Text, ...]) -> list[KeyClass]:
+        try:
+            return key_classes(texts, self.meanings.limits, self.builder.tick)
+        except OutOfTime:
+            raise
+        except ConstraintError as error:
+            fail(error.message, self.where, error.hint)
 
 
 def _is_scalar(values: ValueSet) -> bool:
     return not values.arrays and not values.objects
-
-
-def _members(inside: frozenset[Text]) -> Callable[[Keys], bool]:
-    return lambda keys: inside.issuperset(keys.texts) and inside.isdisjoint(keys.outside)
 
 
 def _written(text: str) -> bytes:

@@ -22,10 +22,17 @@ from latticework.runtime.constrain.json_conditions import CONDITIONS, breaking, 
 from latticework.runtime.constrain.json_constants import equal_to, other_than
 from latticework.runtime.constrain.json_document import Document
 from latticework.runtime.constrain.json_formulas import Every, Formula, Formulas, Holds, Is, Some, Truth
-from latticework.runtime.constrain.json_keywords import counts, divisor, fail, interval, shown, types
+from latticework.runtime.constrain.json_keywords import counts, fail, shown, types
 from latticework.runtime.constrain.json_meets import join, meet
-from latticework.runtime.constrain.json_number_sets import ALL_NUMBERS, WHOLE, Numbers, is_never, meet_numbers
+from latticework.runtime.constrain.json_number_sets import ALL_NUMBERS, is_never, meet_numbers
 from latticework.runtime.constrain.json_objects import OBJECT_KEYWORDS, broken_objects, object_shape
+from latticework.runtime.constrain.json_scalars import (
+    NUMBER_KEYWORDS,
+    broken_numbers,
+    integers,
+    numbers_of,
+    other_types,
+)
 from latticework.runtime.constrain.json_shapes import (
     ALL_ARRAYS,
     ALL_OBJECTS,
@@ -48,9 +55,8 @@ from latticework.runtime.constrain.json_strings import (
 )
 from latticework.runtime.constrain.json_unevaluated import UNEVALUATED, evaluating, not_evaluating
 
-_NUMBER_KEYWORDS = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
 _STRING_KEYWORDS = frozenset("minLength maxLength pattern format".split())
-_OWN_KEYWORDS = frozenset(("type", "const", "enum")) | _NUMBER_KEYWORDS | _STRING_KEYWORDS | ARRAY_KEYWORDS
+_OWN_KEYWORDS = frozenset(("type", "const", "enum")) | NUMBER_KEYWORDS | _STRING_KEYWORDS | ARRAY_KEYWORDS
 _OWN_KEYWORDS |= OBJECT_KEYWORDS
 
 
@@ -205,8 +211,8 @@ class Meanings:
         keywords, schema, pointer = site.keywords, site.schema, site.pointer
         constants, numbers, strings = NULL | FALSE | TRUE, ALL_NUMBERS, ALL_STRINGS
         arrays, objects = ALL_ARRAYS, ALL_OBJECTS
-        if keywords & _NUMBER_KEYWORDS:
-            own = self._numbers(site)
+        if keywords & NUMBER_KEYWORDS:
+            own = numbers_of(site)
             numbers = () if is_never(own) else (own,)
         if keywords & _STRING_KEYWORDS:
             for part in self._strings(site):
@@ -221,7 +227,7 @@ class Meanings:
         if named is not None:
             constants &= (NULL if "null" in named else 0) | (FALSE | TRUE if "boolean" in named else 0)
             if "number" not in named:
-                numbers = meet_numbers(numbers, self._integers(site)) if "integer" in named else ()
+                numbers = meet_numbers(numbers, integers(site)) if "integer" in named else ()
             strings = strings if "string" in named else NO_STRINGS
             arrays = arrays if "array" in named else ()
             objects = objects if "object" in named else ()
@@ -234,39 +240,21 @@ class Meanings:
 
     def _breaking_own(self, site: Site) -> ValueSet:
         keywords, pointer = site.keywords, site.pointer
-        numbers: list[Numbers] = []
         strings = NO_STRINGS
-        if keywords & _NUMBER_KEYWORDS:
-            own = self._numbers(site)
-            if own.low is not None:
-                numbers.append(Numbers(high=own.low, high_exclusive=not own.low_exclusive))
-            if own.high is not None:
-                numbers.append(Numbers(low=own.high, low_exclusive=not own.high_exclusive))
-            numbers += [Numbers(others=frozenset((step,))) for step in own.multiples]
+        numbers = broken_numbers(site) if keywords & NUMBER_KEYWORDS else ()
         if keywords & _STRING_KEYWORDS:
             for part in self._strings(site):
                 strings = join_strings(strings, complement(part))
         arrays = tuple(broken_arrays(site)) if keywords & ARRAY_KEYWORDS else ()
         objects = tuple(broken_objects(site)) if keywords & OBJECT_KEYWORDS else ()
-        values = ValueSet(0, tuple(numbers), strings, arrays, objects)
+        values = ValueSet(0, numbers, strings, arrays, objects)
         named = types(site.schema, pointer) if "type" in keywords else None
         if named is not None:
-            values = join(values, self._other_types(named))
+            values = join(values, other_types(named))
         for keyword in ("const", "enum"):
             if keyword in keywords:
                 values = join(values, self._other_than(self._listed(site, keyword), f"{pointer}/{keyword}"))
         return values
-
-    def _other_types(self, named: frozenset[str]) -> ValueSet:
-        constants = (0 if "null" in named else NULL) | (0 if "boolean" in named else FALSE | TRUE)
-        numbers: tuple[Numbers, ...] = ALL_NUMBERS
-        if "number" in named:
-            numbers = ()
-        elif "integer" in named:
-            numbers = (Numbers(others=frozenset((WHOLE,))),)
-        strings = NO_STRINGS if "string" in named else ALL_STRINGS
-        arrays = () if "array" in named else ALL_ARRAYS
-        return ValueSet(constants, numbers, strings, arrays, () if "object" in named else ALL_OBJECTS)
 
     def _other_than(self, values: list[Any], at: str) -> ValueSet:
         words = [value for value in values if isinstance(value, str)]
@@ -284,17 +272,6 @@ class Meanings:
         if len(values) > self.limits.alternatives:
             fail(f"{len(values)} values; the limit `alternatives` is {self.limits.alternatives}", at)
         return values
-
-    def _integers(self, site: Site) -> tuple[Numbers, ...]:
-        return (Numbers(multiples=frozenset((WHOLE,)), is_plain=not site.draft.has_whole_floats),)
-
-    def _numbers(self, site: Site) -> Numbers:
-        own = interval(site.schema, site.draft, site.pointer)
-        if "multipleOf" in site.keywords:
-            (own,) = meet_numbers((own,), (Numbers(multiples=frozenset((divisor(site.schema, site.pointer),))),)) or (
-                Numbers(WHOLE, -WHOLE),
-            )
-        return own
 
     def _strings(self, site: Site) -> list[Strings]:
         """What each of the keywords about strings says."""

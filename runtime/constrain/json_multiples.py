@@ -15,8 +15,7 @@ from latticework.runtime.constrain.builder import Builder
 from latticework.runtime.constrain.json_number_sets import Numbers
 from latticework.runtime.constrain.rules import MachineState
 
-_MAX_STATES = 20_000
-_MERGED_STATES = 4000  # up to so many are looked through for equal ones
+_MAX_STATES = 8000
 _SAFE_DIGITS = 15
 _WHOLE_DIGITS = 60
 _START, _MINUS, _ZERO, _DIGITS, _POINT, _FRACTION = range(6)
@@ -230,8 +229,6 @@ def _only(moves: dict[int, list[int]], live: list[bool]) -> dict[int, list[int]]
 
 def _merged(builder: Builder, accepting: list[bool], targets: list[dict[int, list[int]]]) -> list[int]:
     """For each state a number that equal states share (Moore's algorithm)."""
-    if len(accepting) > _MERGED_STATES:
-        return list(range(len(accepting)))
     kinds = [int(accepts) for accepts in accepting]
     while True:
         seen: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}

@@ -63,8 +63,7 @@ def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], No
     if not live[graph.root]:
         return None
     nodes = tuple(
-        _without_dead(node, live, writable, few) if live[index] else Empty()
-        for index, node in enumerate(graph.nodes)
+        _without_dead(node, live, writable, few) if live[index] else Empty() for index, node in enumerate(graph.nodes)
     )
     return RuleGraph(nodes, graph.root, graph.rules)
 
@@ -105,9 +104,7 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick:
     return live
 
 
-def _is_live(
-    node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts
-) -> bool:
+def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts) -> bool:
     match node:
         case Empty():
             return True
@@ -173,7 +170,9 @@ def _machine(node: Machine, live: list[bool]) -> Machine | None:
     if not ends[0]:
         return None
     states = tuple(
-        MachineState(state.accepts, tuple(move for move in state.moves if ends[move[1]])) if keeps else MachineState(False, ())
+        MachineState(state.accepts, tuple(move for move in state.moves if ends[move[1]]))
+        if keeps
+        else MachineState(False, ())
         for state, keeps in zip(node.states, ends, strict=True)
     )
     return _if_long_enough(msgspec.structs.replace(node, states=states))
@@ -206,9 +205,7 @@ def _object(node: Object, live: list[bool], few: FewTexts) -> Object | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma, node.colon)):
         return None
     properties = tuple(Property(p.key, _choices(p.choices, live), p.is_required) for p in node.properties)
-    extras = tuple(
-        Extra(e.key, choices) for e in node.extras if live[e.key] and (choices := _choices(e.choices, live))
-    )
+    extras = tuple(Extra(e.key, choices) for e in node.extras if live[e.key] and (choices := _choices(e.choices, live)))
     if any(member.is_required and not member.choices for member in properties):
         return None
     found = msgspec.structs.replace(node, properties=properties, extras=extras)

@@ -22,6 +22,7 @@ from latticework.runtime.constrain.vocabulary import Vocabulary
 DEAD = 0
 _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
+_FREE = (1 << 32) - 1  # used characters of a machine whose bounds are far: nothing counts them any more
 _MOST_TOKENS = 1 << 30  # costs stop here; budgets end far below
 _DEEPEST = 32  # bits for a word's depth in the number of a shape
 
@@ -179,8 +180,11 @@ class States:
                 found = []
             else:
                 pairs = self._bytes_of_class
-                found = [(byte, after) for number, after in zip(live.tolist(), row[live].tolist(), strict=True)
-                         for byte in pairs[number]]
+                found = [
+                    (byte, after)
+                    for number, after in zip(live.tolist(), row[live].tolist(), strict=True)
+                    for byte in pairs[number]
+                ]
             self._live_bytes[index] = found
         return found
 
@@ -288,9 +292,9 @@ class States:
                     lengths = self._expressions.lengths(place.node)
                     if states[place.low].accepts and place.high >= lengths.low:
                         work.append(rest)
+                    used = _FREE if place.high == _FREE else lengths.count(place.high + 1)
                     for part, target in states[place.low].moves:
-                        used = lengths.count(place.high + 1)
-                        if lengths.is_live(target, used):
+                        if used == _FREE or lengths.is_live(target, used):
                             work.append(self._place(part, self._point(place.node, target, used, rest)))
                 case Repeat(item):
                     counts = entered.setdefault((place.node, rest), [])
@@ -344,10 +348,10 @@ class States:
             match self._nodes[link.node]:
                 case Repeat() if high > self._reach:
                     high = _UNBOUNDED
-                case Machine(_, low, bound) if bound is not None and high > low:
+                case Machine(_, low, bound) if bound is not None and low <= high < _FREE:
                     lengths = self._expressions.lengths(link.node)
                     if bound - high > self._reach + lengths.furthest:
-                        high = low  # used characters: not yet near either bound
+                        high = _FREE  # used characters: near neither bound
             loose = self._point(link.node, link.low, high, loose)
             link.loose = loose
         return loose

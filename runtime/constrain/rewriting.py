@@ -10,10 +10,9 @@ from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
-from latticework.runtime.constrain.rules import Bytes, Call, Either, Machine, Repeat, Structured, Terminal, Then
+from latticework.runtime.constrain.rules import Call, Either, Machine, Repeat, Structured, Terminal, Then
 
-_WIDE = 16  # bytes; larger sets hold much of the vocabulary
-_LONG = 8  # shorter repeats do not
+_LONG = 8  # repeats of fewer rounds are as good as written out
 
 
 class Split(NamedTuple):
@@ -33,7 +32,6 @@ class Rewriting:
         self._nonempty: dict[int, int] = {NEVER: NEVER, EMPTY: NEVER}
         self._structured: dict[int, bool] = {NEVER: False}
         self._calling: dict[int, bool] = {NEVER: False}
-        self._wide: dict[int, bool] = {}
         self._heavy: dict[int, bool] = {NEVER: False}
         self._with_terminals: dict[int, int] = {NEVER: NEVER, EMPTY: EMPTY}
 
@@ -93,14 +91,12 @@ class Rewriting:
         return not self._calling[root]
 
     def is_heavy(self, root: int) -> bool:
-        """Whether `root` repeats something of many bytes: a large part of the vocabulary can stand in it. Worth a
+        """Whether `root` repeats something: many tokens may stand in it, or begin in it and go on behind it. Worth a
         terminal of its own, shared by all places where it stands."""
         for index in self.below([root], self._heavy):
-            node, parts = self.builder.node(index), self.parts(index)
-            is_wide_set = isinstance(node, Bytes) and sum(high - low + 1 for low, high in node.ranges) > _WIDE
-            self._wide[index] = isinstance(node, Machine) or is_wide_set or any(self._wide[part] for part in parts)
-            is_loop = isinstance(node, Repeat) and (node.high is None or node.high > _LONG) and self._wide[node.item]
-            self._heavy[index] = isinstance(node, Machine) or is_loop or any(self._heavy[part] for part in parts)
+            node = self.builder.node(index)
+            is_loop = isinstance(node, Machine) or (isinstance(node, Repeat) and (node.high or _LONG) >= _LONG)
+            self._heavy[index] = is_loop or any(self._heavy[part] for part in self.parts(index))
         return self._heavy[root]
 
     # ------------------------------------------------------------ rewriting

@@ -64,10 +64,11 @@ class Suffix:
     """What tokens have after they left a terminal, as a trie that is unfolded where it is looked at. nodes: the
     vocabulary's trie nodes that are one here; tokens: those that end here; size: trie nodes here and below."""
 
-    __slots__ = ("_children", "_letters", "_many", "nodes", "size", "tokens")
+    __slots__ = ("_children", "_letters", "_many", "nodes", "size", "tokens", "walks")
 
     def __init__(self, trie: Trie, nodes: list[int]) -> None:
         self.nodes = nodes
+        self.walks: dict[tuple[Terminal, State], tuple[Inside, Suffix]] = {}
         self._many: NDArray[np.int64] | None = None  # the nodes as an array, where they are many
         self._children: dict[int, Suffix | None] = {}
         self._letters: list[int] | None = None
@@ -265,12 +266,21 @@ class Rows:
                 continue
             assert thread.terminal is not None
             assert thread.state is not None
-            inside = thread.terminal.below(thread.state, np.array(suffix.nodes, np.int64))
+            inside, exits = self._below(suffix, thread.terminal, thread.state)
             leaving.many.append((inside.tokens, inside.costs + thread.rest.cost))
-            if len(inside.exits):
-                exits = Suffix(self._vocabulary.trie, inside.exits.tolist())
+            if exits.nodes:
                 for after in self._frames.after(thread, None):
                     self._follow(exits, after, leaving)
+
+    def _below(self, suffix: Suffix, terminal: Terminal, state: State) -> tuple[Inside, Suffix]:
+        """What a terminal takes of a suffix, and how tokens go on that leave it too: whatever follows it then."""
+        found = suffix.walks.get((terminal, state))
+        if found is None:
+            inside = terminal.below(state, np.array(suffix.nodes, np.int64))
+            exits = Suffix(self._vocabulary.trie, inside.exits.tolist())
+            found = suffix.walks[terminal, state] = inside, exits
+            self._part_bytes += inside.tokens.nbytes + inside.costs.nbytes + 16 * len(exits.nodes) + _ENTRY_BYTES
+        return found
 
     def _follow_exactly(self, suffix: Suffix, config: Config, costs: Costs) -> None:
         for node in suffix.nodes:

@@ -162,9 +162,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True, tag=11):
     is_unique: bool = False
 
 
-Node: TypeAlias = (
-    Empty | Bytes | Literal | Then | Either | Repeat | Words | Machine | Terminal | Call | Object | Array
-)
+Node: TypeAlias = Empty | Bytes | Literal | Then | Either | Repeat | Words | Machine | Terminal | Call | Object | Array
 
 
 class RuleGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -231,8 +229,8 @@ def children(node: Node) -> tuple[int, ...]:
         case Machine(states):
             return tuple(part for state in states for part, _ in state.moves)
         case Object():
-            members = [choice.value for member in (*node.properties, *node.extras) for choice in member.choices]
-            return (*_regular_parts(node), *members)
+            groups = [*(p.choices for p in node.properties), *(e.choices for e in node.extras)]
+            return (*_regular_parts(node), *(choice.value for choices in groups for choice in choices))
         case Array():
             values = [choice.value for choices in (*node.first, node.rest) for choice in choices]
             return (*_regular_parts(node), *values)
@@ -281,14 +279,13 @@ def _is_valid(node: Node, index: int, rule_count: int) -> bool:
         case Call(rule):
             return 0 <= rule < rule_count
         case Object():
-            members = (*node.properties, *node.extras)
             keys = {member.key for member in node.properties}
             return (
                 len(keys) == len(node.properties)
                 and all(len(key) >= 2 and key[0] == key[-1] == 0x22 for key in keys)
                 and all(member.choices or not member.is_required for member in node.properties)
                 and all(member.choices for member in node.extras)
-                and _are_counted(node.low, node.high, node.bounds, [member.choices for member in members])
+                and _are_counted(node.low, node.high, node.bounds, [*(p.choices for p in node.properties), *(e.choices for e in node.extras)])
             )
         case Array():
             is_plain = not (node.is_unique and node.bounds)

@@ -49,6 +49,7 @@ class Terminal:
         self._symbols: NDArray[np.uint8] | None = None  # of each trie node, the class of its byte: [N]
         self._loops: Loops | None = None
         self._inside: dict[State, Inside] = {}
+        self._inside_bytes = 0
         self._latest: OrderedDict[State, Inside] = OrderedDict()
 
     @property
@@ -58,13 +59,13 @@ class Terminal:
     @property
     def nbytes(self) -> int:
         """Memory held, roughly."""
-        kept = sum(found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes for found in self._inside.values())
-        return self.states.nbytes + kept
+        return self.states.nbytes + self._inside_bytes
 
     def forget(self) -> None:
         """Drops all states; those held elsewhere stay usable."""
         self.states.reset()
         self._inside.clear()
+        self._inside_bytes = 0
         self._latest.clear()
 
     def step(self, state: State, byte: int) -> State | None:
@@ -81,6 +82,7 @@ class Terminal:
             found = self._reach(0, state.index)
             if len(found.tokens) <= KEPT_TOKENS:
                 self._inside[state] = found
+                self._inside_bytes += found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
             else:
                 self._latest[state] = found
                 if len(self._latest) > KEPT_WALKS:
@@ -163,7 +165,11 @@ class Terminal:
             return self._result(*self._walk_below(nodes, at, runs))
         below = self._reach(int(nodes[where[0]]), int(at[where[0]]))
         rest = self._result(*self._walk_below(np.delete(nodes, where), np.delete(at, where), runs))
-        return Inside(*(np.concatenate(parts) for parts in zip(below, rest, strict=True)))
+        return Inside(
+            np.concatenate([below.tokens, rest.tokens]),
+            np.concatenate([below.costs, rest.costs]),
+            np.concatenate([below.exits, rest.exits]),
+        )
 
     def _walk_below(self, nodes: Nodes, at: Indexes, runs: Runs | None) -> tuple[Nodes, Indexes]:
         """The live `nodes` and the live nodes below them that are not inside `runs`, and the state at each."""

@@ -1,4 +1,4 @@
-"""How long the words of a plain text can be, without looking at its characters.
+"""How long the words of a text can be, without looking at its characters; which counts a bound on them makes needless.
 
 Lengths are sorted, disjoint intervals, both ends included, up to a bound. Plain texts have no intersections and no
 complements, so the lengths of a whole are those of its parts, added up.
@@ -7,7 +7,20 @@ complements, so the lengths of a whole are those of its parts, added up.
 from __future__ import annotations
 
 from latticework.runtime.constrain.ranges import union
-from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Characters, Literal, Repeat, Text, Then, Union, Words
+from latticework.runtime.constrain.text_kinds import (
+    EMPTY,
+    NEVER,
+    Both,
+    Characters,
+    Complement,
+    Literal,
+    Repeat,
+    Text,
+    Then,
+    Union,
+    Words,
+)
+from latticework.runtime.constrain.texts import both, either, negate, repeat, seq
 
 Lengths = tuple[tuple[int, int], ...]
 
@@ -114,3 +127,41 @@ def _repeated(item: Lengths, low: int, most: int | None, high: int) -> Lengths |
         if len(total) > _MANY or len(found) > _ROUNDS or count == _ROUNDS:
             return None
     return union(found)
+
+
+def without_needless_counts(text: Text, high: int) -> Text:
+    """A text with the same words of at most `high` characters, whose repeats end nowhere where such words cannot
+    tell: `(?:.{1,63}[.]){1,127}` within 255 characters is `(?:.{1,63}[.])+`."""
+    known: dict[Text, Text] = {}
+    work = [text]
+    while work:
+        part = work[-1]
+        if part in known:
+            work.pop()
+            continue
+        parts = part.items if isinstance(part, Both) else _children(part)
+        parts = (part.item,) if isinstance(part, Complement) else parts
+        missing = [child for child in parts if child not in known]
+        if missing:
+            work += missing
+            continue
+        known[part] = _rebuilt(part, known, high)
+        work.pop()
+    return known[text]
+
+
+def _rebuilt(text: Text, known: dict[Text, Text], high: int) -> Text:
+    match text:
+        case Then():
+            return seq(known[text.first], known[text.rest])
+        case Union():
+            return either(*(known[item] for item in text.items))
+        case Both():
+            return both(*(known[item] for item in text.items))
+        case Complement():
+            return negate(known[text.item])
+        case Repeat():
+            is_needless = text.high is not None and (text.high + 1) * text.item.shortest > high
+            return repeat(known[text.item], text.low, None if is_needless else text.high)
+        case _:
+            return text

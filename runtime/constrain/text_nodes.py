@@ -12,13 +12,20 @@ import re
 from collections.abc import Callable
 
 from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
-from latticework.runtime.constrain.character_machines import CharacterMachine, TooManyStates, character_machine
+from latticework.runtime.constrain.character_machines import (
+    MAX_STATES,
+    CharacterMachine,
+    TooManyStates,
+    character_machine,
+    distributed,
+)
 from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
 from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal, Never, Repeat, Text, Then, Union, Words
 from latticework.runtime.constrain.texts import ANYTHING
 from latticework.runtime.constrain.utf8 import utf8_characters
 
+_UNITED_STATES = 400  # intersections of unions with more states than this are taken apart
 _SEARCH_STATES = 200  # searches with more states than this stay expressions
 _ASCII: Ranges = ((0x00, 0x7F),)
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))  # ASCII that a JSON string holds as it is
@@ -129,13 +136,30 @@ class _Lowering:
             case Never():
                 return NEVER
             case _:
-                machine = character_machine(text, builder.limits, builder.tick)
-                return NEVER if machine is None else self._machine(machine)
+                return self._determined(text)
 
     def _character(self, ranges: Ranges) -> int:
         return self.builder.shared(
             (self.is_json, ranges), lambda: _characters(self.builder, ranges, self.is_json)
         )  # fmt: skip
+
+    def _determined(self, text: Text) -> int:
+        """As one automaton; or, where that is too large, as one for each alternative."""
+        work = [text]
+        found: list[int] = []
+        while work:
+            part = work.pop()
+            alternatives = distributed(part)
+            most = MAX_STATES if alternatives is None else _UNITED_STATES
+            try:
+                machine = character_machine(part, self.builder.limits, self.builder.tick, most)
+            except TooManyStates:
+                if alternatives is None:
+                    raise
+                work += alternatives
+            else:
+                found.append(NEVER if machine is None else self._machine(machine))
+        return self.builder.either(found)
 
     def _searched(self, text: Text) -> int | None:
         """A search as an automaton, if it is small: it then has one place where an expression has many."""

@@ -94,7 +94,7 @@ class _FreeText:
                 state = self._moves[state][character]
             self._found[state] |= {marker}
         self._complete()
-        self.endings = list(dict.fromkeys(found for found in self._found if found))
+        self.endings = self._reached_endings()
 
     def _complete(self) -> None:
         """Adds, for every beginning, what it goes on with when it is no beginning of a marker any more."""
@@ -108,6 +108,20 @@ class _FreeText:
                 shorter[target] = self._moves[fallback].get(character, 0)
                 order.append(target)
             self._moves[state] = {**self._moves[fallback], **self._moves[state]}
+
+    def _reached_endings(self) -> list[frozenset[str]]:
+        """Nothing goes on behind a marker, so markers with another inside of them never end."""
+        found: dict[frozenset[str], None] = {}
+        seen = {0}
+        work = [0]
+        while work:
+            for target in self._moves[work.pop()].values():
+                if self._found[target]:
+                    found[self._found[target]] = None
+                elif target not in seen:
+                    seen.add(target)
+                    work.append(target)
+        return list(found)
 
     def up_to(self, ending: frozenset[str]) -> int:
         """Text up to its first marker, where that is one of `ending`."""

@@ -1,8 +1,9 @@
 """Internationalised host names: RFC 5890 to 5893, the part that is certain.
 
-Labels of letters and digits that need no context: stable under NFKC and case folding, without combining marks, in
-one direction (all left to right, or letters alone from right to left). Labels of at most 11 characters when one
-is beyond ASCII, because their ASCII form has at most 63. What else is valid is left out; nothing invalid is in.
+Labels of letters and digits that need no context: of the Basic Multilingual Plane, stable under NFKC and case folding,
+without combining marks, in one direction (all left to right, or letters alone from right to left). Labels of at most
+11 characters when one is beyond ASCII, because their ASCII form has at most 63. What else is valid is left out;
+nothing invalid is in.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from latticework.runtime.constrain.texts import both, chars, either, length, lit
 
 _JAMO = (range(0x1100, 0x1200), range(0xA960, 0xA980), range(0xD7B0, 0xD800))  # RFC 5892, section 2.9
 _VALID_BY_EXCEPTION = ((0xDF, 0xDF), (0x3C2, 0x3C2), (0x3007, 0x3007))  # section 2.6, left to right
-_LAST = 0x2FFFF
+_LAST = 0xFFFF
 _LONGEST = 11
 
 
@@ -59,5 +60,4 @@ def _is_valid_letter(character: str, directions: tuple[str, ...]) -> bool:
         return False
     if any(ord(character) in block for block in _JAMO):
         return False
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", character).casefold())
-    return folded == character and unicodedata.is_normalized("NFC", character)
+    return unicodedata.is_normalized("NFKC", character) and character.casefold() == character

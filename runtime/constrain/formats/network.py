@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from latticework.runtime.constrain.patterns import from_python
 from latticework.runtime.constrain.text_kinds import EMPTY, Text
-from latticework.runtime.constrain.texts import both, either, length, literal, repeat, seq
+from latticework.runtime.constrain.texts import either, literal, repeat, seq
 
 _LDH = "[A-Za-z0-9-]"
 _ALNUM = "[A-Za-z0-9]"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]"
 
 
 def _label(longest: int) -> Text:
@@ -63,31 +64,18 @@ def ipv6() -> Text:
 
 
 def email() -> Text:
-    """Mailbox, RFC 5321, section 4.1.2: a local part of at most 64 characters, a domain or an address."""
-    return _mailbox("[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]", r"[ !#-\[\]-~]", domain())
-
-
-def _mailbox(atom: str, quoted: str, place: Text) -> Text:
-    dotted = from_python(rf"{atom}+(?:\.{atom}+)*")
-    string = from_python(rf'"(?:{quoted}|\\[ -~])*"')
-    return seq(both(either(dotted, string), length(1, 64)), literal("@"), either(place, address_literal()))
-
-
-def domain() -> Text:
-    """Domain, RFC 5321: at most 255 characters (see the module)."""
-    label = from_python(f"{_ALNUM}(?:{_LDH}{{0,61}}{_ALNUM})?")
-    shorter = from_python(f"{_ALNUM}(?:{_LDH}{{0,22}}{_ALNUM})?")
-    dot = literal(".")
-    return either(seq(repeat(seq(label, dot), 0, 3), label), seq(repeat(seq(shorter, dot), 4, 9), shorter))
-
-
-def address_literal() -> Text:
-    return seq(literal("["), either(ipv4(), seq(literal("IPv6:"), ipv6())), literal("]"))
+    """Mailbox, RFC 5321, section 4.1.2: the rule itself, which bounds no length."""
+    label = f"{_ALNUM}(?:{_LDH}*{_ALNUM})?"
+    return _mailbox(_ATOM, from_python(rf"{label}(?:\.{label})*"))
 
 
 def idn_email(place: Text) -> Text:
-    """RFC 6531, section 3.3: any character beyond ASCII in the local part. place: the domain. The bound on the local
-    part counts octets, so it is 16 characters here."""
+    """RFC 6531, section 3.3: characters beyond ASCII in the local part and the domain. place: the domain."""
     beyond = "\\u00A1-\\uFFEF\\U00010000-\\U0003FFFD"
-    dotted = from_python(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{beyond}-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{beyond}-]+)*")
-    return either(email(), seq(both(dotted, length(1, 16)), literal("@"), either(place, address_literal())))
+    return either(email(), _mailbox(_ATOM[:-1] + beyond + "]", place))
+
+
+def _mailbox(atom: str, place: Text) -> Text:
+    local = from_python(rf'{atom}+(?:\.{atom}+)*|"(?:[ !#-\[\]-~]|\\[ -~])*"')
+    address = seq(literal("["), either(ipv4(), seq(literal("IPv6:"), ipv6())), literal("]"))
+    return seq(local, literal("@"), either(place, address))

@@ -40,7 +40,7 @@ from latticework.runtime.constrain.algebra import (
 )
 from latticework.runtime.constrain.builder import Builder
 from latticework.runtime.constrain.rules import Machine, Repeat, RuleGraph
-from latticework.runtime.constrain.text_lengths import has_length
+from latticework.runtime.constrain.text_lengths import has_length, without_needless_counts
 from tests.runtime.constrain.oracle import accepts, byte_vocabulary, walk
 
 LONGEST = 5
@@ -151,6 +151,40 @@ def test_lengths_of_plain_texts_are_sums_of_those_of_their_parts() -> None:
     assert is_never(both(from_pattern("^(ab)*$"), length(99_999, 99_999)))
 
 
+@settings(max_examples=150, deadline=None)
+@given(PAIRS, st.integers(0, LONGEST))
+def test_counts_that_a_length_makes_needless_change_no_word_within_it(pair: Pair, high: int) -> None:
+    loosened = without_needless_counts(pair[0], high)
+    for string in STRINGS:
+        assert len(string) > high or has_word(loosened, string) == (string in pair[1]), string
+
+
+def test_a_length_frees_a_pattern_of_its_counts() -> None:
+    pattern = r"^(?=.{1,255}$)((.{1,63}\.){1,127}(?![0-9]*$)[a-z0-9-]+\.?)$"
+    rules = finished(lower_plain, from_pattern(pattern))
+    assert rules is not None
+    automaton = Automaton(rules, BYTES)
+    label = "a" * 62
+    for string in ("a.b", "a.b.", f"{label}a.{label}.c-1", ".".join(["ab"] * 80)):
+        assert re.search(pattern, string)
+        assert accepts(automaton, string.encode())
+    for string in ("a", "a.1", f"{label}aa.b", ".".join(["ab"] * 90), "a.B"):
+        assert not re.search(pattern, string)
+        assert not accepts(automaton, string.encode())
+
+
+def test_an_intersection_of_unions_is_taken_apart_where_it_is_too_large() -> None:
+    groups = [["ab1", "b12", "bc1", "c12"], ["xy", "yz", "zx", "z9"], ["1.*2", "ac", "a2", "a1"], ["[pq]", "q7", "7p"]]
+    unions = either(*(both(*map(from_pattern, group)) for group in groups))
+    text = both(unions, negate(from_pattern("^[0-9]")), length(8, 40))
+    assert not is_never(text)
+    rules = finished(lower_plain, text)
+    assert rules is not None
+    automaton = Automaton(rules, BYTES)
+    for string in ("q77ppppp", "xyzxz9ab", "ac1a2a12", "ab12bc12", "7q7ppppp", "xyzxz9"):
+        assert accepts(automaton, string.encode()) == has_word(text, string), string
+
+
 @settings(max_examples=60, deadline=None)
 @given(PAIRS, PAIRS)
 def test_inclusion_is_decided(left: Pair, right: Pair) -> None:
@@ -235,7 +269,7 @@ def test_walks_over_machines_never_end_in_a_dead_end() -> None:
 
 
 def _atoms(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    item = st.tuples(inner, st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,2}", "{0,12}", "*?"])).map("".join)
+    item = st.tuples(inner, st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,2}", "{2,}", "*?"])).map("".join)
     body = st.lists(st.lists(item, max_size=3).map("".join), min_size=1, max_size=3).map("|".join)
     return st.tuples(st.sampled_from(["(", "(?:", "(?=", "(?!"]), body).map(lambda parts: f"{parts[0]}{parts[1]})")
 
@@ -261,6 +295,12 @@ def test_assertions_mean_what_they_mean_to_re(pattern: str, seed: int) -> None:
     for string in random.Random(seed).sample(SHORT, 80):
         assert has_word(whole, string) == bool(expected.fullmatch(string)), string
         assert has_word(anywhere, string) == bool(expected.search(string)), string
+
+
+def test_a_counted_repeat_of_an_assertion_counts() -> None:
+    text, expected = from_python("(?:a(?!b)|b){2,12}"), re.compile("(?:a(?!b)|b){2,12}")
+    for string in (*STRINGS, "a" * 12, "a" * 13, "b" * 11 + "a", "b" * 12 + "a"):
+        assert has_word(text, string) == bool(expected.fullmatch(string)), string
 
 
 def test_what_takes_too_many_states_is_refused_by_name() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from latticework.lang.errors import Busy, ConstraintError, RegexError, RuntimeFailure, SchemaError
-from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
+from latticework.lang.errors import Busy, ConstraintError, GrammarError, RegexError, RuntimeFailure, SchemaError
+from latticework.lang.ir import After, Choices, Constraint, Gbnf, JsonSchema, Lark, Regex, Tag, Triggered
 from latticework.runtime.constrain import Limits, decode_rules, to_rules
 from latticework.runtime.constrain.pool import CompilePool
 from latticework.runtime.constrain.worker import HEADER, Failed, Job, answer
@@ -41,6 +41,8 @@ def child_of(pool: CompilePool) -> int:
 def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_ones() -> None:
     async def test(pool: CompilePool) -> None:
         good: list[Constraint] = [Regex("é+"), Choices(("a", "b")), JsonSchema({"type": "integer"})]
+        good += [Lark('start: "(" start ")" | WORD\nWORD: /[a-z]+/'), Gbnf('root ::= "a" root | "b"')]
+        good += [After("</think>", good[3]), Triggered((Tag("<", good[4], ">"),))]
         for constraint in good:
             assert decode_rules(await pool.compile(constraint)) == to_rules(constraint)
         with pytest.raises(RegexError) as bad_pattern:
@@ -49,6 +51,9 @@ def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_one
         with pytest.raises(SchemaError) as bad_schema:
             await pool.compile(JsonSchema({"items": {"type": "text"}}))
         assert bad_schema.value.pointer == "/items/type"
+        with pytest.raises(GrammarError, match="line 2, column 4") as bad_grammar:
+            await pool.compile(Lark("start: a\na: b"))
+        assert bad_grammar.value.position == 12
         with pytest.raises(ConstraintError, match="surrogate"):
             await pool.compile(Regex("\ud800"))
 

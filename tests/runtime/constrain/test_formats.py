@@ -85,7 +85,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
             "te..st@example.com",
             "joe@[127.0.0.300]",
             "joe@a=b.com",
-            "a" * 65 + "@x.org",
             "@x.org",
             "a@",
             "a@-x.org",
