@@ -395,7 +395,8 @@ class Frames:
             if len(group) == 1:
                 merged[first] = None
                 continue
-            assert first.terminal is not None and first.state is not None
+            assert first.terminal is not None
+            assert first.state is not None
             rest = self._after_any(thread.rest for thread in group)
             merged[self._thread(first.terminal, first.state, None, rest)] = None
         return merged

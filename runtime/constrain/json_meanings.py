@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Any, NoReturn
 
 import msgspec
@@ -182,10 +183,12 @@ class Meanings:
     def _satisfying(self, site: Site) -> ValueSet:
         values = self._own(site)
         if not site.keywords <= _OWN_KEYWORDS:
+            earlier = _before_properties(site.schema)
             for keyword in CONDITIONS:
                 if keyword in site.keywords:
                     self._where = f"{site.pointer}/{keyword}"
-                    values = meet(self, values, satisfying(site, keyword))
+                    others = satisfying(site, keyword)
+                    values = meet(self, others, values) if keyword in earlier else meet(self, values, others)
             for keyword in UNEVALUATED:
                 if keyword in site.keywords:
                     self._where = f"{site.pointer}/{keyword}"
@@ -290,3 +293,10 @@ class Meanings:
             if text is not None:
                 found.append(Strings(None, text))
         return found
+
+
+def _before_properties(schema: dict[str, Any]) -> frozenset[str]:
+    """The keywords that the schema names before `properties`: their properties are written first."""
+    if "properties" not in schema:
+        return frozenset()
+    return frozenset(takewhile("properties".__ne__, schema))

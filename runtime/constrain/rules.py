@@ -285,7 +285,12 @@ def _is_valid(node: Node, index: int, rule_count: int) -> bool:
                 and all(len(key) >= 2 and key[0] == key[-1] == 0x22 for key in keys)
                 and all(member.choices or not member.is_required for member in node.properties)
                 and all(member.choices for member in node.extras)
-                and _are_counted(node.low, node.high, node.bounds, [*(p.choices for p in node.properties), *(e.choices for e in node.extras)])
+                and _are_counted(
+                    node.low,
+                    node.high,
+                    node.bounds,
+                    [*(p.choices for p in node.properties), *(e.choices for e in node.extras)],
+                )
             )
         case Array():
             is_plain = not (node.is_unique and node.bounds)

@@ -195,9 +195,22 @@ def test_exactly_the_valid_values_are_in_the_language(schema: Any) -> None:
 )
 def test_the_schema_of_a_draft_is_known(draft: str) -> None:
     automaton = compiled({"$ref": draft}, key_order="any")
-    for value in ({}, {"type": "integer", "minimum": 3}, {"properties": {"a": {"enum": [1]}}}, {"anyOf": [{}, True]}):
+    good: list[Any] = [
+        {},
+        {"type": "integer", "minimum": 3},
+        {"properties": {"a": {"enum": [1]}}},
+        {"anyOf": [{}, True]},
+    ]
+    bad: list[Any] = [
+        [],
+        {"type": "int"},
+        {"properties": {"a": {"minLength": -1}}},
+        {"anyOf": []},
+        {"items": {"not": 1}},
+    ]
+    for value in good:
         assert accepts(automaton, text(value)), value
-    for value in ([], {"type": "int"}, {"properties": {"a": {"minLength": -1}}}, {"anyOf": []}, {"items": {"not": 1}}):
+    for value in bad:
         assert not accepts(automaton, text(value)), value
 
 
@@ -217,7 +230,7 @@ LOOSE = '{ "a" :\n[1\t, {"b":[ ]},"x" ] , "c":{\r\n} }'
 def test_flexible_whitespace_takes_every_layout_and_is_bounded() -> None:
     automaton = compiled({"type": "object"}, whitespace="flexible")
     for layout in ({"separators": (",", ":")}, {}, {"indent": 3}):
-        assert accepts(automaton, json.dumps(VALUE, **layout).encode())  # type: ignore[arg-type]
+        assert accepts(automaton, json.dumps(VALUE, **layout).encode())
     assert accepts(automaton, LOOSE.encode())
     assert accepts(automaton, b"{" + b" " * 20 + b"}")
     assert not accepts(automaton, b"{" + b" " * 21 + b"}")
@@ -250,6 +263,14 @@ def test_listed_keys_come_in_order_or_in_any() -> None:
     for order in ("schema", "any"):
         assert not accepts(compiled(schema, key_order=order), b'{"c":1,"x":1,"x":2}')
         assert not accepts(compiled(schema, key_order=order), b'{"a":1,"c":1,"c":2}')
+
+
+def test_properties_of_what_is_put_together_come_in_the_order_of_the_keywords() -> None:
+    own, other = {"properties": {"a": True}}, {"allOf": [{"properties": {"b": True}}]}
+    for schema, first, then in (({**own, **other}, "a", "b"), ({**other, **own}, "b", "a")):
+        automaton = compiled({"type": "object", **schema})
+        assert accepts(automaton, text({first: 1, then: 1}))
+        assert not accepts(automaton, text({then: 1, first: 1}))
 
 
 def test_formats_are_assertions_or_say_nothing() -> None:

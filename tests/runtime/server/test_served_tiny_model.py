@@ -126,8 +126,9 @@ def test_errors_reach_the_official_client_as_its_own(client: openai.OpenAI) -> N
     with pytest.raises(openai.BadRequestError) as caught:
         chat(client, extra_body={"regex": "[a-"})
     assert caught.value.param == "regex"
+    schema = {"name": "n", "schema": {"items": {"type": "text"}}}
     with pytest.raises(openai.BadRequestError) as caught:
-        chat(client, response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"items": {"type": "text"}}}})
+        chat(client, response_format={"type": "json_schema", "json_schema": schema})
     assert caught.value.param == "response_format"
     assert "/items/type" in caught.value.message
     with pytest.raises(openai.BadRequestError) as caught:
