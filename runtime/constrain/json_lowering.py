@@ -82,8 +82,12 @@ class Lowering:
     def _values(self, values: ValueSet, depth: int) -> int:
         nodes = [self.builder.terminal(node) for node in self._regular(values, is_single=False)]
         if self.layout.indent is None or depth < MAX_INDENTED:
-            nodes += [self._array(shape, depth) for shape in values.arrays]
-            nodes += [self._object(shape, depth) for shape in values.objects]
+            for (
+                array
+            ) in values.arrays:  # loops, here and below: each level of nesting costs few frames of Python's stack
+                nodes.append(self._array(array, depth))
+            for shape in values.objects:
+                nodes.append(self._object(shape, depth))
         return self.builder.either(nodes)
 
     # ------------------------------------------------------------ strings, numbers, words
@@ -140,16 +144,14 @@ class Lowering:
             return self._unique_array(shape, depth)
         marks = self.layout.marks(b"[]", depth)
         listed = max([len(shape.first), *(count.start for count in shape.counts)])
-        first = tuple(
-            self._item_choices(shape, index, depth)
-            for index in range(listed)
-            if shape.high is None or index < shape.high
-        )
+        first = []
+        for index in range(listed if shape.high is None else min(listed, shape.high)):
+            first.append(self._item_choices(shape, index, depth))
         is_full = shape.high is not None and shape.high <= listed
         rest = () if is_full else self._item_choices(shape, listed, depth)
         bounds = tuple((count.low, count.high) for count in shape.counts)
         return self.builder.array(
-            Array(marks.empty, marks.open, marks.close, marks.comma, first, rest, shape.low, shape.high, bounds)
+            Array(marks.empty, marks.open, marks.close, marks.comma, tuple(first), rest, shape.low, shape.high, bounds)
         )
 
     def _item_choices(self, shape: ArrayShape, index: int, depth: int) -> tuple[Choice, ...]:
@@ -170,7 +172,10 @@ class Lowering:
             cells = self._some_cells(own, counted)
         else:
             cells = self._cells(own, counted)
-        return tuple(Choice(self.node(cell, depth + 1), marks) for cell, marks in cells)
+        found = []
+        for cell, marks in cells:
+            found.append(Choice(self.node(cell, depth + 1), marks))
+        return tuple(found)
 
     def _cells(
         self, own: Formula, counted: Sequence[tuple[int, Formula, bool]]

@@ -45,7 +45,8 @@ def build_json_schema(builder: Builder, constraint: JsonSchema, limits: Limits) 
         return lowering.node(meanings.formulas.schema(document.root, ()))
     except RecursionError:
         where = lowering.where if lowering else ""
-        raise SchemaError("the schema nests too deep", field="json_schema", pointer=where) from None
+        message = f"the schema nests too deep; the limit `depth` is {limits.depth}, less where schemas hold schemas"
+        raise SchemaError(message, field="json_schema", pointer=where) from None
     except OutOfTime as error:
         error.pointer = lowering.where if lowering else ""
         raise
