@@ -163,10 +163,8 @@ class Rows:
 
     def filtered(self, config: Config, remaining: int) -> Row:
         """The tokens after which the text can still be finished with `remaining` tokens, that token included."""
-        allowed: list[int] = []
-        for thread in config.threads:
-            allowed += self._affordable(thread, remaining)
-        words = self._pack(allowed)
+        allowed = [self._affordable(thread, remaining) for thread in config.threads]
+        words = self._pack(np.concatenate([np.zeros(0, np.int32), *allowed]))
         return words | self._end_row if config.is_complete else words
 
     # ------------------------------------------------------------ making
@@ -414,28 +412,43 @@ class Rows:
             self._part_bytes += found.words.nbytes + 16 * len(exits.nodes) + _ENTRY_BYTES
         return found
 
-    def _affordable(self, thread: Thread | KeyThread, remaining: int) -> list[int]:
+    def _affordable(self, thread: Thread | KeyThread, remaining: int) -> NDArray[np.int32]:
         """The tokens of a thread that leave fewer than `remaining` to write."""
+        found: Costs = {}
         if isinstance(thread, KeyThread):
-            found: Costs = {}
             self._keys(thread, 0, thread.at, found)
-            return [token for token, cost in found.items() if cost < remaining]
+            return _cheaper(found, remaining)
         assert thread.terminal is not None
         assert thread.state is not None
-        if thread.text is not None:
-            lone = self._frames.lone(thread)
-            words, _, leaving = self._thread(thread)
-            tokens = [*self._unpack(words), *leaving]
-            costs = ((token, self._cost_of(lone, token)) for token in tokens)
-            return [token for token, cost in costs if cost is not None and cost < remaining]
+        if thread.text is not None and self._frames.has_few_texts(thread):
+            self._exact(self._frames.lone(thread), 0, found)
+            return _cheaper(found, remaining)
         relaxed = thread.terminal.states.relax(thread.terminal.states.adopt(thread.state))
         inside: Inside = thread.terminal.inside(relaxed)
-        kept = inside.tokens[inside.costs < remaining - thread.rest.cost].tolist()
+        kept = [inside.tokens[inside.costs < remaining - thread.rest.cost]]
         part = self._part(thread.terminal, thread.state)
+        if thread.text is not None:
+            return self._affordable_tracked(thread, part, kept[0], remaining)
         for config in self._frames.after(thread, None):
             tokens_after, costs_after = self._after(part, config)
-            kept += tokens_after[costs_after < remaining].tolist()
-        return kept
+            kept.append(tokens_after[costs_after < remaining])
+        return np.concatenate(kept)
+
+    def _affordable_tracked(
+        self, thread: Thread, part: Part, inside: NDArray[np.int32], remaining: int
+    ) -> NDArray[np.int32]:
+        """`_affordable` of a tracked thread: only tokens near texts that are taken cost more than others."""
+        assert thread.text is not None
+        allowed = np.zeros(self._vocabulary.words * 32, bool)
+        allowed[inside] = True
+        allowed[_cheaper(self._tracked(thread, part), remaining)] = True
+        lone = self._frames.lone(thread)
+        for rest in self._frames.taken_after(thread.rest, thread.text):
+            for token in self._on_the_way(rest):
+                cost = self._cost_of(lone, token)
+                if cost is None or cost >= remaining:
+                    allowed[token] = False
+        return np.flatnonzero(allowed).astype(np.int32)
 
     # ------------------------------------------------------------ packed words
 
@@ -448,10 +461,6 @@ class Rows:
         allowed = np.zeros(self._vocabulary.words * 32, bool)
         allowed[tokens] = True
         return np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32, copy=False)
-
-    def _unpack(self, words: Row) -> list[int]:
-        bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), bitorder="little")
-        return np.flatnonzero(bits).tolist()
 
     def _keep(self, config: Config, words: Row, need: int) -> CachedRow:
         digest = hashlib.blake2b(words.tobytes(), digest_size=16).digest()
@@ -472,6 +481,10 @@ class Rows:
             self._words[digest] = (shared, users - 1)
         else:
             self._bytes -= shared.nbytes
+
+
+def _cheaper(costs: Costs, remaining: int) -> NDArray[np.int32]:
+    return np.array([token for token, cost in costs.items() if cost < remaining], np.int32)
 
 
 __all__ = ["CachedRow", "Rows"]
