@@ -130,7 +130,7 @@ def test_a_prompt_that_no_message_can_hold_leaves_the_connection_alone(engine: E
         ([[-1]], {}, "no token id"),
         (["a"], {"sampling": [SHORT, SHORT]}, "2 entries for 1 prompts"),
         (["a"], {"sampling": {"max_tokens": 1}}, "expected lw.Sampling"),
-        (["a"], {"constraint": "[0-9]"}, "expected lw.Regex"),
+        (["a"], {"constraint": "[0-9]"}, "expected a constraint"),
         (["a"], {"on_length": "sometimes"}, "on_length"),
         (["a"], {"seed": -1}, "seed"),
         ((word for word in "ab"), {"sampling": [SHORT, SHORT]}, "not known"),
