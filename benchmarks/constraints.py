@@ -42,7 +42,7 @@ def main() -> None:
     options = arguments()
     cases = gather(tuple(options.only or SETS), options.data, options.n, options.match)
     engines = ["latticework"] * (not options.no_own) + options.peers
-    report: dict[str, Any] = {**conditions(), "arguments": sys.argv[1:], "runs": options.runs, "engines": {}}
+    report: dict[str, Any] = {**conditions(), "arguments": [given for given in sys.argv[1:] if "/" not in given], "runs": options.runs, "engines": {}}
     outcomes: dict[str, Results] = {}
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
