@@ -42,7 +42,8 @@ def main() -> None:
     options = arguments()
     cases = gather(tuple(options.only or SETS), options.data, options.n, options.match)
     engines = ["latticework"] * (not options.no_own) + options.peers
-    report: dict[str, Any] = {**conditions(), "arguments": [given for given in sys.argv[1:] if "/" not in given], "runs": options.runs, "engines": {}}
+    arguments_given = [given for given in sys.argv[1:] if "/" not in given]  # folders are nobody else's
+    report: dict[str, Any] = {**conditions(), "arguments": arguments_given, "runs": options.runs, "engines": {}}
     outcomes: dict[str, Results] = {}
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
