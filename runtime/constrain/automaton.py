@@ -27,13 +27,21 @@ FORCED_BYTES = 4096  # `forced` looks no further
 class Automaton:
     """A constraint over one vocabulary.
 
-    row_cache_bytes: memory for cached rows; the least recently used go first.
+    row_cache_bytes: memory for cached rows; the least recently used go first. is_live: the rules come straight from a
+    `Builder`, so that no part of them is without text; what came over a wire is looked through again.
     Raises ConstraintError when the vocabulary cannot write any text of the language.
     """
 
-    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, row_cache_bytes: int = ROW_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        rules: RuleGraph,
+        vocabulary: Vocabulary,
+        row_cache_bytes: int = ROW_CACHE_BYTES,
+        *,
+        is_live: bool = False,
+    ) -> None:
         self.vocabulary = vocabulary
-        self._expressions = Expressions(rules, vocabulary)
+        self._expressions = Expressions(rules, vocabulary, is_live)
         self.frames = Frames(self._expressions, vocabulary)
         self.rows = Rows(self.frames, vocabulary, row_cache_bytes)
 

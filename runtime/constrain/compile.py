@@ -86,4 +86,4 @@ def _without_text(constraint: Constraint) -> ConstraintError:
 
 def compile_constraint(constraint: Constraint, vocabulary: Vocabulary, limits: Limits | None = None) -> Automaton:
     """The automaton of `constraint` over `vocabulary`; errors as `to_rules`, or a text that no token can write."""
-    return Automaton(to_rules(constraint, limits), vocabulary)
+    return Automaton(to_rules(constraint, limits), vocabulary, is_live=True)

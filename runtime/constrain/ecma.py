@@ -10,11 +10,10 @@ recurse.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from latticework.lang.errors import RegexError, point_at
 from latticework.runtime.constrain.assertions import ASCII_WORD
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.pattern_parser import PatternParser
 from latticework.runtime.constrain.pattern_tree import Boundary, End, Group, Start, Tree
 from latticework.runtime.constrain.properties import property_set
 from latticework.runtime.constrain.ranges import ANY, complement, fold_case, subtract, union
@@ -44,89 +43,21 @@ def parse_ecma(pattern: str, limits: Limits, tick: Callable[[], None]) -> Tree:
     return _Parser(pattern, limits).parse(tick)
 
 
-class _Parser:
-    def __init__(self, pattern: str, limits: Limits) -> None:
-        self.pattern = pattern
-        self.limits = limits
-        self.position = 0
-        self.groups = [Group(0, frozenset())]
+class _Parser(PatternParser):
+    begins = _START
+    ends = _END
+    one_line = _NO_LINE_END
 
-    def parse(self, tick: Callable[[], None]) -> Tree:
-        size = len(self.pattern.encode("utf-8", "surrogatepass"))
-        if size > self.limits.pattern_bytes:
-            raise RegexError(
-                f"the pattern has {size} bytes; the limit `pattern_bytes` is {self.limits.pattern_bytes}",
-                field="regex",
-            )
+    # ------------------------------------------------------------ groups
+
+    def _leading_flags(self) -> None:
         for flags in ("(?i)", "(?s)", "(?u)", "(?is)", "(?si)"):
             if self.pattern.startswith(flags):
                 self.groups[0].flags = frozenset(flags[2:-1])
                 self.position = len(flags)
-        end = len(self.pattern)
-        while self.position < end:
-            tick()
-            self._step()
-        if len(self.groups) > 1:
-            self._fail("missing ), unterminated group", self.groups[-1].position)
-        return self.groups[0].close()
-
-    # ------------------------------------------------------------ one construct
-
-    def _step(self) -> None:
-        start = self.position
-        group = self.groups[-1]
-        character = self.pattern[start]
-        self.position += 1
-        match character:
-            case "(":
-                self._open(start)
-            case ")":
-                if len(self.groups) == 1:
-                    self._fail("unbalanced parenthesis", start)
-                item = self.groups.pop().close()
-                self.groups[-1].add(item)
-            case "|":
-                group.end_branch()
-            case "[":
-                group.add(chars(self._class(start)))
-            case ".":
-                group.add(chars(ANY if "s" in group.flags else _NO_LINE_END))
-            case "*":
-                self._repeat(start, 0, None)
-            case "+":
-                self._repeat(start, 1, None)
-            case "?":
-                self._repeat(start, 0, 1)
-            case "{":
-                bounds = self._bounds(start)
-                if bounds is None:
-                    group.add_letter("{")
-                else:
-                    self._repeat(start, *bounds)
-            case "^":
-                group.add(_START, repeatable=False)
-            case "$":
-                group.add(_END, repeatable=False)
-            case "\\":
-                self._escape(start)
-            case _:
-                self._letter(character)
-
-    def _letter(self, character: str) -> None:
-        group = self.groups[-1]
-        if "i" in group.flags:
-            point = ord(character)
-            ranges = fold_case(((point, point),))
-            if len(ranges) > 1 or ranges[0][0] != ranges[0][1]:
-                group.add(chars(ranges))
-                return
-        group.add_letter(character)
-
-    # ------------------------------------------------------------ groups
 
     def _open(self, start: int) -> None:
-        if len(self.groups) > self.limits.depth:
-            self._fail(f"groups nest too deep; the limit `depth` is {self.limits.depth}", start)
+        self._too_deep(start)
         flags = self.groups[-1].flags
         is_ahead = negated = False
         if self.pattern.startswith("?", self.position):
@@ -178,18 +109,6 @@ class _Parser:
             self._fail("min repeat greater than max repeat", start)
         self.position = end + 1
         return least, most
-
-    def _repeat(self, start: int, low: int, high: int | None) -> None:
-        group = self.groups[-1]
-        if group.is_empty:
-            self._fail("nothing to repeat", start)
-        if not group.repeatable:
-            self._fail("multiple repeat, or a repeated anchor or boundary", start)
-        if self.pattern.startswith("+", self.position):
-            self._refuse("possessive repeats", start)
-        if self.pattern.startswith("?", self.position):  # lazy: the same language
-            self.position += 1
-        group.repeat_last(low, high, start)
 
     # ------------------------------------------------------------ escapes and classes
 
@@ -324,16 +243,3 @@ class _Parser:
         if following and following in "123456789":
             self._refuse("octal escapes", at)
         return self._escaped(at)
-
-    # ------------------------------------------------------------ errors
-
-    def _refuse(self, what: str, position: int, hint: str | None = None) -> NoReturn:
-        self._fail(f"{what}: not supported in a constraint", position, hint)
-
-    def _fail(self, message: str, position: int, hint: str | None = None) -> NoReturn:
-        raise RegexError(
-            f"{message} (position {position})\n{point_at(self.pattern, position)}",
-            hint=hint,
-            field="regex",
-            position=position,
-        )

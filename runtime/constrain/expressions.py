@@ -70,16 +70,16 @@ class WordTable:
 
 
 class Expressions:
-    """The nodes of `rules`, restricted to bytes that `vocabulary` can write. `rules` come from a `Builder` or from
-    `decode_rules`, so that they are valid and every part of them has a text.
+    """The nodes of `rules`, restricted to bytes that `vocabulary` can write. `rules` are valid, as those of a
+    `Builder` or of `decode_rules` are; is_live: and every part of them is known to have a text.
 
     costs: an upper bound on the tokens of each node's shortest text. Raises ConstraintError when no text of the
     language can be written.
     """
 
-    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary) -> None:
+    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool) -> None:
         live: RuleGraph | None = rules
-        if not needs_only(rules, vocabulary.writable):
+        if not is_live or not needs_only(rules, vocabulary.writable):
             live = live_graph(rules, vocabulary.writable, lambda: None)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from latticework.runtime.constrain.ranges import ANY, intersect, subtract, union
+from latticework.runtime.constrain.ranges import ANY, intersect, union
 from latticework.runtime.constrain.rules import MAX_COUNT, Ranges
 from latticework.runtime.constrain.text_kinds import (
     EMPTY,
@@ -494,8 +494,3 @@ def _complement(item: Text) -> Text:
     made.item = item
     finish(made, key, 1 if item.nullable else 0, None, not item.nullable, False)
     return made
-
-
-def subtract_chars(ranges: Ranges, removed: Ranges) -> Text:
-    """One character out of `ranges` that is not in `removed`."""
-    return _characters(intersect(subtract(ranges, removed), ANY))
