@@ -3,8 +3,8 @@
     {"a":1,"b"…      thread: the key's terminal, and below it   colon · value · Object(a, b written) · end
 
 A *frame* is one thing that must still be written, and the frame after it: a linked stack. Threads with the same top
-share one frame below (`_AFTER_ANY`), so ambiguous grammars cost their number of tops, not of histories. A *config* is
-what a text has come to: the set of its threads. Everything is found when first needed and exact; nothing here looks
+share one frame below (`Kind.AFTER_ANY`), so ambiguous grammars cost their number of tops, not of histories. A *config*
+is what a text has come to: the set of its threads. Everything is found when first needed and exact; nothing here looks
 at tokens. Frames and configs have costs: tokens that surely suffice to finish.
 
 The keys of an object that are not listed, and the items of an array without repeats, are *tracked*: the thread
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from enum import IntEnum, auto
 from typing import Any
 
 from latticework.lang.errors import ConstraintError
@@ -41,9 +42,24 @@ from latticework.runtime.constrain.vocabulary import Vocabulary
 MAX_THREADS = 4096
 
 _UNBOUNDED = 1 << 40
-_END, _NODE, _REPEAT, _AFTER_ANY = 0, 1, 2, 3
-_FIRST_KEY, _NEXT_KEY, _AFTER_MEMBER, _EXTRA = 4, 5, 6, 7
-_ITEM, _AFTER_ITEM, _UNIQUE_ITEM = 8, 9, 10
+
+
+class Kind(IntEnum):
+    """What a frame is: see `Frame`."""
+
+    END = auto()
+    NODE = auto()
+    REPEAT = auto()
+    AFTER_ANY = auto()
+    FIRST_KEY = auto()
+    NEXT_KEY = auto()
+    AFTER_MEMBER = auto()
+    EXTRA = auto()
+    ITEM = auto()
+    AFTER_ITEM = auto()
+    UNIQUE_ITEM = auto()
+
+
 _NOTHING: list[bytes] = []
 UNKNOWN: bytes | None = None  # the text of a tracked thread that nobody needs
 
@@ -58,7 +74,7 @@ class Frame:
 
     __slots__ = ("a", "b", "c", "config", "cost", "kind", "rest")
 
-    def __init__(self, kind: int, a: Any, b: Any, c: int, rest: Any, cost: int) -> None:
+    def __init__(self, kind: Kind, a: Any, b: Any, c: int, rest: Any, cost: int) -> None:
         self.kind = kind
         self.a = a
         self.b = b
@@ -125,7 +141,7 @@ class Frames:
         self._endless: dict[Terminal, bool] = {}
         self._structured = self._find_structured()
         self._ranks = self._find_ranks()
-        self.end = Frame(_END, None, None, 0, None, 0)
+        self.end = Frame(Kind.END, None, None, 0, None, 0)
         self._end_thread = Thread(None, None, None, self.end, 0)
         self.forget()
 
@@ -191,17 +207,17 @@ class Frames:
     def after(self, thread: Thread, text: bytes | None) -> Iterator[Config]:
         """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
         rest = thread.rest
-        if rest.kind == _EXTRA:
+        if rest.kind == Kind.EXTRA:
             if text is not None and text in self.taken(rest):
                 return
             for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
                 yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
-        elif rest.kind == _UNIQUE_ITEM:
+        elif rest.kind == Kind.UNIQUE_ITEM:
             position, tally, texts = rest.b
             if text is not None and text in self.taken(rest):
                 return
             texts = texts if text is None else texts | {text}
-            yield self.config_of(self._items(_AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
+            yield self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
         else:
             yield self.config_of(rest)
 
@@ -289,7 +305,7 @@ class Frames:
 
     def taken(self, rest: Frame) -> frozenset[bytes]:
         """The texts that a tracked thread before `rest` may not come to."""
-        if rest.kind == _UNIQUE_ITEM:
+        if rest.kind == Kind.UNIQUE_ITEM:
             return self._distinct(rest.a).taken(len(rest.b[2]), rest.b[2])
         return self._taken_keys(rest.a, rest.b)
 
@@ -407,11 +423,11 @@ class Frames:
     def _after_any(self, rests: Iterable[Frame]) -> Frame:
         flat: set[Frame] = set()
         for rest in rests:
-            if rest.kind == _AFTER_ANY:
+            if rest.kind == Kind.AFTER_ANY:
                 flat |= rest.a
             else:
                 flat.add(rest)
-        return self._frame(_AFTER_ANY, frozenset(flat), None, 0, None, min(frame.cost for frame in flat))
+        return self._frame(Kind.AFTER_ANY, frozenset(flat), None, 0, None, min(frame.cost for frame in flat))
 
     def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
         found: dict[Thread | KeyThread, None] = {}
@@ -431,25 +447,25 @@ class Frames:
                 self._join(found, frame.config)
                 continue
             match frame.kind:
-                case 0:
+                case Kind.END:
                     found[self._end_thread] = None
-                case 1:
+                case Kind.NODE:
                     node = self._nodes[frame.a]
                     if isinstance(node, Call):
                         called.setdefault(node.rule, {})[frame.rest] = None
                     else:
                         self._expand_node(frame, found, work)
-                case 2:
+                case Kind.REPEAT:
                     self._expand_repeat(frame, entered, work)
-                case 3:
+                case Kind.AFTER_ANY:
                     work += frame.a
-                case 4 | 5:
+                case Kind.FIRST_KEY | Kind.NEXT_KEY:
                     self._expand_keys(frame, found)
-                case 6:
+                case Kind.AFTER_MEMBER:
                     self._expand_after_member(frame, work)
-                case 8:
+                case Kind.ITEM:
                     self._expand_item(frame, found, work)
-                case 9:
+                case Kind.AFTER_ITEM:
                     self._expand_after_item(frame, work)
         return found
 
@@ -470,13 +486,13 @@ class Frames:
                 if members.may_close(members.start):
                     work.append(self.node(kind.empty, rest))
                 if self._can_go_on(node, members.start):
-                    work.append(self.node(kind.open, self._keys_frame(_FIRST_KEY, node, members.start, rest)))
+                    work.append(self.node(kind.open, self._keys_frame(Kind.FIRST_KEY, node, members.start, rest)))
             case Array():
                 places = self._expressions.items(node)
                 if places.cost(0, places.bounds.start) == 0:
                     work.append(self.node(kind.empty, rest))
                 if places.choices(0, places.bounds.start):
-                    item = self._items(_ITEM, node, 0, places.bounds.start, frozenset(), rest)
+                    item = self._items(Kind.ITEM, node, 0, places.bounds.start, frozenset(), rest)
                     work.append(self.node(kind.open, item))
             case _:
                 terminal = self.terminal(kind.item if isinstance(kind, TerminalNode) else node)
@@ -573,7 +589,7 @@ class Frames:
         for index, extra in enumerate(members.node.extras):
             if self._has_extra(node, written, index):
                 after = self._frame(
-                    _EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest)
+                    Kind.EXTRA, node, written, index, rest, self._cost_after_extra(node, written, index, rest)
                 )
                 terminal = self.terminal(extra.key)
                 found[self._thread(terminal, terminal.start, b"", after)] = None
@@ -591,7 +607,7 @@ class Frames:
         if members.may_close(written):
             work.append(self.node(members.node.close, rest))
         if self._can_go_on(node, written):
-            work.append(self.node(members.node.comma, self._keys_frame(_NEXT_KEY, node, written, rest)))
+            work.append(self.node(members.node.comma, self._keys_frame(Kind.NEXT_KEY, node, written, rest)))
 
     def _can_go_on(self, node: int, written: Written) -> bool:
         """Whether a member can come: a listed one, or one whose key is not taken."""
@@ -625,10 +641,10 @@ class Frames:
         items = self._expressions.items(node)
         for choice, at, reached in items.choices(position, tally):
             if not items.node.is_unique:
-                work.append(self.node(choice.value, self._items(_AFTER_ITEM, node, at, reached, texts, rest)))
+                work.append(self.node(choice.value, self._items(Kind.AFTER_ITEM, node, at, reached, texts, rest)))
                 continue
-            cost = self._items(_AFTER_ITEM, node, at, reached, texts, rest).cost
-            after = self._frame(_UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
+            cost = self._items(Kind.AFTER_ITEM, node, at, reached, texts, rest).cost
+            after = self._frame(Kind.UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
             for part in self._unique_parts(choice.value):
                 terminal = self.terminal(part)
                 if self._is_spent(terminal, terminal.start, b"", after):
@@ -660,33 +676,33 @@ class Frames:
         if items.cost(position, tally) == 0 and items.bounds.is_enough(tally):
             work.append(self.node(items.node.close, rest))
         if items.choices(position, tally) and (not items.node.is_unique or self._has_another(frame)):
-            work.append(self.node(items.node.comma, self._items(_ITEM, node, position, tally, texts, rest)))
+            work.append(self.node(items.node.comma, self._items(Kind.ITEM, node, position, tally, texts, rest)))
 
     def _has_another(self, frame: Frame) -> bool:
         """Whether some item of an array without repeats is not taken yet."""
         found: dict[Thread | KeyThread, None] = {}
-        self._expand_item(self._items(_ITEM, frame.a, frame.b[0], frame.b[1], frame.b[2], frame.rest), found, [])
+        self._expand_item(self._items(Kind.ITEM, frame.a, frame.b[0], frame.b[1], frame.b[2], frame.rest), found, [])
         return bool(found)
 
     # ------------------------------------------------------------ making
 
     def node(self, node: int, rest: Frame) -> Frame:
         """`node`, then `rest`."""
-        return self._frame(_NODE, node, None, 0, rest, self._costs[node] + rest.cost)
+        return self._frame(Kind.NODE, node, None, 0, rest, self._costs[node] + rest.cost)
 
     def _repeat(self, node: int, low: int, high: int, rest: Frame) -> Frame:
         kind = self._nodes[node]
         assert isinstance(kind, Repeat)
-        return self._frame(_REPEAT, node, (low, high), 0, rest, low * self._costs[kind.item] + rest.cost)
+        return self._frame(Kind.REPEAT, node, (low, high), 0, rest, low * self._costs[kind.item] + rest.cost)
 
     def _value(self, node: int, value: int, written: Written, rest: Frame) -> Frame:
         """Colon, value, and what follows the member in its object."""
         kind = self._nodes[node]
         assert isinstance(kind, Object)
         cost = self._expressions.members(node).cost(written) + self._costs[kind.close] + rest.cost
-        return self.node(kind.colon, self.node(value, self._frame(_AFTER_MEMBER, node, written, 0, rest, cost)))
+        return self.node(kind.colon, self.node(value, self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)))
 
-    def _keys_frame(self, kind: int, node: int, written: Written, rest: Frame) -> Frame:
+    def _keys_frame(self, kind: Kind, node: int, written: Written, rest: Frame) -> Frame:
         """Where a key must come. Its cost is that of the member it would rather write."""
         members = self._expressions.members(node)
         allowed = members.candidates(written)
@@ -699,9 +715,9 @@ class Frames:
                 cost = min(cost, key + self._cost_after_extra(node, written, index, rest))
         return self._frame(kind, node, written, 0, rest, cost)
 
-    def _items(self, kind: int, node: int, position: int, tally: Tally, texts: frozenset[bytes], rest: Frame) -> Frame:
+    def _items(self, kind: Kind, node: int, position: int, tally: Tally, texts: frozenset[bytes], rest: Frame) -> Frame:
         items = self._expressions.items(node)
-        if kind == _AFTER_ITEM:
+        if kind == Kind.AFTER_ITEM:
             cost = items.cost(position, tally) + self._costs[items.node.close] + rest.cost
         else:
             following = items.choices(position, tally)
@@ -714,7 +730,7 @@ class Frames:
             cost += self._costs[items.node.close] + rest.cost
         return self._frame(kind, node, (position, tally, texts), 0, rest, cost)
 
-    def _frame(self, kind: int, a: object, b: object, c: int, rest: Frame | None, cost: int) -> Frame:
+    def _frame(self, kind: Kind, a: object, b: object, c: int, rest: Frame | None, cost: int) -> Frame:
         key = (kind, a, b, c, rest)
         found = self._frames.get(key)
         if found is None:
