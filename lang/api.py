@@ -26,6 +26,7 @@ from latticework.lang.ir import (
     JsonSchema,
     Lark,
     OnLength,
+    Program,
     Regex,
     Sampling,
     Select,
@@ -35,6 +36,7 @@ from latticework.lang.ir import (
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State, checked_name
+from latticework.lang.trace import refuse_while_tracing, trace
 from latticework.lang.values import JSON, Decoder, constraint_of
 
 # ---------------------------------------------------------------- expressions
@@ -264,6 +266,7 @@ class Function:
         parameter wins over a setting of the same name. Waits for everything and raises what went wrong; with
         `wait=False` or `stream=True` it returns at once, and the state's readers wait and raise instead.
         """
+        refuse_while_tracing(f"{self.name}.run(...)")
         settings, arguments = split_settings(kwargs, self.parameters)
         bound = self.bind_arguments(args, arguments)
         run = self.open(settings, settings.backend or default_backend(), 0)
@@ -289,6 +292,7 @@ class Function:
         settings: as for `run`, except wait and stream; one seed serves the whole batch, with the item's index.
         num_threads bounds the runs open at once ("auto": 32). Arguments are checked before anything runs; the
         first failed item's error is raised once all are over, or with return_exceptions put in its place."""
+        refuse_while_tracing(f"{self.name}.run_batch(...)")
         chosen, unknown = split_settings(settings, ())
         if unknown or chosen.stream or not chosen.wait:
             name = next(iter(unknown), "stream" if chosen.stream else "wait")
@@ -303,6 +307,11 @@ class Function:
             num_threads=num_threads,
             return_exceptions=return_exceptions,
         )
+
+    def trace(self, **constants: Any) -> Program:
+        """The program as IR: the body, run once on symbolic arguments. Parameters given here, and those with a
+        default, are constants of the program. Raises NeedsValue where the body asks for a value."""
+        return trace(self, constants).program
 
     def __call__(self, state: State, /, *args: Any, **kwargs: Any) -> Any:
         """Inside a running program: runs the body on its state and returns what the body returns."""

@@ -64,10 +64,25 @@ class Local(msgspec.Struct, frozen=True):
 class Gathered(msgspec.Struct, frozen=True):
     """A variable that a join made: one entry for each child that has it, in the children's order."""
 
-    parts: tuple[Slot | Local | Gathered, ...]
+    parts: tuple[Variable, ...]
 
 
-Variable: TypeAlias = Slot | Local | Gathered
+class Composed(msgspec.Struct, frozen=True):
+    """A variable that a compiled program sets to text with values in it: an op's is (slot, which of its outputs)."""
+
+    parts: tuple[str | tuple[Slot, int], ...]
+
+    def text(self) -> str:
+        """Once all of its slots are answered."""
+        return "".join(part if isinstance(part, str) else _output(*part) for part in self.parts)
+
+
+def _output(slot: Slot, sample: int) -> str:
+    assert slot.done is not None, "a variable's op ends with a Done"
+    return slot.done.samples[sample].text if slot.done.samples else slot.done.text
+
+
+Variable: TypeAlias = Slot | Local | Gathered | Composed
 
 
 class Branch:

@@ -15,6 +15,8 @@
     ├── ProgramError
     │   ├── UnknownVariable (KeyError)
     │   ├── InvalidValue (ValueError)     generated text that is not of the type asked for
+    │   ├── NeedsValue                    a body that cannot be traced: it asks for a value
+    │   ├── LimitExceeded                 more tokens than the run was given
     │   ├── Cancelled
     │   └── DeadlineExceeded (TimeoutError)
     ├── RuntimeFailure
@@ -47,8 +49,10 @@ __all__ = [
     "InvalidArgument",
     "InvalidValue",
     "LatticeworkError",
+    "LimitExceeded",
     "ModelError",
     "ModelNotFound",
+    "NeedsValue",
     "ProgramError",
     "PromptTooLong",
     "QuotaExceeded",
@@ -172,6 +176,14 @@ class UnknownVariable(ProgramError, KeyError):
 
 class InvalidValue(ProgramError, ValueError):
     """Generated text that does not decode as the type its gen asked for; the message quotes it."""
+
+
+class NeedsValue(ProgramError):
+    """A body that is being traced asks for a value that only a run has; `field` names the variable or argument."""
+
+
+class LimitExceeded(ProgramError):
+    """The run has used up the tokens it was given."""
 
 
 class Cancelled(ProgramError):

@@ -65,7 +65,8 @@ def pieces_of(value: str | Expr) -> tuple[Piece, ...]:
     if isinstance(value, Expr):
         return value.pieces
     if isinstance(value, str):
-        return (Piece(Text(checked_text(value))),) if value else ()
+        text = checked_text(str(value))  # plain: a symbol of a traced body is a str of its own kind
+        return (Piece(Text(text)),) if text else ()
     raise InvalidArgument(
         f"a {type(value).__name__} cannot be appended; expected text, gen, select or a role",
         hint="turn a value into text with str(...)",

@@ -28,6 +28,7 @@ from latticework.lang.errors import (
 
 IR_VERSION = 1
 MAX_BRANCHES = 4096
+MAX_FORK_DEPTH = 64
 MAX_OPS = 100_000
 MAX_TEXT_BYTES = 16 << 20
 MAX_INDENT = 8
@@ -445,10 +446,17 @@ class Arg(msgspec.Struct, frozen=True, tag="arg", forbid_unknown_fields=True):
     name: str
 
 
-class Ref(msgspec.Struct, frozen=True, tag="ref", forbid_unknown_fields=True):
-    """The text of an earlier variable of this branch or of one it came from."""
+class Ref(msgspec.Struct, frozen=True, tag="ref", omit_defaults=True, forbid_unknown_fields=True):
+    """The text of an earlier variable of this branch or of one it came from.
+
+    op: (branch, position) of the very Gen, Select or Set that gives it the value, where the name alone would say
+    another or none: a variable of another branch, or one that a later op of the same name hides. sample: which
+    output, of a Gen with several.
+    """
 
     name: str
+    op: tuple[int, int] | None = None
+    sample: int = 0
 
 
 class Set(msgspec.Struct, frozen=True, tag="set", forbid_unknown_fields=True):
@@ -564,12 +572,12 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @staticmethod
     def from_msgpack(data: bytes) -> Program:
-        """Raises ProgramError when `data` is no valid program."""
+        """Raises ProgramError when `data` is no valid program, see `check.py`."""
         return _decode(msgspec.msgpack.decode, data)
 
     @staticmethod
     def from_json(data: str | bytes) -> Program:
-        """Raises ProgramError when `data` is no valid program."""
+        """Raises ProgramError when `data` is no valid program, see `check.py`."""
         return _decode(msgspec.json.decode, data)
 
     def __str__(self) -> str:
@@ -580,13 +588,24 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(lines)
 
 
+class _Versioned(msgspec.Struct):
+    version: int = IR_VERSION
+
+
 def _decode(decode: Any, data: str | bytes) -> Program:
     if len(data) > 4 * MAX_TEXT_BYTES:
         raise ProgramError(f"the program is {len(data)} bytes; at most {4 * MAX_TEXT_BYTES} are read")
+    from latticework.lang.check import check_program
+
     try:
-        return decode(data, type=Program)
+        version = decode(data, type=_Versioned).version  # first: of another version, the rest may be anything
+        if version != IR_VERSION:
+            raise ProgramError(f"the program has IR version {version}; this build reads {IR_VERSION}")
+        program = decode(data, type=Program)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ProgramError(f"not a program: {error}") from None
+    check_program(program)
+    return program
 
 
 def describe(op: Op) -> str:
@@ -596,10 +615,10 @@ def describe(op: Op) -> str:
             return f"text {_quoted(text)}"
         case Arg(name):
             return f"arg {name}"
-        case Ref(name):
-            return f"ref {name}"
+        case Ref():
+            return _describe_ref(op)
         case Set(name, value):
-            return f"set {name} = " + " + ".join(describe(piece) for piece in value)
+            return f"set {name} = " + (" + ".join(describe(piece) for piece in value) or '""')
         case Gen():
             return _describe_gen(op)
         case Select(name, options, method):
@@ -624,9 +643,14 @@ def _listed(texts: tuple[str, ...]) -> str:
     return ", ".join(map(_quoted, texts))
 
 
+def _describe_ref(op: Ref) -> str:
+    place = "" if op.op is None else f"@{op.op[0]}.{op.op[1]}"
+    return f"ref {op.name}{place}" + (f"#{op.sample}" if op.sample else "")
+
+
 def _describe_gen(op: Gen) -> str:
     parts = [f"gen {op.name or '_'}"]
-    parts += [f"{name}={getattr(op.sampling, name)!r}" for name in op.given]
+    parts += [f"{name}={getattr(op.sampling, name, '?')!r}" for name in op.given]
     if op.constraint is not None:
         parts.append(_describe_constraint(op.constraint))
     if op.on_length != "close":

@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from latticework.lang.branch import Branch, Gathered, Local, Slot, Variable, place, user_line
+from latticework.lang.branch import Branch, Composed, Gathered, Local, Slot, Variable, place, user_line
 from latticework.lang.errors import InvalidArgument, LatticeworkError, ProgramError, UnknownVariable
 from latticework.lang.events import Done, Usage
 from latticework.lang.expr import Expr, Piece, checked_text, message, pieces_of
@@ -47,7 +47,7 @@ class State:
         """Sets a variable of this branch. Text is best; other objects read back as they are."""
         checked_name(name)
         self._check_writable()
-        text = checked_text(value if isinstance(value, str) else str(value), field=name)
+        text = checked_text(str(value), field=name)
         self._run.append(self._branch, (Piece(Set(name, (Text(text),))),))
         self._run.bind(self._branch, name, Local(value))
 
@@ -116,7 +116,7 @@ class State:
     def meta(self, name: str, timeout: float | None = None) -> Any:
         """How a variable came about: its Done event with finish, usage, logprobs, scores, seed; a list of them
         after a join or of a gen with n."""
-        if isinstance(self._find(name, timeout), Local):
+        if isinstance(self._find(name, timeout), Local | Composed):
             raise ProgramError(f"{name!r} was set by the program; only generated variables have a meta")
         return self._read(name, timeout, lambda slot, done: done)
 
@@ -338,6 +338,8 @@ def _slots(variable: Variable) -> list[Slot]:
             return [variable]
         case Gathered(parts):
             return [slot for part in parts for slot in _slots(part)]
+        case Composed(parts):
+            return [part[0] for part in parts if not isinstance(part, str)]
         case _:
             return []
 
@@ -349,5 +351,7 @@ def _map(variable: Variable, read: Callable[[Slot, Done], R]) -> Any:
             return [read(variable, sample) for sample in done.samples] if done.samples else read(variable, done)
         case Gathered(parts):
             return [_map(part, read) for part in parts]
+        case Composed():
+            return variable.text()
         case Local(value):
             return value

@@ -15,7 +15,9 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
         "latticework.kernels",
         "latticework.runtime",
         *CONTRACTS,
+        "latticework.lang.check",
         "latticework.lang.choices",
+        "latticework.lang.passes",
         "latticework.lang.samples",
     ),
     "runtime/cli.py": ("latticework",),  # the command line is a user of all of it
@@ -24,7 +26,9 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "runtime/terminal.py": ("latticework",),
     "lang": ("latticework.lang",),
     "lang/backends": ("latticework.lang", "latticework.runtime"),
-    "lang/ir.py": CONTRACTS,
+    "lang/ir.py": (*CONTRACTS, "latticework.lang.check"),  # what it decodes is checked
+    "lang/check.py": CONTRACTS,
+    "lang/passes.py": (*CONTRACTS, "latticework.lang.check"),
     "lang/errors.py": CONTRACTS,
     "lang/events.py": CONTRACTS,
     "lang/choices.py": CONTRACTS,
