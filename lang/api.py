@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, overload
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.default import default_backend
 from latticework.lang.batch import run_batch
+from latticework.lang.compiled import CompiledProgram, compile_function
 from latticework.lang.errors import InvalidArgument, RegexError, Unsupported, point_at
 from latticework.lang.expr import Expr, Piece, checked_text, message
 from latticework.lang.ir import (
@@ -312,6 +313,10 @@ class Function:
         """The program as IR: the body, run once on symbolic arguments. Parameters given here, and those with a
         default, are constants of the program. Raises NeedsValue where the body asks for a value."""
         return trace(self, constants).program
+
+    def compile(self, **constants: Any) -> CompiledProgram:
+        """The program, traced once and made ready to run without its body; see `trace`."""
+        return compile_function(self, constants)
 
     def __call__(self, state: State, /, *args: Any, **kwargs: Any) -> Any:
         """Inside a running program: runs the body on its state and returns what the body returns."""

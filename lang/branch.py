@@ -14,7 +14,7 @@ import msgspec
 from latticework.lang.errors import ErrorData, from_data
 from latticework.lang.events import Done
 from latticework.lang.expr import Piece, label
-from latticework.lang.ir import Gen, Role, Select, Text
+from latticework.lang.ir import Gen, Ref, Role, Select, Text
 
 Line: TypeAlias = tuple[str, int]
 """File and line of the user's source."""
@@ -45,7 +45,7 @@ class Slot:
         self.decoder = piece.decoder
         self.line = line
         self.text = piece.op.text if isinstance(piece.op, Text) else ""
-        self.answered = not isinstance(piece.op, Gen | Select | Role)
+        self.answered = not isinstance(piece.op, Gen | Select | Role | Ref)
         self.done: Done | None = None
         self.failure: Failure | None = None
 

@@ -562,7 +562,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def hash(self) -> str:
         """Content hash, hex."""
-        return hashlib.blake2b(self.to_msgpack(), digest_size=16).hexdigest()
+        return content_hash(self.to_msgpack())
 
     def to_msgpack(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -590,6 +590,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Versioned(msgspec.Struct):
     version: int = IR_VERSION
+
+
+def content_hash(data: bytes) -> str:
+    """The name by which runtimes know the program of that msgpack."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _decode(decode: Any, data: str | bytes) -> Program:

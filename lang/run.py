@@ -69,6 +69,8 @@ class Run:
         self._outbox: deque[tuple[int, int, tuple[Op, ...]]] = deque()
         self._sending = False
         self._closed = False
+        self._loaded: Callable[[], Any] | None = None  # the backend has the whole program: its answers end the run
+        self._ended: list[Callable[[], None]] = []
         self.session: Session = backend.open(sampling, seed, item, self._on_event, timeout)
 
     # ------------------------------------------------------------ appending
@@ -139,6 +141,24 @@ class Run:
         self._send()
         return children
 
+    def load(self, branches: list[Branch], result: Callable[[], Any]) -> None:
+        """Takes over the branches of a program that the backend runs by itself, in place of appending to the root.
+        The run is over when everything is answered, and has the result that is made then."""
+        with self.condition:
+            self.root, self.branches = branches[0], branches
+            self._loaded = result
+            for branch in branches:
+                branch.sent = len(branch.slots)
+            self._unanswered = sum(not slot.answered for branch in branches for slot in branch.slots)
+
+    def when_over(self, act: Callable[[], None]) -> None:
+        """Calls `act` once the run is over, at once if it is: from whatever thread ends it; it must not block."""
+        with self.condition:
+            if not self.over:
+                self._ended.append(act)
+                return
+        act()
+
     # ------------------------------------------------------------ sending
 
     def flush(self, *branches: Branch) -> None:
@@ -197,6 +217,18 @@ class Run:
                 if branch.asked and not branch.in_flight:
                     self._queue(branch)
         self._send()
+        self.settle()
+
+    def settle(self) -> None:
+        """Ends a loaded run that has its last answer. The first failure of an op is then that of the run."""
+        with self.condition:
+            if self._loaded is None or self._unanswered or self.over:
+                return
+            if self.failures:
+                self._fail(self.failures[0])
+            if self.failure is None:
+                self.result = self._loaded()
+        self.end()
 
     def _on_slot_event(self, branch: Branch, slot: Slot, event: Event) -> None:
         match event:
@@ -326,6 +358,7 @@ class Run:
         """Ends the run: whatever is unanswered fails with Cancelled. Does nothing once it is over."""
         self.fail(Failure(Cancelled("the run was cancelled").to_data()))
         self.close()
+        self.settle()
 
     def abort(self, error: BaseException) -> None:
         """The body or a wait has raised: everything else ends, and readers get the same error."""
@@ -347,6 +380,9 @@ class Run:
         with self.condition:
             self.over = True
             self.condition.notify_all()
+            ended, self._ended = self._ended, []
+        for act in ended:
+            act()
 
     # ------------------------------------------------------------ looking back
 

@@ -16,6 +16,7 @@ if not os.path.isdir(os.path.join(__path__[0], "lang")):
 
 from latticework.lang.api import Function, assistant, function, gen, select, system, user
 from latticework.lang.backends.default import set_default_backend
+from latticework.lang.compiled import CompiledProgram
 from latticework.lang.errors import (
     AddressInUse,
     BrokenModel,
@@ -62,6 +63,7 @@ __all__ = [
     "Busy",
     "Cancelled",
     "Choices",
+    "CompiledProgram",
     "ConnectionLost",
     "ConstraintError",
     "DeadlineExceeded",

@@ -11,7 +11,7 @@ import os
 import subprocess
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,10 @@ from typing import Any
 import msgspec
 
 from latticework.lang.backends.base import Listener
+from latticework.lang.backends.calls import Encoded, Terms
+from latticework.lang.check import Place
 from latticework.lang.errors import EngineDied, InvalidArgument
+from latticework.lang.events import Event
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
@@ -46,6 +49,28 @@ class _RemoteRun:
         if not self._closed:
             self._closed = True
             self._client.end(self._number)
+
+
+def _call(
+    client: Client, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener
+) -> _RemoteRun:
+    number = client.call(
+        program.hash,
+        program.data,
+        dict(arguments),
+        terms.sampling,
+        terms.seed,
+        listener,
+        item=terms.item,
+        timeout=terms.timeout,
+        priority=terms.priority,
+        max_total_tokens=terms.max_total_tokens,
+    )
+    return _RemoteRun(client, number)
+
+
+def _ignore(event: Event) -> None:
+    """What happens to a warm prefix is told by the calls that need it."""
 
 
 class Connection:
@@ -78,6 +103,18 @@ class Connection:
     ) -> _RemoteRun:
         client = self._live()
         return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
+
+    def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
+        return _call(self._live(), program, arguments, terms, listener)
+
+    def warm(self, program: Encoded) -> _RemoteRun:
+        client = self._live()
+        return _RemoteRun(client, client.warm(program.hash, program.data, _ignore))
+
+    def bounds(self, program: Encoded, timeout: float = 10.0) -> dict[Place, int]:
+        """For each gen whose constraint has a longest text, the tokens it can have at most."""
+        found = self._live().bounds(program.hash, program.data, timeout)
+        return {(branch, position): longest for branch, position, longest in found}
 
     def stats(self) -> FrontStats:
         """Counters of the front and its engine."""
@@ -167,6 +204,18 @@ class Runtime:
     ) -> _RemoteRun:
         client = self._live()
         return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
+
+    def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
+        return _call(self._live(), program, arguments, terms, listener)
+
+    def warm(self, program: Encoded) -> _RemoteRun:
+        client = self._live()
+        return _RemoteRun(client, client.warm(program.hash, program.data, _ignore))
+
+    def bounds(self, program: Encoded, timeout: float = 10.0) -> dict[Place, int]:
+        """For each gen whose constraint has a longest text, the tokens it can have at most."""
+        found = self._live().bounds(program.hash, program.data, timeout)
+        return {(branch, position): longest for branch, position, longest in found}
 
     def stats(self) -> FrontStats:
         """Counters of the front and its engine."""

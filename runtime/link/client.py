@@ -14,10 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import zmq
 
-from latticework.lang.errors import ConnectionLost, ErrorData, InvalidArgument, LatticeworkError, from_data
+from latticework.lang.errors import (
+    ConnectionLost,
+    ErrorData,
+    InvalidArgument,
+    LatticeworkError,
+    RuntimeFailure,
+    from_data,
+)
 from latticework.lang.events import Event, Failed
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.link.messages import (
@@ -26,9 +34,12 @@ from latticework.runtime.link.messages import (
     SILENCE_SECONDS,
     TENANT,
     Append,
+    AskBounds,
     AskFlush,
     AskStats,
     BadFrame,
+    Bounds,
+    Call,
     Close,
     Closed,
     Decoder,
@@ -38,10 +49,14 @@ from latticework.runtime.link.messages import (
     Open,
     Ping,
     Prompt,
+    Refused,
+    Register,
     Rejected,
     RunEvents,
     ToClient,
     ToFront,
+    Unknown,
+    Warm,
     Welcome,
     encode,
 )
@@ -49,7 +64,19 @@ from latticework.runtime.link.sockets import check_address, configure
 
 Listener = Callable[[Event], None]
 CONNECT_SECONDS = 10.0
+REGISTRATIONS = 5  # of a program for one run, until it is given up
+REMEMBERED_PROGRAMS = 10_000
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Called:
+    """A run of a stored program: how to call it again where the front has forgotten the program."""
+
+    hash: str
+    program: bytes
+    frame: bytes
+    registrations: int = 1
 
 
 class Client:
@@ -77,6 +104,9 @@ class Client:
         self._alive = alive
         self._numbers = itertools.count(1)
         self._listeners: dict[int, Listener] = {}
+        self._called: dict[int, _Called] = {}
+        self._registered: set[str] = set()
+        self._bounds: dict[str, tuple[threading.Event, list[tuple[int, int, int]]]] = {}
         self._outbox: deque[bytes] = deque()
         self._lost: ErrorData | None = None
         self._connected = threading.Event()
@@ -109,7 +139,61 @@ class Client:
         number = next(self._numbers)
         return self._begin(number, Generate(number, prompt, gen, _bounded(timeout)), listener)
 
-    def _begin(self, number: int, message: Open | Generate, listener: Listener) -> int:
+    def call(
+        self,
+        hash: str,
+        program: bytes,
+        arguments: dict[str, str],
+        sampling: Sampling,
+        seed: int,
+        listener: Listener,
+        *,
+        item: int = 0,
+        timeout: float | None = None,
+        priority: int = 0,
+        max_total_tokens: int | None = None,
+    ) -> int:
+        """Starts a run of a whole program, which is sent along the first time; returns its number. Raises
+        ConnectionLost, and InvalidArgument for what no message can hold."""
+        number = next(self._numbers)
+        message = Call(number, hash, arguments, sampling, seed, item, _bounded(timeout), priority, max_total_tokens)
+        return self._begin_stored(number, message, program, listener)
+
+    def warm(self, hash: str, program: bytes, listener: Listener) -> int:
+        """Starts a run that holds what all calls of the program begin with; returns its number."""
+        number = next(self._numbers)
+        return self._begin_stored(number, Warm(number, hash), program, listener)
+
+    def bounds(self, hash: str, program: bytes, timeout: float) -> list[tuple[int, int, int]]:
+        """Branch, position and longest output of each gen whose constraint has one. Raises ConnectionLost."""
+        heard = self._bounds.setdefault(hash, (threading.Event(), []))
+        self._register(hash, program)
+        self._say(AskBounds(hash))
+        if not heard[0].wait(timeout):
+            raise ConnectionLost("the runtime did not answer")
+        self._bounds.pop(hash, None)
+        return heard[1]
+
+    def _begin_stored(self, number: int, message: Call | Warm, program: bytes, listener: Listener) -> int:
+        self._called[number] = _Called(message.hash, program, _frame(message))
+        try:
+            self._register(message.hash, program)
+            return self._begin(number, message, listener)
+        except BaseException:
+            self._called.pop(number, None)
+            raise
+
+    def _register(self, hash: str, program: bytes) -> None:
+        """Sends the program, where this connection has not yet."""
+        if hash in self._registered:
+            return
+        frame = _frame(Register(hash, program))
+        if len(self._registered) >= REMEMBERED_PROGRAMS:
+            self._registered.clear()
+        self._registered.add(hash)
+        self._post(frame)
+
+    def _begin(self, number: int, message: Open | Generate | Call | Warm, listener: Listener) -> int:
         frame = _frame(message)
         with self._lock:
             if self._lost is not None:
@@ -237,12 +321,20 @@ class Client:
                         listener(event)
             case Closed(run):
                 self._listeners.pop(run, None)
+                self._called.pop(run, None)
+            case Unknown(run, _):
+                self._call_again(run)
+            case Refused(hash, error):
+                self._refuse(hash, error)
+            case Bounds(hash, gens):
+                if hash in self._bounds:
+                    heard, found = self._bounds[hash]
+                    found[:] = gens
+                    heard.set()
             case Rejected(error, None):
                 raise from_data(error)
             case Rejected(error, run) if run is not None:
-                listener = self._listeners.pop(run, None)
-                if listener is not None:
-                    listener(Failed(0, -1, error))
+                self._reject(run, error)
             case FrontStats():
                 self._stats = message
                 self._stats_heard.set()
@@ -250,10 +342,36 @@ class Client:
                 self.welcome = message
                 self._connected.set()
 
+    def _reject(self, run: int, error: ErrorData) -> None:
+        self._called.pop(run, None)
+        listener = self._listeners.pop(run, None)
+        if listener is not None:
+            listener(Failed(0, -1, error))
+
+    def _call_again(self, run: int) -> None:
+        """The front has forgotten the program."""
+        called = self._called.get(run)
+        if called is None:
+            return
+        called.registrations += 1
+        if called.registrations > REGISTRATIONS:
+            error = RuntimeFailure("the runtime cannot keep this run's program", hint="retry when it has less to do")
+            self._reject(run, error.to_data())
+            return
+        self._post(_frame(Register(called.hash, called.program)))
+        self._post(called.frame)
+
+    def _refuse(self, hash: str, error: ErrorData) -> None:
+        self._registered.discard(hash)
+        for run, called in list(self._called.items()):
+            if called.hash == hash:
+                self._reject(run, error)
+
     def _fail(self, error: ErrorData) -> None:
         with self._lock:
             self._lost = error
             listeners, self._listeners = self._listeners, {}
+            self._called.clear()
         for listener in listeners.values():
             listener(Failed(0, -1, error))
         self._connected.set()

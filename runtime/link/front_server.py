@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from latticework.lang.errors import Busy, ConnectionLost, InvalidArgument, LatticeworkError, QuotaExceeded
+from latticework.lang.errors import (
+    Busy,
+    ConnectionLost,
+    InvalidArgument,
+    LatticeworkError,
+    QuotaExceeded,
+    RuntimeFailure,
+)
 from latticework.lang.events import Event
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     PROTOCOL,
     SILENCE_SECONDS,
     Append,
+    AskBounds,
     AskFlush,
     AskStats,
     BadFrame,
+    Bounds,
+    Call,
     Close,
     Closed,
     Decoder,
@@ -28,10 +39,14 @@ from latticework.runtime.link.messages import (
     Hello,
     Open,
     Ping,
+    Refused,
+    Register,
     Rejected,
     RunEvents,
     ToClient,
     ToFront,
+    Unknown,
+    Warm,
     Welcome,
     encode,
 )
@@ -39,6 +54,8 @@ from latticework.runtime.link.sockets import bind, configure
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.run import Run
 from latticework.runtime.programs.single import SingleRun
+from latticework.runtime.programs.stored import Stored
+from latticework.runtime.programs.warm import WarmRun
 
 MAX_CLIENT_BYTES = 256 << 20  # of the messages that made a connection's open runs
 log = logging.getLogger(__name__)
@@ -50,7 +67,7 @@ class _Client:
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.last_seen = time.monotonic()
-        self.runs: dict[int, Run | SingleRun] = {}
+        self.runs: dict[int, Run | SingleRun | WarmRun] = {}
         self.sizes: dict[int, int] = {}  # bytes received for each
         self.held = 0  # their sum
         self.outbox: dict[int, list[Event]] = {}
@@ -72,6 +89,7 @@ class FrontServer:
         configure(self._socket)
         bind(self._socket, address)
         self._closing: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -84,6 +102,8 @@ class FrontServer:
         for identity in list(self._clients):
             self._drop(identity)
         await asyncio.gather(*self._closing, return_exceptions=True)
+        for task in list(self._working):
+            task.cancel()
         self._context.destroy(linger=200)
 
     @property
@@ -124,6 +144,12 @@ class FrontServer:
                 self._greet(identity, protocol)
             case Open() | Generate():
                 self._open(identity, client, message, size)
+            case Call() | Warm():
+                self._call(identity, client, message, size)
+            case Register(name, data):
+                self._register(identity, client, name, data)
+            case AskBounds(name):
+                self._spawn(self._tell_bounds(identity, client, name))
             case Append(run):
                 if run in client.runs:
                     self._append(identity, client, message, size)
@@ -152,7 +178,7 @@ class FrontServer:
         )
         self._send(identity, Rejected(error.to_data()))
 
-    def _refusal(self, client: _Client, message: Open | Generate, size: int) -> LatticeworkError | None:
+    def _refusal(self, client: _Client, message: Open | Generate | Call | Warm, size: int) -> LatticeworkError | None:
         """Why a run cannot be opened."""
         if self.closed or self.open_runs >= self.max_open:
             reason = "the server is shutting down" if self.closed else f"{self.max_open} programs are open already"
@@ -184,11 +210,14 @@ class FrontServer:
         client.held += size
         client.runs[message.run].append(message.branch, message.first, message.ops)
 
-    def _open(self, identity: bytes, client: _Client, message: Open | Generate, size: int) -> None:
+    def _admit(
+        self, identity: bytes, client: _Client, message: Open | Generate | Call | Warm, size: int
+    ) -> Callable[[Event], None] | None:
+        """Makes room for a run, and says where its events go; None where there is no room, as the client is told."""
         refusal = self._refusal(client, message, size)
         if refusal is not None:
             self._send(identity, Rejected(refusal.to_data(), message.run))
-            return
+            return None
         client.sizes[message.run] = size
         client.held += size
 
@@ -197,6 +226,12 @@ class FrontServer:
                 asyncio.get_running_loop().call_soon(self._flush, identity, client)
             client.outbox.setdefault(message.run, []).append(event)
 
+        return emit
+
+    def _open(self, identity: bytes, client: _Client, message: Open | Generate, size: int) -> None:
+        emit = self._admit(identity, client, message, size)
+        if emit is None:
+            return
         if isinstance(message, Generate):
             client.runs[message.run] = SingleRun(
                 self.front, message.prompt, message.gen, emit, client.tenant, message.timeout
@@ -205,6 +240,77 @@ class FrontServer:
             client.runs[message.run] = Run(
                 self.front, message.sampling, message.seed, message.item, emit, client.tenant, message.timeout
             )
+
+    # ------------------------------------------------------------ stored programs
+
+    def _register(self, identity: bytes, client: _Client, name: str, data: bytes) -> None:
+        task = self.front.programs.register(client.tenant, name, data)
+
+        def refuse(done: asyncio.Task[Stored]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is None:
+                return
+            if not isinstance(error, LatticeworkError):
+                log.error("a program could not be read", exc_info=error)
+                error = RuntimeFailure(f"internal error: {type(error).__name__}: {error}")
+            self._send(identity, Refused(name, error.to_data()))
+
+        task.add_done_callback(refuse)
+
+    def _call(self, identity: bytes, client: _Client, message: Call | Warm, size: int) -> None:
+        task = self.front.programs.find(client.tenant, message.hash)
+        if task is None:
+            self._send(identity, Unknown(message.run, message.hash))
+            return
+        emit = self._admit(identity, client, message, size)
+        if emit is None:
+            return
+        if isinstance(message, Warm):
+            client.runs[message.run] = WarmRun(self.front, task, client.tenant)
+            return
+        run = Run(
+            self.front,
+            message.sampling,
+            message.seed,
+            message.item,
+            emit,
+            client.tenant,
+            message.timeout,
+            priority=message.priority,
+            max_total_tokens=message.max_total_tokens,
+        )
+        client.runs[message.run] = run
+        self._spawn(self._execute(identity, client, message, run, task))
+
+    async def _execute(
+        self, identity: bytes, client: _Client, message: Call, run: Run, task: asyncio.Task[Stored]
+    ) -> None:
+        """Runs a stored program, and closes its run when it is over."""
+        try:
+            stored = await asyncio.shield(task)
+        except Exception:
+            stored = None  # it was refused: its client hears of it, and of this run with it
+        if stored is not None:
+            await run.execute(stored, message.arguments)
+        if client.runs.get(message.run) is run:
+            self._close(identity, client, message.run)
+
+    async def _tell_bounds(self, identity: bytes, client: _Client, name: str) -> None:
+        task = self.front.programs.find(client.tenant, name)
+        gens = await self.front.bounds_of((await asyncio.shield(task)).program) if task is not None else ()
+        self._send(identity, Bounds(name, gens))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a stored program failed", exc_info=task.exception())
+
+    # ------------------------------------------------------------ the end of a run
 
     def _close(self, identity: bytes, client: _Client, number: int) -> None:
         run = client.runs.pop(number)

@@ -181,6 +181,42 @@ class Close(_Message, frozen=True, tag="close"):
     run: int
 
 
+class Register(_Message, frozen=True, tag="register"):
+    """Makes a program known under its content hash, once for a connection. program: its msgpack, read and checked by
+    the front. Where it is none, `Refused` answers, else nothing does."""
+
+    hash: str
+    program: bytes
+
+
+class Call(_Message, frozen=True, tag="call"):
+    """A run of a registered program, in place of Open and Append; `Closed` when it is over. arguments: the text of
+    each. priority: see `Request`. max_total_tokens: output tokens of all ops, beyond which it fails."""
+
+    run: int
+    hash: str
+    arguments: dict[str, str]
+    sampling: Sampling
+    seed: int
+    item: int = 0
+    timeout: Seconds | None = None
+    priority: int = 0
+    max_total_tokens: int | None = None
+
+
+class Warm(_Message, frozen=True, tag="warm"):
+    """Computes the text that all calls of a registered program begin with, and holds it until the run is closed."""
+
+    run: int
+    hash: str
+
+
+class AskBounds(_Message, frozen=True, tag="ask_bounds"):
+    """Asks for the `Bounds` of a registered program."""
+
+    hash: str
+
+
 class AskStats(_Message, frozen=True, tag="ask_stats"):
     """Asks for `FrontStats`."""
 
@@ -189,7 +225,9 @@ class AskFlush(_Message, frozen=True, tag="ask_flush"):
     """Asks the engine to forget every prefix that nothing holds."""
 
 
-ToFront: TypeAlias = Hello | Open | Append | Generate | Close | AskStats | AskFlush | Ping
+ToFront: TypeAlias = (
+    Hello | Open | Append | Generate | Register | Call | Warm | Close | AskBounds | AskStats | AskFlush | Ping
+)
 
 
 # ---------------------------------------------------------------- front -> client
@@ -225,6 +263,27 @@ class Rejected(_Message, frozen=True, tag="rejected"):
     run: int | None = None
 
 
+class Unknown(_Message, frozen=True, tag="unknown"):
+    """The front does not know the program of that hash: the run was not begun; register it and call again."""
+
+    run: int
+    hash: str
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """What was registered under that hash is no program that can be run."""
+
+    hash: str
+    error: ErrorData
+
+
+class Bounds(_Message, frozen=True, tag="bounds"):
+    """For gens whose constraint has a longest text: branch, position, and the tokens that it leaves possible."""
+
+    hash: str
+    gens: tuple[tuple[int, int, int], ...]
+
+
 class FrontStats(_Message, frozen=True, tag="front_stats"):
     """Counters of the front and, as of its last heartbeat, of the engine."""
 
@@ -236,7 +295,7 @@ class FrontStats(_Message, frozen=True, tag="front_stats"):
     engine: EngineStats
 
 
-ToClient: TypeAlias = Welcome | RunEvents | Closed | Rejected | FrontStats | Ping
+ToClient: TypeAlias = Welcome | RunEvents | Closed | Rejected | Unknown | Refused | Bounds | FrontStats | Ping
 
 M = TypeVar("M")
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from latticework.lang.errors import ConstraintError, InvalidArgument, PromptTooLong
-from latticework.lang.ir import Constraint, Gen, Regex, Sampling, constraint_key
+import msgspec
+
+from latticework.lang.errors import ConstraintError, InvalidArgument, LatticeworkError, PromptTooLong
+from latticework.lang.ir import Constraint, Gen, Program, Regex, Sampling, constraint_key
+from latticework.lang.passes import constraints
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.constrain import Limits
 from latticework.runtime.constrain.pool import CompilePool
@@ -20,8 +23,10 @@ from latticework.runtime.link.engine_link import EngineLink
 from latticework.runtime.link.sockets import RuntimeFolder
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.spec import ModelCard
+from latticework.runtime.programs.bounds import Longest
 from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.generation import Generation
+from latticework.runtime.programs.stored import Programs
 from latticework.runtime.request import GenSegment, TextSegment
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
@@ -45,6 +50,8 @@ class Front:
         self.folder = folder
         self.tokenizer = Tokenizer.from_file(Path(card.tokenizer))
         self.chat = ChatTemplate.of(card)
+        self.programs = Programs(pool)
+        self._longest = Longest()
         self._longest_token = max(map(len, (*self.tokenizer.token_bytes, *self.tokenizer.special)))
 
     @classmethod
@@ -183,7 +190,31 @@ class Front:
         except ConstraintError as error:
             error.field = "stop_regex"
             raise
+        if key is not None:
+            sampling = self._within_longest(sampling, key, rules[key])
         return GenSegment(sampling, key, gen.on_length if key is not None else "close", tuple(stops))
+
+    def _within_longest(self, sampling: Sampling, key: str, rules: bytes) -> Sampling:
+        """No more tokens than the longest text of the constraint can have: what else depends on max_tokens, as the
+        room that is set aside, need not be larger."""
+        longest = self._longest.of(key, rules)
+        if longest is None or sampling.max_tokens <= longest:
+            return sampling
+        return msgspec.structs.replace(sampling, max_tokens=max(1, longest, sampling.min_tokens))
+
+    async def bounds_of(self, program: Program) -> tuple[tuple[int, int, int], ...]:
+        """Branch, position and longest output in tokens of every gen whose constraint has one."""
+        found: list[tuple[int, int, int]] = []
+        for constraint, places in constraints(program).items():
+            rules: dict[str, bytes] = {}
+            try:
+                key = await self._compile(constraint, rules)
+            except LatticeworkError:
+                continue  # its gens say so when they run
+            longest = self._longest.of(key, rules[key])
+            if longest is not None:
+                found += [(branch, position, longest) for branch, position in places]
+        return tuple(sorted(found))
 
     async def _compile(self, constraint: Constraint, rules: dict[str, bytes]) -> str:
         key = constraint_key(constraint)

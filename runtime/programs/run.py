@@ -4,6 +4,7 @@
     chain     [   run   ][gen][run ][gen]   one request; its lease is what the next chain and the children continue
 
 Text waits until an op needs it; role markers and text up to the next generating op are one run, encoded once.
+The ops of a stored program are all there from the start; text that depends on values ends the chain that draws them.
 This file knows no sockets: a run is given a callback for its events.
 """
 
@@ -13,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ from latticework.lang.errors import (
     EngineDied,
     ErrorData,
     LatticeworkError,
+    LimitExceeded,
     ProgramError,
     RuntimeFailure,
     Unsupported,
@@ -32,11 +34,14 @@ from latticework.lang.errors import (
 from latticework.lang.events import Done, Event, Failed, Rendered, Usage
 from latticework.lang.ir import (
     MAX_BRANCHES,
+    MAX_FORK_DEPTH,
     MAX_OPS,
+    Arg,
     Fork,
     Gen,
     Join,
     Op,
+    Ref,
     Role,
     Sampling,
     Select,
@@ -53,6 +58,9 @@ from latticework.runtime.programs.generation import RESTART_PATIENCE
 from latticework.runtime.programs.hold import Hold
 from latticework.runtime.programs.samples import Said, Samples, Terms
 from latticework.runtime.programs.speech import Speech
+from latticework.runtime.programs.stored import Stored
+from latticework.runtime.programs.turns import Turns
+from latticework.runtime.programs.values import Values
 from latticework.runtime.request import Request, Segment, SelectSegment, TextSegment, TokenEvent
 
 Emit = Callable[[Event], None]
@@ -62,7 +70,7 @@ LONG_TEXT = 20_000  # characters; more are encoded in a thread
 
 log = logging.getLogger(__name__)
 
-ANSWERED = (Role, Gen, Select)  # ops that get a Rendered, a Done or a Failed
+ANSWERED = (Role, Gen, Select, Ref)  # ops that get a Rendered, a Done or a Failed
 
 
 @dataclass(slots=True)
@@ -84,7 +92,8 @@ class Chain:
 class Run:
     """One program in progress. Owns its branches; `close` ends them and releases everything.
 
-    tenant: see `Request`. timeout: seconds after which all that is not answered fails with DeadlineExceeded.
+    tenant, priority: see `Request`. timeout: seconds after which all that is not answered fails with DeadlineExceeded.
+    max_total_tokens: output tokens after which it fails with LimitExceeded.
     """
 
     def __init__(
@@ -96,6 +105,9 @@ class Run:
         emit: Emit,
         tenant: str = "",
         timeout: float | None = None,
+        *,
+        priority: int = 0,
+        max_total_tokens: int | None = None,
     ) -> None:
         self.front = front
         self.sampling = sampling
@@ -103,14 +115,27 @@ class Run:
         self.item = item
         self.emit = emit
         self.tenant = tenant
+        self.priority = priority
         self.usage = Usage()
         self.ops = 0
+        self.stored: Stored | None = None
+        self.values: Values | None = None
+        self._tokens_left = max_total_tokens
         self.branches = {0: BranchTask(self, 0, None, ())}
-        self.branches[0].begin(None, (), None)
+        self.branches[0].begin(None, Turns(front.chat))
         self._expiring: asyncio.Task[None] | None = None
         self._timer = None
         if timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout, self._expire, timeout)
+
+    async def execute(self, stored: Stored, arguments: Mapping[str, str]) -> None:
+        """Runs a stored program to its end, in place of ops that are appended."""
+        self.stored, self.values = stored, Values(stored.program, arguments)
+        for index, block in enumerate(stored.program.branches):
+            self.append(index, 0, block.ops)
+            self.branches[index].seal(stored.needed[index])
+        for branch in list(self.branches.values()):
+            await branch.over.wait()
 
     def append(self, branch: int, first: int, ops: tuple[Op, ...]) -> None:
         """More ops of a branch. What cannot be is reported as a Failed of the first op."""
@@ -133,10 +158,21 @@ class Run:
             parent.fail(ProgramError(f"a fork starts branches that exist already: {op.children}").to_data())
         elif len(self.branches) + len(op.children) > MAX_BRANCHES:
             parent.fail(ProgramError(f"the run has more than {MAX_BRANCHES} branches").to_data())
+        elif len(parent.path) >= 2 * MAX_FORK_DEPTH:
+            parent.fail(ProgramError(f"the run forks more than {MAX_FORK_DEPTH} deep").to_data())
         for index, child in enumerate(op.children):
             if child not in self.branches:
                 self.branches[child] = BranchTask(self, child, parent, (*parent.path, parent.forks, index))
         parent.forks += 1
+
+    def spend(self, tokens: int) -> None:
+        """Counts output tokens; the run ends where there are more than it was given."""
+        if self._tokens_left is None:
+            return
+        self._tokens_left -= tokens
+        if self._tokens_left < 0 and self._expiring is None:
+            error = LimitExceeded("the run has drawn more tokens than max_total_tokens", hint="give it more")
+            self._expiring = asyncio.create_task(self._end(error))
 
     async def close(self) -> None:
         """Cancels what runs. Every op without an answer gets Failed(Cancelled)."""
@@ -148,7 +184,8 @@ class Run:
 
     def _expire(self, seconds: float) -> None:
         error = DeadlineExceeded(f"the run took longer than the {seconds:g} seconds it was given")
-        self._expiring = asyncio.create_task(self._end(error))
+        if self._expiring is None:
+            self._expiring = asyncio.create_task(self._end(error))
 
     async def _end(self, error: LatticeworkError) -> None:
         """Cancels every branch, in the engine too, and gives its lease back."""
@@ -175,13 +212,15 @@ class BranchTask:
         self.task: asyncio.Task[None] | None = None
         self.idle = asyncio.Event()  # nothing is queued or running, or the branch has failed
         self.idle.set()
+        self.over = asyncio.Event()  # of a sealed branch: it has ended, well or not
+        self._sealed = False
+        self._needed: int | None = None  # the last op that continues from this branch's text; None: who knows
         self._queue: deque[tuple[int, Op]] = deque()
         self._more = asyncio.Event()
         self._unanswered: dict[int, Op] = {}
         self._error: ErrorData | None = None
         self._pieces: list[tuple[str, bool]] = []
-        self._roles: tuple[str, ...] = ()
-        self._role: str | None = None
+        self._turns = Turns(run.front.chat)
         self._hold: Hold | None = None
         self._ordinal = 0
         self._group: int | None = None
@@ -189,16 +228,25 @@ class BranchTask:
 
     # ------------------------------------------------------------ from the client
 
-    def begin(self, hold: Hold | None, roles: tuple[str, ...], role: str | None, group: int | None = None) -> None:
+    def begin(self, hold: Hold | None, turns: Turns, group: int | None = None) -> None:
         """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`."""
         self._hold = hold
-        self._roles = roles
-        self._role = role
+        self._turns = turns
         self._group = group
         if self._error is None:
             self.task = asyncio.create_task(self._work())
         else:
             self.let_go()
+
+    def seal(self, needed: int) -> None:
+        """No more ops will come, and none behind `needed` continues from the text."""
+        self._sealed = True
+        self._needed = needed
+        self._more.set()
+
+    def continues(self, position: int) -> bool:
+        """Whether the op at `position` or a later one needs what is held."""
+        return self._needed is None or self._needed >= position
 
     def add(self, op: Op) -> None:
         position, self.expected = self.expected, self.expected + 1
@@ -218,6 +266,8 @@ class BranchTask:
         self._error = self._error or error
         unanswered, self._unanswered = self._unanswered, {}
         for position, op in sorted(unanswered.items()):
+            if self.run.values is not None:
+                self.run.values.fail((self.index, position), self._error)
             named = msgspec.structs.replace(self._error, where=self._error.where or describe(op)[:200])
             self.run.emit(Failed(self.index, position, named))
         queue, self._queue = self._queue, deque()
@@ -225,6 +275,8 @@ class BranchTask:
             if isinstance(op, Fork):
                 self._fail_children(op)
         self.idle.set()
+        if self.task is None:
+            self.over.set()
 
     def _fail_children(self, op: Fork) -> None:
         assert self._error is not None
@@ -248,6 +300,8 @@ class BranchTask:
                 await self._take()
                 if not self._queue:
                     self.idle.set()
+                    if self._sealed:
+                        return self.let_go()
         except LatticeworkError as error:
             self.fail(error.to_data())
             self.let_go()
@@ -255,6 +309,8 @@ class BranchTask:
             log.exception("branch %d of a run failed", self.index)
             self.fail(RuntimeFailure(f"internal error: {type(error).__name__}: {error}").to_data())
             self.let_go()
+        finally:
+            self.over.set()
 
     async def _take(self) -> None:
         """Turns the ops at hand into one chain and runs it; a fork ends the chain."""
@@ -264,17 +320,22 @@ class BranchTask:
             try:
                 chain = await self._step(chain, position, op)
             except LatticeworkError:
-                await self._send(chain)  # what comes before the op at fault is good, and goes on
+                await self._send(chain, position)  # what comes before the op at fault is good, and goes on
                 raise
             self._queue.popleft()
         self._more.clear()
-        await self._send(chain)
+        await self._send(chain, self.expected)
 
     async def _step(self, chain: Chain, position: int, op: Op) -> Chain:
         """Adds an op to the chain, or ends the chain with it. Returns the chain to go on with."""
         match op:
             case Text(text):
-                self._pieces.append((text, False))
+                self._say(text)
+            case Arg() | Ref() if self.run.values is not None:
+                if not self.run.values.is_known(op):
+                    await self._send(chain, position)
+                    chain = Chain()
+                self._say(await self.run.values.text(op), position)
             case Role(role):
                 self._mark(position, role)
             case Gen():
@@ -297,31 +358,32 @@ class BranchTask:
                 chain.add(SelectSegment(encoded, method), (position, op))
             case Fork(children):
                 await self._end_text(chain)
-                await self._send(chain)
-                self._start(children)
+                await self._send(chain, position)
+                self._start(position, children)
+                if not self.continues(position + 1):
+                    self.let_go()
                 return Chain()
             case Join(children):
-                await self._send(chain)
+                await self._send(chain, position)
                 for child in children:
                     await self._end_child(child)
                 return Chain()
             case Set():
-                pass  # variables are the client's: text that depends on them arrives as text
+                pass  # a Ref says what it says; in an interpreted run text that depends on it arrives as text
             case _:
                 raise Unsupported(f"an interpreted run cannot have the op: {describe(op)}")
         return chain
 
+    def _say(self, text: str, position: int | None = None) -> None:
+        """Appends text; that of the Ref at `position` is told."""
+        if text:
+            self._pieces.append((text, False))
+        if position is not None and self._unanswered.pop(position, None) is not None:
+            self.run.emit(Rendered(self.index, position, text))
+
     def _mark(self, position: int, role: str | None) -> None:
         """A role op: the template's marker joins the text."""
-        if role is not None:
-            marker = self.front.chat.opening(self._roles, role)
-            self._role = role
-        else:
-            if self._role is None:
-                raise ProgramError("a role was ended that was not open")
-            marker = self.front.chat.closing(self._roles, self._role)
-            self._roles = (*self._roles, self._role)
-            self._role = None
+        marker = self._turns.marker(role)
         self._pieces.append((marker, True))
         del self._unanswered[position]
         self.run.emit(Rendered(self.index, position, marker))
@@ -345,11 +407,14 @@ class BranchTask:
         self._ordinal += 1
         return msgspec.structs.replace(sampling, seed=seed), seed
 
-    def _start(self, children: tuple[int, ...]) -> None:
+    def _start(self, position: int, children: tuple[int, ...]) -> None:
         group = self.front.link.number()
+        if self.run.stored is not None:
+            children = self.run.stored.order[self.index, position]
         for child in children:
-            hold = self._hold.share() if self._hold is not None else None
-            self.run.branches[child].begin(hold, self._roles, self._role, group)
+            branch = self.run.branches[child]
+            hold = self._hold.share() if self._hold is not None and branch.continues(0) else None
+            branch.begin(hold, self._turns.copy(), group)
 
     async def _end_child(self, child: int) -> None:
         branch = self.run.branches.get(child)
@@ -362,13 +427,16 @@ class BranchTask:
 
     # ------------------------------------------------------------ the engine
 
-    async def _send(self, chain: Chain) -> None:
-        """Runs a chain to its end and keeps its sequence for what follows."""
+    async def _send(self, chain: Chain, position: int) -> None:
+        """Runs a chain to its end, and keeps its sequence where an op from `position` on continues from it."""
         segments, chain.segments = chain.segments, []
         if not segments:  # text alone starts no work; it waits in the pieces
             return
+        continues = self.continues(position)
+        if not continues and all(isinstance(segment, TextSegment) for segment in segments):
+            return  # nobody needs it
         link = await self._link()
-        hold = Hold(link)
+        hold = Hold(link) if continues else None
         number = link.number()
         done: asyncio.Future[TokenEvent] = asyncio.get_running_loop().create_future()
 
@@ -381,13 +449,22 @@ class BranchTask:
 
         parent = self._hold.id if self._hold is not None else None
         self._counted = Usage()
-        request = Request(number, tuple(segments), parent, hold.id, self._group, tenant=self.run.tenant)
+        request = Request(
+            number,
+            tuple(segments),
+            parent,
+            hold.id if hold is not None else None,
+            self._group,
+            tenant=self.run.tenant,
+            priority=self.run.priority,
+        )
         link.submit(request, chain.rules, on_event)
         try:
             final = await done
         except asyncio.CancelledError:
             link.cancel(number)
-            hold.drop()
+            if hold is not None:
+                hold.drop()
             raise
         self._group = None
         self.let_go()
@@ -418,19 +495,23 @@ class BranchTask:
         text = last if isinstance(last, TextSegment) else None
         if text is not None:
             chain.segments.pop()
-        await self._send(chain)
+        await self._send(chain, position)
         link = await self._link()
-        terms = Terms(self._hold.id if self._hold is not None else None, link.number(), self.run.tenant)
+        parent = self._hold.id if self._hold is not None else None
+        terms = Terms(parent, link.number(), self.run.tenant, self.run.priority)
         done: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
 
         def hear(said: Said) -> None:
+            if said.done is not None:
+                self.run.spend(said.done.usage.output)
             if said.sample == 0 and said.chunk is not None and not sampling.ranked:
                 self.run.emit(said.chunk)
             if samples.over and not done.done():
                 done.set_result(said)
 
         at = {"branch": self.index, "position": position}
-        samples = Samples(link, self.front.tokenizer, text, segment, rules, terms, hear, keep=True, **at)
+        keep = self.continues(position + 1)
+        samples = Samples(link, self.front.tokenizer, text, segment, rules, terms, hear, keep=keep, **at)
         try:
             samples.start()
             said = await done
@@ -447,6 +528,7 @@ class BranchTask:
         self._answer(whole)
 
     def _hear(self, event: TokenEvent, chain: Chain) -> None:
+        self.run.spend(len(event.tokens))
         speaker = chain.speakers.get(event.segment)
         if event.error is not None or speaker is None:
             return
@@ -466,6 +548,8 @@ class BranchTask:
 
     def _answer(self, done: Done) -> None:
         if self._unanswered.pop(done.position, None) is not None:
+            if self.run.values is not None:
+                self.run.values.put(done)
             self.run.emit(done)
 
 

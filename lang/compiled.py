@@ -1,0 +1,199 @@
+"""A program that was traced: it runs without its body, next to the scheduler where the backend can.
+
+    compile    body ──▶ trace ──▶ passes ──▶ CompiledProgram
+    run        arguments ──▶ backend ──▶ a State, after one wait
+
+This file knows what a user may ask of a compiled program; `call.py` how a run of it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from latticework.lang.backends.base import Backend
+from latticework.lang.backends.calls import Encoded
+from latticework.lang.backends.default import default_backend
+from latticework.lang.call import Call, CallSettings, Prepared, argument_text, begin
+from latticework.lang.errors import InvalidArgument
+from latticework.lang.explain import Explanation, explain
+from latticework.lang.ir import Program
+from latticework.lang.many import checked_open, run_many
+from latticework.lang.passes import fold_constants, merge_text, unedited
+from latticework.lang.settings import split_settings
+from latticework.lang.state import State
+from latticework.lang.trace import Traceable, refuse_while_tracing, trace
+
+PASSES = (fold_constants, merge_text)
+MAX_PRIORITY = 1 << 31
+MAX_TOTAL_TOKENS = 1 << 40
+
+
+def compile_function(function: Traceable, constants: Mapping[str, Any]) -> CompiledProgram:
+    """Traces the body and applies the passes. Raises what `trace` raises."""
+    traced = trace(function, constants)
+    edited = unedited(traced.program)
+    for edit in PASSES:
+        edited = edited.then(edit(edited.program))
+    prepared = Prepared(Encoded.of(edited.program), traced.layout.moved(edited.origins))
+    return CompiledProgram(function, traced.program, prepared, traced.arguments)
+
+
+class CompiledProgram:
+    """A static program, made by `f.compile()`. arguments: what a call gives, in order; everything else is constant."""
+
+    def __init__(self, function: Traceable, traced: Program, prepared: Prepared, arguments: tuple[str, ...]) -> None:
+        self.name = function.name
+        self.arguments = arguments
+        self._traced = traced
+        self._prepared = prepared
+        state, *parameters = function.signature.parameters.values()
+        self._constants = frozenset(part.name for part in parameters if part.name not in arguments)
+        self._signature = inspect.Signature([state, *(part for part in parameters if part.name in arguments)])
+
+    @property
+    def ir(self) -> Program:
+        """What runs: the traced program after the passes."""
+        return self._prepared.program.program
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the IR, by which runtimes know it."""
+        return self._prepared.program.hash
+
+    # ------------------------------------------------------------ running
+
+    def run(self, /, *args: Any, **kwargs: Any) -> State:
+        """Runs the program and returns its state, as `Function.run` does.
+
+        Takes the program's arguments, of which the backend gets the text (str, numbers, bool, None, and lists and
+        dicts of them, as `str()` writes them), and the settings of `Function.run`, with two more. priority: higher
+        goes first, 0 by default. max_total_tokens: output tokens of all ops together, beyond which the run fails with
+        LimitExceeded. Waits once, whatever the program; with wait=False it returns at once.
+        """
+        chosen, given = self._settings(kwargs)
+        arguments = self._arguments(args, given)
+        call = begin(self._prepared, chosen, arguments, chosen.settings.backend or default_backend(), 0)
+        if chosen.settings.wait and not chosen.settings.stream:
+            call.finish()
+        return call.state
+
+    def stream(self, /, *args: Any, **kwargs: Any) -> State:
+        """The same, but returns at once: `text_iter` of the state gives the text as it grows."""
+        chosen, given = self._settings(kwargs)
+        arguments = self._arguments(args, given)
+        return begin(self._prepared, chosen, arguments, chosen.settings.backend or default_backend(), 0).state
+
+    async def arun(self, /, *args: Any, **kwargs: Any) -> State:
+        """The same, awaited: other tasks go on meanwhile, and cancelling this one cancels the run."""
+        chosen, given = self._settings(kwargs)
+        arguments = self._arguments(args, given)
+        backend = chosen.settings.backend or await asyncio.to_thread(default_backend)  # which may start a runtime
+        call = begin(self._prepared, chosen, arguments, backend, 0)
+        await call.finished()
+        return call.state
+
+    def run_batch(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        progress_bar: bool = False,
+        max_open: int | Literal["auto"] = "auto",
+        return_exceptions: bool = False,
+        **settings: Any,
+    ) -> list[State]:
+        """Runs the program once per dict of arguments and returns the states in that order.
+
+        max_open bounds the runs open at once ("auto": 256); none costs a thread. What all items begin with is computed
+        once and held while the batch lives. One seed serves the whole batch, with the item's index. Arguments are
+        checked before anything runs; the first failed item's error is raised once all are over, or with
+        return_exceptions put in its place."""
+        chosen, unknown = self._settings(settings, ())
+        if unknown or chosen.settings.stream or not chosen.settings.wait:
+            name = next(iter(unknown), "stream" if chosen.settings.stream else "wait")
+            raise InvalidArgument(
+                f"run_batch takes no {name}; arguments of the program belong in the items", field=name
+            )
+        at_once = checked_open(max_open)
+        texts = [self._item(index, item) for index, item in enumerate(items)]
+        if not texts:
+            return []
+        backend: Backend = chosen.settings.backend or default_backend()
+
+        def start(index: int) -> Call:
+            return begin(self._prepared, chosen, texts[index], backend, index)
+
+        results = run_many(
+            self.name,
+            start,
+            len(texts),
+            backend,
+            self._prepared.program,
+            max_open=at_once,
+            progress_bar=progress_bar,
+        )
+        failed = next((result for result in results if isinstance(result, BaseException)), None)
+        if failed is not None and not return_exceptions:
+            raise failed
+        return results
+
+    # ------------------------------------------------------------ looking
+
+    def explain(self) -> Explanation:
+        """What each pass found or changed; `str()` of it reads well."""
+        return explain(self._traced)
+
+    def __repr__(self) -> str:
+        return f"<compiled program {self.name}({', '.join(self.arguments)}), {self.hash[:12]}>"
+
+    def __str__(self) -> str:
+        return str(self.ir)
+
+    # ------------------------------------------------------------ what a call is given
+
+    def _settings(
+        self, kwargs: Mapping[str, Any], parameters: Sequence[str] | None = None
+    ) -> tuple[CallSettings, dict[str, Any]]:
+        """The settings among the arguments, and the others."""
+        refuse_while_tracing(f"{self.name}.run(...)")
+        names = self.arguments if parameters is None else parameters
+        own = {name: kwargs[name] for name in ("priority", "max_total_tokens") if name in kwargs and name not in names}
+        settings, given = split_settings({name: kwargs[name] for name in kwargs if name not in own}, names)
+        _check_integer(own, "priority", -MAX_PRIORITY, MAX_PRIORITY)
+        _check_integer(own, "max_total_tokens", 1, MAX_TOTAL_TOKENS)
+        return CallSettings(settings=settings, **own), given
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
+        """The text of each argument. Raises InvalidArgument."""
+        for name in kwargs:
+            if name in self._constants:
+                raise InvalidArgument(
+                    f"{name} is a constant of the compiled program",
+                    field=name,
+                    hint=f"f.compile({name}=…) makes another program, with another value",
+                )
+        try:
+            bound = self._signature.bind(None, *args, **kwargs)
+        except TypeError as error:
+            raise InvalidArgument(f"{self.name}({', '.join(self.arguments)}): {error}") from None
+        return {name: argument_text(name, bound.arguments[name]) for name in self.arguments}
+
+    def _item(self, index: int, item: Mapping[str, Any]) -> dict[str, str]:
+        if not isinstance(item, Mapping):
+            raise InvalidArgument(
+                f"item {index} is a {type(item).__name__}; expected a dict of arguments", field="items"
+            )
+        try:
+            return self._arguments((), item)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"item {index}: {error.message}", field="items", hint=error.hint) from None
+
+
+def _check_integer(given: Mapping[str, Any], name: str, low: int, high: int) -> None:
+    value = given.get(name)
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidArgument(f"{name} is {value!r}; expected an integer from {low} to {high}", field=name)
