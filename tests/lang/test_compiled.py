@@ -181,7 +181,7 @@ def risky(s: lw.State, word: str) -> None:
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_failed_op_fails_what_needs_it_and_nothing_else(wait: bool) -> None:
-    replies = {"good": "g", "bad": lw.Busy("no room"), "fine": "f", "never": "n", "after": "a"}
+    replies: dict[str, Answer] = {"good": "g", "bad": lw.Busy("no room"), "fine": "f", "never": "n", "after": "a"}
     with lw.Scripted(replies) as backend:
         compiled = risky.compile()
         if wait:
@@ -261,7 +261,12 @@ def test_a_batch_keeps_the_order_and_gives_what_single_runs_give() -> None:
 
 def test_a_batch_has_only_so_many_runs_open() -> None:
     open_now: list[int] = []
-    with lw.Scripted(lambda prompt, op: (open_now.append(len(backend._open)), echo(prompt, op))[1]) as backend:
+
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        open_now.append(len(backend._open))
+        return echo(prompt, op)
+
+    with lw.Scripted(answer) as backend:
         review.compile().run_batch([{"text": str(i)} for i in range(30)], backend=backend, max_open=3)
     assert max(open_now) == 3
 
