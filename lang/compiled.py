@@ -211,6 +211,11 @@ class CompiledProgram:
             raise InvalidArgument(f"item {index}: {error.message}", field="items", hint=error.hint) from None
 
 
+async def _started() -> Backend:
+    """The default backend; the first time, it starts a runtime."""
+    return await asyncio.to_thread(default_backend)
+
+
 def _check_integer(given: Mapping[str, Any], name: str, low: int, high: int) -> None:
     value = given.get(name)
     if value is None:
