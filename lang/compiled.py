@@ -93,9 +93,7 @@ class CompiledProgram:
         """The same, awaited: other tasks go on meanwhile, and cancelling this one cancels the run."""
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
-        backend: Backend = chosen.settings.backend or await asyncio.to_thread(
-            default_backend
-        )  # which may start a runtime
+        backend = chosen.settings.backend or await _started()
         call = begin(self._prepared, chosen, arguments, backend, 0)
         await call.finished()
         return call.state
