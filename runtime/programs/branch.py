@@ -261,6 +261,7 @@ class BranchTask:
     def _say(self, text: str, position: int | None = None) -> None:
         """Appends text; that of the Ref at `position` is told."""
         if text:
+            self.run.count_text(len(text))
             self._pieces.append((text, False))
         if position is not None and self._unanswered.pop(position, None) is not None:
             self.run.emit(Rendered(self.index, position, text))

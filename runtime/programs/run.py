@@ -21,6 +21,7 @@ from latticework.lang.ir import (
     MAX_BRANCHES,
     MAX_FORK_DEPTH,
     MAX_OPS,
+    MAX_TEXT_BYTES,
     Fork,
     Op,
     Sampling,
@@ -66,6 +67,7 @@ class Run:
         self.stored: Stored | None = None
         self.values: Values | None = None
         self._tokens_left = max_total_tokens
+        self._characters = 0
         self.branches = {0: BranchTask(self, 0, None, ())}
         self.branches[0].begin(None, Turns(front))
         self._expiring: asyncio.Task[None] | None = None
@@ -109,6 +111,12 @@ class Run:
             if child not in self.branches:
                 self.branches[child] = BranchTask(self, child, parent, (*parent.path, parent.forks, index))
         parent.forks += 1
+
+    def count_text(self, characters: int) -> None:
+        """Raises ProgramError where arguments and variables have made the program's text too long."""
+        self._characters += characters
+        if self._characters > MAX_TEXT_BYTES:
+            raise ProgramError(f"the run has more than {MAX_TEXT_BYTES} characters of text")
 
     def spend(self, tokens: int) -> bool:
         """Counts output tokens. False where there are more than were given: the run ends, and says no more."""

@@ -304,6 +304,16 @@ def test_a_wrong_batch_is_refused_before_anything_runs(items: Any, options: dict
         assert backend.opened == 0
 
 
+def test_a_deadline_ends_the_items_of_a_batch_that_are_late() -> None:
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        return Reply("x", delay=30.0 if "t1" in prompt else 0.0) if isinstance(op, Gen) else "bad"
+
+    items = [{"text": f"t{i}"} for i in range(3)]
+    with lw.Scripted(answer) as backend:
+        results: list[Any] = review.compile().run_batch(items, backend=backend, timeout=0.3, return_exceptions=True)
+    assert [isinstance(result, lw.DeadlineExceeded) for result in results] == [False, True, False]
+
+
 def test_an_empty_batch_is_empty() -> None:
     with lw.Scripted(echo) as backend:
         assert review.compile().run_batch([], backend=backend) == []
