@@ -92,6 +92,17 @@ def test_tasks_run_at_the_same_time_in_a_live_loop(tiny_runtime: Runtime) -> Non
     assert second.text() == judge.run("e1", backend=tiny_runtime, seed=1).text()
 
 
+def test_two_hundred_programs_at_once_end_well(tiny_runtime: Runtime) -> None:
+    compiled = straight.compile()
+
+    async def all_at_once() -> list[lw.State]:
+        return await asyncio.gather(*(compiled.arun(f"w{i}", backend=tiny_runtime, seed=i) for i in range(200)))
+
+    states = asyncio.run(all_at_once())
+    assert all(state.error() is None for state in states)
+    assert states[7].text() == straight.run("w7", backend=tiny_runtime, seed=7).text()
+
+
 def test_text_streams_from_a_compiled_run(tiny_runtime: Runtime) -> None:
     state = judge.compile().stream("An essay.", backend=tiny_runtime, seed=3)
     assert "".join(state.text_iter()) == state.text()

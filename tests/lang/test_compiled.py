@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -357,6 +359,41 @@ def test_a_task_has_its_deadline_and_its_errors() -> None:
         asyncio.run(review.compile().arun("a", backend=backend, timeout=0.05))
     with lw.Scripted({"draft": lw.Busy("no room")}) as backend, pytest.raises(lw.Busy, match="gen 'draft'"):
         asyncio.run(review.compile().arun("a", backend=backend))
+
+
+def test_a_thousand_programs_at_once_cost_no_threads() -> None:
+    @lw.function
+    def three(s: lw.State, word: str) -> None:
+        s += word + lw.gen("a") + "x" + lw.gen("b")
+        s += s["a"] + lw.gen("c")
+
+    compiled, before, seen = three.compile(), threading.active_count(), []
+
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        seen.append(threading.active_count())
+        return Reply("y", delay=0.2)  # so that all are open when the first is answered
+
+    async def all_at_once(backend: lw.Scripted) -> list[lw.State]:
+        states = [compiled.arun(str(index), backend=backend) for index in range(1000)]
+        return await asyncio.gather(*states)
+
+    with lw.Scripted(answer) as backend:
+        assert [state.text() for state in asyncio.run(all_at_once(backend))] == [f"{i}yxyyy" for i in range(1000)]
+    assert max(seen) == before + 1
+
+
+def test_the_program_of_the_docs_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compiled.md").read_text()
+    source = page.split("```python\n")[1].split("```")[0].split("compiled = ")[0]
+    names: dict[str, Any] = {}
+    code = compile(source, "compiled.md", "exec")
+    FunctionType(code, names)()
+    judge = names["judge"]
+    with lw.Scripted(lambda prompt, op: f"<{op.name}>") as backend:
+        interpreted = judge.run(essay="…", temperature=0, seed=1, backend=backend)
+        compiled = judge.compile().run(essay="…", temperature=0, seed=1, backend=backend)
+    assert everything(compiled) == everything(interpreted)
+    assert compiled["point"] == ["<point>"] * 3
 
 
 def test_a_program_is_called_from_many_threads() -> None:
