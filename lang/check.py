@@ -80,26 +80,26 @@ class _State:
 
     def __init__(self, parent: _State | None = None) -> None:
         self.parent = parent
-        self.start = parent.position if parent else 0  # of the parent, when it was forked
+        self.position = 0
+        self.start: int = parent.position if parent else 0  # of the parent, when it was forked
         self.depth: int = parent.depth + 1 if parent else 0
         self.role: str | None = parent.role if parent else None
         self.variables: dict[str, list[tuple[int, Place | None]]] = {}
-        self.position = 0
 
     def set(self, name: str, place: Place | None) -> None:
         self.variables.setdefault(name, []).append((self.position, place))
 
     def find(self, name: str) -> tuple[bool, Place | None]:
         """Whether it is known here, and the op behind it."""
-        state: _State | None = self
-        before = self.position + 1
-        while state is not None:
+        state, before = self, self.position + 1
+        while True:
             past = state.variables.get(name, [])
             index = bisect_left(past, before, key=lambda entry: entry[0])
             if index:
                 return True, past[index - 1][1]
+            if state.parent is None:
+                return False, None
             state, before = state.parent, state.start + 1
-        return False, None
 
 
 class _Walk:
