@@ -13,14 +13,14 @@ import pytest
 import latticework as lw
 from latticework.lang.backends.calls import Encoded
 from latticework.lang.backends.runtime import Runtime
-from latticework.lang.ir import Branch, Gen, Program, Ref, Sampling, Text
+from latticework.lang.ir import Branch, Gen, Program, Ref, Regex, Sampling, Text, constraint_key
 from latticework.lang.passes import chains
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link.client import Client
 from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.stored import Programs
-from latticework.runtime.request import Request
+from latticework.runtime.request import GenSegment, Request
 
 
 def is_idle(runtime: Runtime) -> bool:
@@ -79,6 +79,22 @@ def test_the_common_beginning_is_computed_once_for_a_batch(tiny_runtime: Runtime
     states = program.compile().run_batch([{"word": f"w{i}"} for i in range(8)], backend=tiny_runtime, seed=1)
     usage = [state.usage() for state in states]
     assert all(one.cached >= 280 for one in usage[1:]), usage
+
+
+def test_what_is_warm_stays_in_the_cache_until_it_is_let_go(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State, word: str) -> None:
+        s += lw.system("\x04Warm: " + "as long as somebody wants it. " * 8)
+        s += word + lw.gen("a", max_tokens=1)
+
+    compiled = program.compile()
+    assert wait_until(lambda: is_idle(tiny_runtime))
+    warm = tiny_runtime.warm(Encoded.of(compiled.ir))
+    assert wait_until(lambda: tiny_runtime.stats().engine.leases == 1)
+    tiny_runtime.flush_cache()
+    assert compiled.run("w", backend=tiny_runtime, seed=1).usage().cached >= 240
+    warm.close()
+    assert wait_until(lambda: is_idle(tiny_runtime))
 
 
 def test_tasks_run_at_the_same_time_in_a_live_loop(tiny_runtime: Runtime) -> None:
@@ -240,7 +256,9 @@ def test_a_program_makes_as_many_requests_as_its_chains_and_holds_only_what_is_c
                     await executed(server, program)
                 assert len(seen) == sum(map(len, expected)) == requests, program.name
                 assert sum(request.hold_lease is not None for request in seen) == holds, program.name
-            await until_bytes_are_forgotten(front, server)
+            await branches_go_together_the_longest_first(front, server)
+            await constraints_compile_before_the_first_call(front, server)
+            await programs_are_forgotten_and_come_again(front, server)
         finally:
             await server.close()
             await front.close()
@@ -248,7 +266,35 @@ def test_a_program_makes_as_many_requests_as_its_chains_and_holds_only_what_is_c
     asyncio.run(work())
 
 
-async def until_bytes_are_forgotten(front: Front, server: FrontServer) -> None:
+async def branches_go_together_the_longest_first(front: Front, server: FrontServer) -> None:
+    @lw.function
+    def uneven(s: lw.State, word: str) -> None:
+        s += word
+        for fork, tokens in zip(s.fork(3), (2, 4, 3), strict=True):
+            fork += str(tokens) + lw.gen("x", max_tokens=tokens)
+
+    with recording(front) as seen:
+        await executed(server, uneven)
+    gens = [segment for request in seen[1:] for segment in request.chain if isinstance(segment, GenSegment)]
+    assert [gen.sampling.max_tokens for gen in gens] == [4, 3, 2]
+    assert len({request.group for request in seen[1:]}) == 1
+    assert seen[1].group is not None
+    assert all(request.parent_lease == seen[0].hold_lease for request in seen[1:])
+
+
+async def constraints_compile_before_the_first_call(front: Front, server: FrontServer) -> None:
+    program = Program((Branch((Text("a"), Gen("x", constraint=Regex("only [0-9] here")))),))
+    task = front.programs.register("", program.hash, program.to_msgpack())
+    assert (await task).prefix == 1
+    key = constraint_key(Regex("only [0-9] here"))
+    for _ in range(1000):
+        if key in front.pool._cache:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody compiled it")
+
+
+async def programs_are_forgotten_and_come_again(front: Front, server: FrontServer) -> None:
     """A front that forgets a program gets it again, and one that is none is refused by name."""
     connection = await asyncio.to_thread(lw.connect, server.address)
     compiled = straight.compile()
