@@ -37,7 +37,7 @@ from latticework.lang.ir import (
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State, checked_name
-from latticework.lang.trace import refuse_while_tracing, trace
+from latticework.lang.trace import look_at, refuse_while_tracing, trace
 from latticework.lang.values import JSON, Decoder, constraint_of
 
 # ---------------------------------------------------------------- expressions
@@ -326,6 +326,7 @@ class Function:
                 hint=f"{self.name}.run(...) starts a run; {self.name}(s, ...) continues one inside a program",
             )
         bound = self.bind_arguments(args, kwargs)
+        look_at(self, bound, while_tracing=True)
         return self.body(state, *bound.args[1:], **bound.kwargs)
 
     def bind_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
