@@ -32,6 +32,7 @@ from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.echo import Echo, echo_of
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
 from latticework.runtime.server.metrics import CountedAnswers, render
+from latticework.runtime.server.native_routes import add_native_routes
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
 from latticework.runtime.tenants import ApiKeys
@@ -192,6 +193,7 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         has_logprobs = gen.sampling.logprobs is not None or gen.sampling.prompt_logprobs is not None
         return await asyncio.to_thread(whole) if has_logprobs else whole()  # they may be many
 
+    add_native_routes(app, front, places)
     _handle_errors(app)
     bounded = Boundary(app, front.server.max_body_mb << 20)
     return CountedAnswers(Authentication(bounded, keys), front.link.meter)
