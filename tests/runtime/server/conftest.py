@@ -15,6 +15,7 @@ from latticework.lang.errors import LatticeworkError
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen
 from latticework.runtime.config import ServerConfig
+from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
@@ -133,9 +134,14 @@ class ScriptedGeneration:
 
 
 class ServedFront:
-    """A front behind real HTTP, in a thread with its own event loop."""
+    """A front behind real HTTP, in a thread with its own event loop. programs: on its link, too, which only a real
+    front has."""
 
-    def __init__(self, make: Callable[[], Any], keys: ApiKeys | None = None, each: int | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], Any], keys: ApiKeys | None = None, each: int | None = None, programs: bool = False
+    ) -> None:
+        self.programs = programs
+        self.link: FrontServer | None = None
         self.stopped: asyncio.Event | None = None
         self.front: Any = None
         self.places = http.OpenPlaces(8, each)
@@ -153,11 +159,16 @@ class ServedFront:
         self._loop = asyncio.get_running_loop()
         made = self._make()
         self.front = await made if asyncio.iscoroutine(made) else made
+        if self.programs:
+            self.link = FrontServer(self.front, self.front.folder.address("front"), self.front.server.max_open)
+            self.link.start()
         try:
             await http.serve_http(
-                cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set, self.keys
+                cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set, self.keys, self.link
             )
         finally:
+            if self.link is not None:
+                await self.link.close()
             if isinstance(self.front, Front):
                 await self.front.close()
 
