@@ -47,6 +47,7 @@ from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
     from latticework.lang.backends.offline import Engine, Result
+    from latticework.lang.backends.openai import OpenAI
     from latticework.lang.backends.runtime import Runtime, RuntimeEndpoint, connect
     from latticework.lang.backends.scripted import Scripted
     from latticework.lang.show import show_program, show_run
@@ -75,6 +76,7 @@ __all__ = [
     "LatticeworkError",
     "ModelError",
     "ModelNotFound",
+    "OpenAI",
     "Program",
     "ProgramError",
     "PromptTooLong",
@@ -111,6 +113,7 @@ __all__ = [
 
 _LAZY = {
     "Engine": "latticework.lang.backends.offline",
+    "OpenAI": "latticework.lang.backends.openai",
     "Result": "latticework.lang.backends.offline",
     "Runtime": "latticework.lang.backends.runtime",
     "RuntimeEndpoint": "latticework.lang.backends.runtime",
