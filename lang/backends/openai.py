@@ -21,6 +21,7 @@ from latticework.lang.backends.openai_dialects import DIALECTS, Dialect, Dialect
 from latticework.lang.backends.openai_http import Transport, checked_url
 from latticework.lang.backends.openai_session import OpenAISession
 from latticework.lang.errors import ConnectionLost, InvalidArgument, Unsupported
+from latticework.lang.events import Usage
 from latticework.lang.ir import Sampling
 
 __all__ = ["OpenAI"]
@@ -30,6 +31,21 @@ COMPLETION_MODELS = frozenset({"gpt-3.5-turbo-instruct", "davinci-002", "babbage
 T = TypeVar("T")
 
 
+class TokenUsage:
+    """What a backend's requests took since it was made, or since `reset()`."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+    def reset(self) -> None:
+        self.prompt_tokens = self.completion_tokens = 0
+
+    def add(self, usage: Usage) -> None:
+        self.prompt_tokens += usage.prompt
+        self.completion_tokens += usage.output
+
+
 class OpenAI:
     """A backend. Owns a thread and its connections: `shutdown()`, `with`, or the end of this process ends them.
 
@@ -37,7 +53,8 @@ class OpenAI:
     None: chat, except for OpenAI's own completion models. base_url, api_key: default to $OPENAI_BASE_URL, else OpenAI,
     and to $OPENAI_API_KEY. dialect: what the server takes beyond OpenAI's API; "auto" asks it once, at the first run.
     timeout: seconds of silence after which a request has failed. retries: how often one is tried again. concurrency:
-    requests at once. verify: a file of certificates to trust; False checks none. `attempts` counts requests sent.
+    requests at once. verify: a file of certificates to trust; False checks none. `attempts` counts requests sent,
+    `token_usage` what they took.
     Raises InvalidArgument; Unsupported without httpx.
     """
 
@@ -63,6 +80,7 @@ class OpenAI:
         self.chat = model not in COMPLETION_MODELS if is_chat_model is None else is_chat_model
         self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
         self.name = f"{model} at {self.base_url}"
+        self.token_usage = TokenUsage()
         key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
         if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable() and key.strip()):
             raise InvalidArgument("api_key is no text that a header can hold", field="api_key")

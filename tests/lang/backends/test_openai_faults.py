@@ -70,9 +70,11 @@ def test_a_chat_is_sent_as_messages(make: Any) -> None:
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert (body["max_tokens"], body["temperature"], body["stop"], body["stream"]) == (9, 0.5, ["END"], True)
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert state.usage() == lw.State.usage(state)
     usage = state.meta("answer").usage
     assert (usage.prompt, usage.cached, usage.computed, usage.output) == (7, 2, 5, 3)
+    assert (backend.token_usage.prompt_tokens, backend.token_usage.completion_tokens) == (7, 3)
+    backend.token_usage.reset()
+    assert backend.token_usage.completion_tokens == 0
     assert state.messages()[-1] == {"role": "assistant", "content": "Hello"}
 
 
