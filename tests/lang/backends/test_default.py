@@ -27,7 +27,8 @@ class Caching(lw.Scripted):
 
 @pytest.fixture
 def backend() -> Iterator[Caching]:
-    with Caching() as made:
+    made = Caching()
+    with made:
         lw.set_default_backend(made)
         yield made
     lw.set_default_backend(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +9,10 @@ import pytest
 
 import latticework as lw
 from latticework.lang.backends.runtime import Connection
-from latticework.runtime.config import EngineConfig, ServerConfig
-from latticework.runtime.programs.front import Front
-from latticework.runtime.tenants import ApiKeys
+from tests.conftest import SERVER_KEYS
 from tests.runtime.server.conftest import ServedFront
 
-ENGINE = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
-KEY = "sentinel-key-of-ada"
+KEY = SERVER_KEYS["ada"]
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", "y"]}},
@@ -26,11 +22,8 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[ServedFront]:
-    keys = ApiKeys({hashlib.sha256(KEY.encode()).digest(): "ada"})
-    server = ServedFront(lambda: Front.start(ENGINE, ServerConfig()), keys=keys, programs=True)
-    yield server
-    server.close()
+def served(tiny_server: ServedFront) -> ServedFront:
+    return tiny_server
 
 
 @pytest.fixture(scope="module")

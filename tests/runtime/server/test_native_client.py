@@ -6,35 +6,34 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 
-from latticework.runtime.config import EngineConfig, ServerConfig
-from latticework.runtime.programs.front import Front
+from tests.conftest import SERVER_KEYS
 from tests.runtime.server.endpoint_client import EndpointClient
 
-ENGINE = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
+KEY = SERVER_KEYS["ada"]
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 PROMPT = "The quick brown fox jumps over the lazy dog."
 CHOICES = ["cat", "a dog", "an elephant", "x"]
 METHODS = ["token_length_normalized", "greedy_token_selection", "unconditional_likelihood_normalized"]
 
 
 @pytest.fixture(scope="module")
-def served(serve_front: Callable[..., Any]) -> Any:
-    return serve_front(lambda: Front.start(ENGINE, ServerConfig()))
+def served(tiny_server: Any) -> Any:
+    return tiny_server
 
 
 @pytest.fixture(scope="module")
 def client(served: Any) -> EndpointClient:
-    return EndpointClient(served.url)
+    return EndpointClient(served.url, KEY)
 
 
 def post(served: Any, body: Any, status: int = 200) -> Any:
-    answer = httpx.post(f"{served.url}/generate", json=body, timeout=60)
+    answer = httpx.post(f"{served.url}/generate", headers=HEADERS, json=body, timeout=60)
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -42,7 +41,7 @@ def post(served: Any, body: Any, status: int = 200) -> Any:
 def echoed(served: Any, text: str) -> list[float | None]:
     """The log-probability of every token of `text`, by another route."""
     body = {"model": "tiny", "prompt": text, "max_tokens": 1, "echo": True, "logprobs": 0}
-    found = httpx.post(f"{served.url}/v1/completions", json=body, timeout=60).json()
+    found = httpx.post(f"{served.url}/v1/completions", headers=HEADERS, json=body, timeout=60).json()
     return list(found["choices"][0]["logprobs"]["token_logprobs"][: len(text)])
 
 
@@ -70,7 +69,7 @@ def test_a_run_that_sets_nothing_is_answered(client: EndpointClient) -> None:
 def test_generated_text_is_what_the_other_api_generates(served: Any, client: EndpointClient) -> None:
     text, meta = client.generate(PROMPT, temperature=0, max_new_tokens=20)
     body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 20, "temperature": 0}
-    other = httpx.post(f"{served.url}/v1/completions", json=body).json()["choices"][0]
+    other = httpx.post(f"{served.url}/v1/completions", headers=HEADERS, json=body).json()["choices"][0]
     assert text == other["text"]
     assert meta["finish_reason"] == {"type": "length", "length": 20}
 
@@ -145,7 +144,7 @@ def test_a_list_of_one_is_a_list(served: Any) -> None:
 
 def test_a_stream_of_several_says_whose_each_event_is(served: Any) -> None:
     body = {"text": ["One", "Two"], "sampling_params": {"max_new_tokens": 4, "temperature": 0}, "stream": True}
-    found = httpx.post(f"{served.url}/generate", json=body, timeout=60).text.split("\n\n")
+    found = httpx.post(f"{served.url}/generate", headers=HEADERS, json=body, timeout=60).text.split("\n\n")
     assert found[-2:] == ["data: [DONE]", ""]
     last: dict[int, Any] = {}
     for event in found[:-2]:
@@ -348,27 +347,30 @@ def test_a_request_can_be_aborted_by_its_id_and_tells_what_there_is(served: Any)
     link = served.front.link
     while not link.open_requests:
         assert asking.is_alive()
-    httpx.post(f"{served.url}/abort_request", json={"rid": "other"})
+    httpx.post(f"{served.url}/abort_request", headers=HEADERS, json={"rid": "other"})
     while asking.is_alive():
-        assert httpx.post(f"{served.url}/abort_request", json={"rid": "long"}).status_code == 200
+        assert httpx.post(f"{served.url}/abort_request", headers=HEADERS, json={"rid": "long"}).status_code == 200
         asking.join(0.05)
     assert found[0]["meta_info"]["finish_reason"]["type"] == "abort"
     assert found[0]["meta_info"]["completion_tokens"] < 3900
-    assert httpx.post(f"{served.url}/abort_request", json={}).status_code == 400
+    assert httpx.post(f"{served.url}/abort_request", headers=HEADERS, json={}).status_code == 400
 
 
 def test_health_generate_draws_a_token(served: Any) -> None:
     before = served.front.link.meter.usage.output
-    assert httpx.get(f"{served.url}/health_generate").status_code == 200
+    assert httpx.get(f"{served.url}/health_generate", headers=HEADERS).status_code == 200
     assert served.front.link.meter.usage.output == before + 1
 
 
 def test_the_cache_is_flushed_by_get_and_by_post(served: Any) -> None:
-    assert httpx.get(f"{served.url}/flush_cache").status_code == 200
-    assert httpx.post(f"{served.url}/flush_cache").status_code == 200
+    assert httpx.get(f"{served.url}/flush_cache", headers=HEADERS).status_code == 200
+    assert httpx.post(f"{served.url}/flush_cache", headers=HEADERS).status_code == 200
 
 
 def test_what_the_server_tells_of_itself_names_no_file_and_no_address(served: Any) -> None:
-    told = httpx.get(f"{served.url}/server_info").text + httpx.get(f"{served.url}/get_model_info").text
+    told = (
+        httpx.get(f"{served.url}/server_info", headers=HEADERS).text
+        + httpx.get(f"{served.url}/get_model_info", headers=HEADERS).text
+    )
     assert "/" not in told
     assert "key" not in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -10,21 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 import latticework as lw
 from latticework.lang.backends.runtime import Connection
-from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import front_server
 from latticework.runtime.link.framing import pack, read_frame
 from latticework.runtime.link.http_wire import FRAMES_PATH, LINK_HEADER, LINK_PATH
 from latticework.runtime.link.messages import AskStats, Decoder, Hello, ToClient, Welcome, encode
-from latticework.runtime.programs.front import Front
-from latticework.runtime.tenants import ApiKeys
-
-ENGINE = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
-KEYS = {name: f"sentinel-key-of-{name}" for name in ("ada", "bob")}
-TENANTS = ApiKeys({hashlib.sha256(key.encode()).digest(): name for name, key in KEYS.items()})
+from tests.conftest import SERVER_KEYS
 
 
 @lw.function
@@ -53,16 +47,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 @pytest.fixture(scope="module")
-def served(serve_front: Callable[..., Any]) -> Any:
-    """The tiny model behind keys; a tenant may have two programs open."""
-    return serve_front(
-        lambda: Front.start(ENGINE, ServerConfig(max_open_each=2, max_body_mb=1)), keys=TENANTS, programs=True
-    )
+def served(tiny_server: Any) -> Any:
+    return tiny_server
 
 
 @pytest.fixture(scope="module")
 def ada(served: Any) -> Iterator[Connection]:
-    with lw.RuntimeEndpoint(served.url, api_key=KEYS["ada"]) as endpoint:
+    with lw.RuntimeEndpoint(served.url, api_key=SERVER_KEYS["ada"]) as endpoint:
         yield endpoint
 
 
@@ -106,7 +97,7 @@ def test_the_key_decides_whose_a_program_is(served: Any, ada: Connection) -> Non
     def ask(s: lw.State) -> None:
         s += "A prefix that only its tenant may find in the cache. " + lw.gen("x", max_tokens=2)
 
-    with lw.connect(served.url, api_key=KEYS["bob"]) as bob:
+    with lw.connect(served.url, api_key=SERVER_KEYS["bob"]) as bob:
         ask.run(backend=ada, seed=1)
         again = ask.run(backend=ada, seed=1)
         other = ask.run(backend=bob, seed=1)
@@ -114,8 +105,11 @@ def test_the_key_decides_whose_a_program_is(served: Any, ada: Connection) -> Non
     assert other.usage().cached == 0
 
 
-def test_a_tenants_programs_are_counted_over_all_its_connections(served: Any, ada: Connection) -> None:
-    with lw.RuntimeEndpoint(served.url, api_key=KEYS["ada"]) as second:
+def test_a_tenants_programs_are_counted_over_all_its_connections(
+    served: Any, ada: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.front, "server", msgspec.structs.replace(served.front.server, max_open_each=2))
+    with lw.RuntimeEndpoint(served.url, api_key=SERVER_KEYS["ada"]) as second:
         running = [endless.run(backend=one, wait=False) for one in (ada, second)]
         assert wait_until(lambda: served.link.open_runs == 2)
         with pytest.raises(lw.QuotaExceeded):
@@ -134,7 +128,7 @@ def test_without_a_valid_key_there_is_no_connection(served: Any, key: str | None
 
 
 def test_a_client_that_goes_takes_its_programs_with_it(served: Any) -> None:
-    client = lw.RuntimeEndpoint(served.url, api_key=KEYS["ada"])
+    client = lw.RuntimeEndpoint(served.url, api_key=SERVER_KEYS["ada"])
     endless.run(backend=client, wait=False)
     assert wait_until(lambda: served.front.link.open_requests == 1)
     client.shutdown()
@@ -149,7 +143,7 @@ class ByHand:
     """A connection whose requests are written out."""
 
     def __init__(self, url: str, name: str) -> None:
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEYS[name]}"}, timeout=20)
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {SERVER_KEYS[name]}"}, timeout=20)
         self.stream = self.http.stream("POST", LINK_PATH, content=pack([encode(Hello(tenant="bob"))]))
         self.answer = self.stream.__enter__()
         assert self.answer.status_code == 200
@@ -209,9 +203,9 @@ def test_nobody_else_can_speak_on_a_connection(served: Any, by_hand: ByHand) -> 
 
 
 def test_a_connection_that_does_not_begin_with_hello_is_refused(served: Any) -> None:
-    headers = {"Authorization": f"Bearer {KEYS['ada']}"}
+    headers = {"Authorization": f"Bearer {SERVER_KEYS['ada']}"}
     assert httpx.post(served.url + LINK_PATH, content=b"\x00", headers=headers).status_code == 400
-    assert httpx.post(served.url + LINK_PATH, content=b"x" * (2 << 20), headers=headers).status_code == 413
+    assert httpx.post(served.url + LINK_PATH, content=b"x" * (17 << 20), headers=headers).status_code == 413
 
 
 def test_a_client_that_falls_silent_is_let_go(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +223,7 @@ def test_a_client_that_falls_silent_is_let_go(served: Any, monkeypatch: pytest.M
 def test_what_one_request_cannot_hold_is_refused_where_it_was_written(ada: Connection) -> None:
     @lw.function
     def long(s: lw.State) -> None:
-        s += "x" * (1 << 20) + lw.gen("x", max_tokens=1)
+        s += "x" * (16 << 20) + lw.gen("x", max_tokens=1)
 
     with pytest.raises(lw.InvalidArgument, match="at most"):
         long.run(backend=ada)
@@ -264,17 +258,13 @@ def test_a_server_without_programs_is_told_apart(scripted_server: Any) -> None:
         lw.RuntimeEndpoint(scripted_server.url)
 
 
-def test_a_server_that_stops_fails_the_programs_that_are_open() -> None:
-    from tests.runtime.server.conftest import ServedFront
-
-    server = ServedFront(lambda: Front.start(ENGINE, ServerConfig()), programs=True)
-    client = lw.connect(server.url)
+def test_a_server_that_stops_fails_the_programs_that_are_open(served: Any) -> None:
+    client = lw.RuntimeEndpoint(served.url, api_key=SERVER_KEYS["ada"])
     state = endless.run(backend=client, wait=False)
-    front: Any = server.front
-    assert wait_until(lambda: bool(front.link.open_requests))
-    before = threading.active_count()
-    server.close()
+    assert wait_until(lambda: bool(served.front.link.open_requests))
+    served._loop.call_soon_threadsafe(served.link.dismiss_guests)  # what serve_http does first when it is to stop
     with pytest.raises(lw.ConnectionLost):
         state["x"]
+    assert story.run("Cy", backend=client)["code"].isdigit()  # the next run connects anew
     client.shutdown()
-    assert wait_until(lambda: threading.active_count() < before)
+    assert wait_until(lambda: not any(thread.name.startswith("latticework-http") for thread in threading.enumerate()))
