@@ -114,12 +114,16 @@ class Client:
         return self._begin(number, Generate(number, prompt, gen, _bounded(timeout)), listener)
 
     def _begin(self, number: int, message: Open | Generate, listener: Listener) -> int:
-        frame = self._frame(message)
+        frame = _frame(message)
         with self._lock:
             if self._lost is not None:
                 raise from_data(self._lost)
             self._listeners[number] = listener
-        self._post(frame)
+        try:
+            self._post(frame)
+        except InvalidArgument:
+            self._listeners.pop(number, None)
+            raise
         return number
 
     def append(self, run: int, branch: int, first: int, ops: Sequence[Op]) -> None:
@@ -154,20 +158,11 @@ class Client:
         return self._lost is not None or self._stop or self.pid != os.getpid()
 
     def _say(self, message: ToFront) -> None:
-        self._post(self._frame(message))
-
-    def _frame(self, message: ToFront) -> bytes:
-        """Raises InvalidArgument for a message that would cost this client its connection."""
-        frame = encode(message)
-        if len(frame) > self._longest:
-            raise InvalidArgument(
-                f"{len(frame)} bytes are to be sent at once; at most {self._longest} can be",
-                field="prompt",
-                hint="shorten the text",
-            )
-        return frame
+        self._post(_frame(message))
 
     def _post(self, frame: bytes) -> None:
+        if len(frame) > self._longest:
+            raise _too_long(frame, self._longest)
         self._outbox.append(frame)
         self._wake()
 
@@ -266,6 +261,20 @@ class Client:
         for listener in listeners.values():
             listener(Failed(0, -1, error))
         self._connected.set()
+
+
+def _frame(message: ToFront) -> bytes:
+    """Raises InvalidArgument for a message that would cost this client its connection."""
+    frame = encode(message)
+    if len(frame) > MAX_FRAME_BYTES:
+        raise _too_long(frame, MAX_FRAME_BYTES)
+    return frame
+
+
+def _too_long(frame: bytes, longest: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"{len(frame)} bytes are to be sent at once; at most {longest} can be", field="prompt", hint="shorten the text"
+    )
 
 
 def _bounded(timeout: float | None) -> float | None:

@@ -52,8 +52,9 @@ log = logging.getLogger(__name__)
 class _Client:
     """One connection: its runs, and the events that wait for the end of this turn of the loop."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, guest: bool = False) -> None:
         self.tenant = tenant
+        self.guest = guest
         self.last_seen = time.monotonic()
         self.runs: dict[int, Run | SingleRun] = {}
         self.sizes: dict[int, int] = {}  # bytes received for each
@@ -173,8 +174,7 @@ class FrontServer:
         self.front.link.meter.bad_frames += 1
 
     def _runs_of_guests(self, tenant: str) -> int:
-        mine = [self._clients.get(one) for one, guest in self._guests.items() if guest.tenant == tenant]
-        return sum(len(client.runs) for client in mine if client is not None)
+        return sum(len(one.runs) for one in self._clients.values() if one.guest and one.tenant == tenant)
 
     # ------------------------------------------------------------ in
 
@@ -195,7 +195,8 @@ class FrontServer:
         has to begin anew."""
         guest = self._guests.get(identity)
         if isinstance(message, Hello):
-            self._clients.setdefault(identity, _Client(message.tenant if guest is None else guest.tenant))
+            made = _Client(message.tenant) if guest is None else _Client(guest.tenant, guest=True)
+            self._clients.setdefault(identity, made)
         client = self._clients.get(identity)
         if client is None:
             error = ConnectionLost("the runtime does not know this connection: it was silent too long, or restarted")
@@ -238,9 +239,7 @@ class FrontServer:
         )
         self._send(identity, Rejected(error.to_data()))
 
-    def _refusal(
-        self, identity: bytes, client: _Client, message: Open | Generate, size: int
-    ) -> LatticeworkError | None:
+    def _refusal(self, client: _Client, message: Open | Generate, size: int) -> LatticeworkError | None:
         """Why a run cannot be opened."""
         if self.closed or self.open_runs >= self.max_open:
             reason = "the server is shutting down" if self.closed else f"{self.max_open} programs are open already"
@@ -252,7 +251,7 @@ class FrontServer:
             return QuotaExceeded(
                 f"{each} programs of this connection are open already", hint="retry later, or raise --max-open-each"
             )
-        if identity in self._guests and client.tenant and self._runs_of_guests(client.tenant) >= each:
+        if client.guest and client.tenant and self._runs_of_guests(client.tenant) >= each:
             return QuotaExceeded(f"{each} programs of this key's tenant are open already", hint="retry later")
         return self._too_much(client, size)
 
@@ -275,7 +274,7 @@ class FrontServer:
         client.runs[message.run].append(message.branch, message.first, message.ops)
 
     def _open(self, identity: bytes, client: _Client, message: Open | Generate, size: int) -> None:
-        refusal = self._refusal(identity, client, message, size)
+        refusal = self._refusal(client, message, size)
         if refusal is not None:
             self._send(identity, Rejected(refusal.to_data(), message.run))
             return
