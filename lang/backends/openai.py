@@ -89,6 +89,8 @@ class OpenAI:
         for name, value, least in (("retries", retries, 0), ("concurrency", concurrency, 1)):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 4096:
                 raise InvalidArgument(f"{name} is {value!r}; expected an integer from {least} to 4096", field=name)
+        if isinstance(verify, str) and not os.path.isfile(verify):
+            raise InvalidArgument(f"verify is {verify!r}; there is no such file", field="verify")
         self._dialect: Dialect | None = None if dialect == "auto" else DIALECTS[dialect]
         if dialect == "auto" and self.base_url == OPENAI_URL:
             self._dialect = DIALECTS["openai"]

@@ -180,15 +180,23 @@ def _server_info(client: Client) -> dict[str, Any]:
 class Runtime:
     """A private runtime: a front and an engine in subprocesses, ended by `shutdown()`, `with`, or this process.
 
-    model: "smollm2" (the bundled default), a folder, a .gguf file or a hub id. settings: fields of EngineConfig
-    (dtype, page_size, kv_tokens, …). progress: called with the share of the weights loaded, 0 to 1.
-    Raises ModelError or InvalidArgument at once. If the front dies, open programs fail and the next one starts
-    another.
+    model: "smollm2" (the bundled default), a folder, a .gguf file or a hub id; model_path: the same, by SGLang's name.
+    settings: fields of EngineConfig (dtype, page_size, kv_tokens, …). progress: called with the share of the weights
+    loaded, 0 to 1. Raises ModelError or InvalidArgument at once. If the front dies, open programs fail and the next
+    one starts another.
     """
 
     def __init__(
-        self, model: str | None = None, *, progress: Callable[[float], None] | None = None, **settings: Any
+        self,
+        model: str | None = None,
+        *,
+        model_path: str | None = None,
+        progress: Callable[[float], None] | None = None,
+        **settings: Any,
     ) -> None:
+        if model is not None and model_path is not None:
+            raise InvalidArgument("model and model_path are both given", field="model_path")
+        model = model_path if model is None else model
         if model is not None:
             settings["model"] = model
         self.config = _engine_config(settings)

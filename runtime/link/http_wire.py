@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from latticework.lang.errors import Busy, ConnectionLost, InvalidArgument, LatticeworkError, QuotaExceeded
@@ -54,6 +55,8 @@ class HttpAddress:
         key = self.api_key
         if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable() and key.strip()):
             raise InvalidArgument("api_key is no text that a header can hold", field="api_key")
+        if isinstance(self.verify, str) and not Path(self.verify).is_file():
+            raise InvalidArgument(f"verify is {self.verify!r}; there is no such file", field="verify")
 
     def connect(self) -> http.client.HTTPConnection:
         """Raises OSError."""

@@ -68,3 +68,11 @@ def test_the_global_config_takes_what_programs_set_and_nothing_else() -> None:
         config.verbose = 1  # type: ignore[attr-defined]
     with pytest.raises(lw.InvalidArgument):
         config.default_backend = "a backend"  # type: ignore[assignment]
+
+
+def test_a_runtime_takes_its_model_by_either_name_and_not_by_both() -> None:
+    with pytest.raises(lw.InvalidArgument, match="both") as caught:
+        lw.Runtime("tiny", model_path="tiny")
+    assert caught.value.field == "model_path"
+    with pytest.raises(lw.ModelNotFound, match="no-such-model"):
+        lw.Runtime(model_path="no-such-model")

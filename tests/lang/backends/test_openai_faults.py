@@ -281,6 +281,7 @@ def test_what_a_server_cannot_do_is_refused_before_anything_is_sent(make: Any, p
         ({"retries": -1}, "retries"),
         ({"concurrency": 0}, "concurrency"),
         ({"model": ""}, "model"),
+        ({"verify": "/nowhere.pem"}, "verify"),
     ],
 )
 def test_a_wrong_setting_is_named(options: dict[str, Any], field: str) -> None:

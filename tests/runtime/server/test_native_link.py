@@ -241,6 +241,7 @@ def test_where_nobody_answers_it_is_said(url: str) -> None:
         ({"base_url": "http://me:secret@localhost"}, "base_url"),
         ({"base_url": "http://localhost:x"}, "base_url"),
         ({"base_url": "http://localhost", "api_key": "a\nb"}, "api_key"),
+        ({"base_url": "https://localhost", "verify": "/nowhere.pem"}, "verify"),
         ({"base_url": "http://localhost", "chat_template_name": "chatml"}, "chat_template_name"),
     ],
 )
