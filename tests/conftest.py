@@ -55,6 +55,6 @@ def tiny_server(_own_cache: None) -> Iterator[Any]:
 
     keys = ApiKeys({hashlib.sha256(key.encode()).digest(): name for name, key in SERVER_KEYS.items()})
     engine = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
-    server = ServedFront(lambda: Front.start(engine, ServerConfig()), keys=keys, each=64, programs=True)
+    server = ServedFront(lambda: Front.start(engine, ServerConfig()), keys=keys, programs=True, most=256)
     yield server
     server.close()

@@ -18,6 +18,7 @@ from latticework.lang.ir import Choices, Gen, JsonSchema, Sampling, Select
 
 CHAT = "chat/completions"
 COMPLETIONS = "completions"
+SCORED_AT_ONCE = 64  # options in one request; servers bound their number of prompts
 NO_ID = -1  # servers tell the texts of tokens, not their ids
 _DEFAULTS = Sampling()
 _PLAIN = ("frequency_penalty", "presence_penalty")
@@ -63,11 +64,11 @@ def gen_body(op: Gen, sampling: Sampling, transcript: Transcript, dialect: Diale
     return body | asked
 
 
-def scoring_body(op: Select, transcript: Transcript, model: str) -> dict[str, Any]:
+def scoring_body(options: Sequence[str], transcript: Transcript, model: str) -> dict[str, Any]:
     """Asks for the log-probabilities of the prompt alone and before every option. One token is drawn after each, and
     not looked at: not all servers draw none."""
     prompt = transcript.prompt()
-    prompts = [prompt, *(prompt + option for option in op.options)]
+    prompts = [prompt, *(prompt + option for option in options)]
     return {"model": model, "prompt": prompts, "echo": True, "logprobs": 0, "max_tokens": 1, "temperature": 0}
 
 

@@ -149,7 +149,7 @@ class Branch:
                         bodies.gen_body(op, self._sampling(op), transcript, dialect, "")
                         transcript.add("…")
                     case Select():
-                        self._select_body(op, transcript, dialect)
+                        self._check_select(op, transcript, dialect)
                         transcript.add("…")
                     case Text() | Ref():
                         transcript.add(op.text if isinstance(op, Text) else "…")
@@ -282,26 +282,41 @@ class Branch:
 
     # ------------------------------------------------------------ selects
 
-    def _select_body(self, op: Select, transcript: Transcript, dialect: Dialect) -> tuple[dict[str, object], bool]:
-        """The body, and whether the choice is inside of JSON. Raises Unsupported."""
-        model = self.session.backend.model
-        if not transcript.chat and dialect.scores:
-            return bodies.scoring_body(op, transcript, model), False
-        return bodies.choice_body(op, transcript, dialect, model)
+    def _check_select(self, op: Select, transcript: Transcript, dialect: Dialect) -> None:
+        """Raises Unsupported."""
+        if transcript.chat or not dialect.scores:
+            bodies.choice_body(op, transcript, dialect, "")
+        else:
+            transcript.prompt()
 
     async def _select(self, position: int, op: Select, dialect: Dialect) -> Done:
         self._asked += 1
-        body, as_json = self._select_body(op, self.transcript, dialect)
+        if not self.transcript.chat and dialect.scores:
+            return await self._score(position, op)
+        body, as_json = bodies.choice_body(op, self.transcript, dialect, self.session.backend.model)
         answer = await self._post(body)
+        (said,) = bodies.said(answer, self.transcript.chat) or [Said()]
+        option = bodies.chosen(said.text, op.options, as_json)
+        return Done(self.number, position, option, "select", usage=self._used(answer))
+
+    async def _score(self, position: int, op: Select) -> Done:
+        """The option whose tokens are the likeliest, by the select's own method."""
+        prompt = self.transcript.prompt()
+        logprobs: list[list[float]] = []
+        usage = Usage()
+        for first in range(0, len(op.options), bodies.SCORED_AT_ONCE):
+            options = op.options[first : first + bodies.SCORED_AT_ONCE]
+            answer = await self._post(bodies.scoring_body(options, self.transcript, self.session.backend.model))
+            logprobs += bodies.option_scores(answer, prompt, options)
+            usage += self._used(answer)
+        decision = decide(op.method, logprobs)
+        option = op.options[decision.chosen]
+        return Done(self.number, position, option, "select", usage=usage, scores=decision.scores)
+
+    def _used(self, answer: object) -> Usage:
         usage = bodies.usage(answer)
         self.session.backend.token_usage.add(usage)
-        if "echo" in body:
-            decision = decide(op.method, bodies.option_scores(answer, self.transcript.prompt(), op.options))
-            option, scores = op.options[decision.chosen], decision.scores
-        else:
-            (said,) = bodies.said(answer, self.session.backend.chat) or [Said()]
-            option, scores = bodies.chosen(said.text, op.options, as_json), ()
-        return Done(self.number, position, option, "select", usage=usage, scores=scores)
+        return usage
 
 
 class _At(LatticeworkError):

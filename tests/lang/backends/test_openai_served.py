@@ -97,6 +97,18 @@ def test_options_are_scored_by_their_own_tokens_whatever_they_are_made_of(near: 
     assert here.text == there.text
 
 
+def test_more_options_than_a_request_holds_are_scored_in_several(near: Connection, text: lw.OpenAI) -> None:
+    @lw.function
+    def pick(s: lw.State) -> None:
+        s += "Number: " + lw.select("x", [str(number) for number in range(130)])
+
+    before = text.attempts
+    there, here = pick.run(backend=near).meta("x"), pick.run(backend=text).meta("x")
+    assert text.attempts == before + 3
+    assert here.scores == pytest.approx(there.scores, abs=1e-9)
+    assert here.text == there.text
+
+
 def test_a_chat_selects_by_constrained_choice(chat: lw.OpenAI) -> None:
     @lw.function
     def pick(s: lw.State) -> None:

@@ -135,16 +135,21 @@ class ScriptedGeneration:
 
 class ServedFront:
     """A front behind real HTTP, in a thread with its own event loop. programs: on its link, too, which only a real
-    front has."""
+    front has. most, each: generations at once, and of one tenant."""
 
     def __init__(
-        self, make: Callable[[], Any], keys: ApiKeys | None = None, each: int | None = None, programs: bool = False
+        self,
+        make: Callable[[], Any],
+        keys: ApiKeys | None = None,
+        each: int | None = None,
+        programs: bool = False,
+        most: int = 8,
     ) -> None:
         self.programs = programs
         self.link: FrontServer | None = None
         self.stopped: asyncio.Event | None = None
         self.front: Any = None
-        self.places = http.OpenPlaces(8, each)
+        self.places = http.OpenPlaces(most, each)
         self.keys = keys
         self._ready = threading.Event()
         self._bound = http.bind("127.0.0.1", 0)

@@ -117,6 +117,22 @@ def test_a_tenants_programs_are_counted_over_all_its_connections(
     assert wait_until(lambda: served.link.open_runs == 0)
 
 
+def test_there_are_only_so_many_connections(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_server, "MAX_GUESTS", 0)
+    with pytest.raises(lw.Busy, match="connections are open"):
+        lw.RuntimeEndpoint(served.url, api_key=SERVER_KEYS["ada"])
+
+
+def test_the_connections_of_a_tenant_are_counted(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.front, "server", msgspec.structs.replace(served.front.server, max_open_each=1))
+    key = SERVER_KEYS["bob"]
+    with (
+        lw.RuntimeEndpoint(served.url, api_key=key),
+        pytest.raises(lw.QuotaExceeded, match="connections of this key"),
+    ):
+        lw.RuntimeEndpoint(served.url, api_key=key)
+
+
 @pytest.mark.parametrize("key", [None, "sentinel-key-of-eve"])
 def test_without_a_valid_key_there_is_no_connection(served: Any, key: str | None, caplog: Any) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(lw.InvalidArgument, match="API key") as caught:
