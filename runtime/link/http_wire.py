@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import select
+import selectors
 import socket
 import ssl
 import threading
@@ -101,14 +101,17 @@ class HttpWire:
             self._down.close()
             raise ConnectionLost(f"what answers at {address.url} is no Latticework server")
         self.longest = int(longest) - HEAD
+        self._selector = selectors.DefaultSelector()
         for work, name in ((self._read, "reader"), (self._write, "writer")):
             threading.Thread(target=work, name=f"latticework-http-{name}", daemon=True).start()
 
     # ------------------------------------------------------------ the client's thread
 
     def wait(self, woken: socket.socket, seconds: float) -> None:
+        if woken not in self._selector.get_map():
+            self._selector.register(woken, selectors.EVENT_READ)
         if not self._inbox and self._error is None:
-            select.select([woken], [], [], seconds)
+            self._selector.select(seconds)
 
     def receive(self) -> bytes | None:
         if self._inbox:
@@ -131,6 +134,7 @@ class HttpWire:
             self._closed = True
             self._more.notify()
         self._shut(self._down)
+        self._selector.close()
 
     # ------------------------------------------------------------ the reader
 
@@ -141,7 +145,7 @@ class HttpWire:
         assert isinstance(opened, socket.socket)
         answer = connection.getresponse()
         if answer.status != 200:
-            refused = _refusal(self._address.url, answer)
+            refused = _refusal(self._address, answer)
             connection.close()
             raise refused
         opened.settimeout(SILENCE_SECONDS)
@@ -190,7 +194,7 @@ class HttpWire:
         connection.request("POST", self._address.path(FRAMES_PATH), pack(frames), headers)
         answer = connection.getresponse()
         if answer.status != 204:
-            raise _refusal(self._address.url, answer)
+            raise _refusal(self._address, answer)
         answer.read()
 
     # ------------------------------------------------------------ ends
@@ -214,14 +218,16 @@ def _split(url: str) -> SplitResult:
         raise InvalidArgument(f"{url!r} is no HTTP address: {error}", field="base_url") from None
 
 
-def _refusal(url: str, answer: http.client.HTTPResponse) -> LatticeworkError:
-    """What the server says is wrong."""
+def _refusal(address: HttpAddress, answer: http.client.HTTPResponse) -> LatticeworkError:
+    """What the server says is wrong, without our key, whatever it says."""
     text = answer.read(MAX_ERROR_BYTES).decode("utf-8", "replace")
     try:
         message = str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = text[:200]
-    said = f"{url} answers {answer.status}: {message or answer.reason}"
+    if address.api_key:
+        message = message.replace(address.api_key, "***")
+    said = f"{address.url} answers {answer.status}: {message or answer.reason}"
     match answer.status:
         case 401 | 403:
             return InvalidArgument(said, field="api_key")

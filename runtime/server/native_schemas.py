@@ -51,6 +51,11 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _or_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+Rid = Annotated[str, Field(min_length=1, max_length=MAX_RID_CHARS)]
 Texts = Annotated[list[str] | None, BeforeValidator(_as_list)]
 
 
@@ -108,8 +113,8 @@ class GenerateBody(NativeBody):
 
     text: str | list[str] | None = None
     input_ids: list[int] | list[list[int]] | None = None
-    sampling_params: SamplingParams = Field(default_factory=SamplingParams)
-    rid: Annotated[str, Field(max_length=MAX_RID_CHARS)] | list[str] | None = None
+    sampling_params: Annotated[SamplingParams, BeforeValidator(_or_empty)] = Field(default_factory=SamplingParams)
+    rid: Rid | list[Rid] | None = None
     return_logprob: bool | None = None
     logprob_start_len: Annotated[int | None, Field(ge=-1)] = None
     top_logprobs_num: int | None = None

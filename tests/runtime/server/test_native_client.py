@@ -136,6 +136,11 @@ def test_a_list_of_prompts_is_answered_in_order_with_every_output_of_each(served
     assert [answers[0]["text"], answers[2]["text"]] == alone
 
 
+def test_without_parameters_a_prompt_is_answered(served: Any) -> None:
+    assert post(served, {"text": "x"})["meta_info"]["completion_tokens"] <= 128
+    assert post(served, {"text": "x", "sampling_params": None})["meta_info"]["completion_tokens"] <= 128
+
+
 def test_a_list_of_one_is_a_list(served: Any) -> None:
     assert len(post(served, {"text": ["One"], "sampling_params": {"max_new_tokens": 1}})) == 1
     assert len(post(served, {"input_ids": [[79, 110]], "sampling_params": {"max_new_tokens": 1}})) == 1
@@ -328,6 +333,8 @@ def test_a_wrong_parameter_is_named(served: Any, client: EndpointClient, params:
         ({"text": "x", "return_logprob": True, "top_logprobs_num": 21}, "top_logprobs_num"),
         ({"text": "x", "image_data": "cat.png"}, "image_data"),
         ({"text": "x", "rid": ["a", "b"]}, "rid"),
+        ({"text": "x", "rid": "a" * 300}, "rid"),
+        ({"text": "x", "rid": ["a" * 300]}, "rid"),
         ({"text": "x", "sampling_parms": {}}, "sampling_parms"),
         ({"text": "x", "sampling_params": [{}]}, "sampling_params"),
     ],
