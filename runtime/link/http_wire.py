@@ -140,14 +140,16 @@ class HttpWire:
 
     def _open(self) -> tuple[socket.socket, http.client.HTTPResponse]:
         connection = self._address.connect()
-        connection.request("POST", self._address.path(LINK_PATH), pack([encode(Hello())]), self._address.headers())
-        opened = connection.sock
-        assert isinstance(opened, socket.socket)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            refused = _refusal(self._address, answer)
+        try:
+            connection.request("POST", self._address.path(LINK_PATH), pack([encode(Hello())]), self._address.headers())
+            opened = connection.sock
+            assert isinstance(opened, socket.socket)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise _refusal(self._address, answer)
+        except BaseException:
             connection.close()
-            raise refused
+            raise
         opened.settimeout(SILENCE_SECONDS)
         return opened, answer
 
