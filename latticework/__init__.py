@@ -15,7 +15,7 @@ if not os.path.isdir(os.path.join(__path__[0], "lang")):
     __path__.append(os.path.dirname(__path__[0]))
 
 from latticework.lang.api import Function, assistant, function, gen, select, system, user
-from latticework.lang.backends.default import set_default_backend
+from latticework.lang.backends.default import flush_cache, get_server_info, global_config, set_default_backend
 from latticework.lang.compiled import CompiledProgram
 from latticework.lang.errors import (
     AddressInUse,
@@ -50,7 +50,8 @@ from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
     from latticework.lang.backends.offline import Engine, Result
-    from latticework.lang.backends.runtime import Runtime, connect
+    from latticework.lang.backends.openai import OpenAI
+    from latticework.lang.backends.runtime import Runtime, RuntimeEndpoint, connect
     from latticework.lang.backends.scripted import Scripted
     from latticework.lang.show import show_program, show_run
 
@@ -81,6 +82,7 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "NeedsValue",
+    "OpenAI",
     "Program",
     "ProgramError",
     "PromptTooLong",
@@ -89,6 +91,7 @@ __all__ = [
     "RegexError",
     "Result",
     "Runtime",
+    "RuntimeEndpoint",
     "RuntimeFailure",
     "Sampling",
     "SchemaError",
@@ -101,8 +104,11 @@ __all__ = [
     "UnsupportedModel",
     "assistant",
     "connect",
+    "flush_cache",
     "function",
     "gen",
+    "get_server_info",
+    "global_config",
     "select",
     "set_default_backend",
     "show_program",
@@ -113,8 +119,10 @@ __all__ = [
 
 _LAZY = {
     "Engine": "latticework.lang.backends.offline",
+    "OpenAI": "latticework.lang.backends.openai",
     "Result": "latticework.lang.backends.offline",
     "Runtime": "latticework.lang.backends.runtime",
+    "RuntimeEndpoint": "latticework.lang.backends.runtime",
     "connect": "latticework.lang.backends.runtime",
     "Scripted": "latticework.lang.backends.scripted",
     "show_program": "latticework.lang.show",

@@ -6,9 +6,10 @@ the scheduler's alone.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from latticework.lang.errors import ErrorData
 from latticework.lang.events import Finish, Usage
@@ -30,12 +31,14 @@ class TextSegment(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, f
 
 class GenSegment(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
     """Text the model writes. `sampling.seed` is set. `constraint` is the key of a rule graph that a `Define`
-    has named before; `stop_rules` are those of `sampling.stop_regex`, in order."""
+    has named before; `stop_rules` are those of `sampling.stop_regex`, in order. untold: so many tokens at the beginning
+    of the constant text before it are left out of `sampling.prompt_logprobs`, and may come from the cache."""
 
     sampling: Sampling
     constraint: str | None = None
     on_length: OnLength = "close"
     stop_rules: tuple[str, ...] = ()
+    untold: Annotated[int, Meta(ge=0)] = 0
 
 
 class SelectSegment(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):

@@ -1,9 +1,11 @@
-"""What tests share: a cache folder of the session's own, and runtimes that are started once."""
+"""What tests share: a cache folder of the session's own, and runtimes and a server that are started once."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,21 @@ def smollm2_runtime(_own_cache: None) -> Iterator[Runtime]:
     """A whole runtime over the default model in float32."""
     with Runtime("smollm2", dtype="float32", kv_tokens=32768) as runtime:
         yield runtime
+
+
+SERVER_KEYS = {name: f"sentinel-key-of-{name}" for name in ("ada", "bob")}
+
+
+@pytest.fixture(scope="session")
+def tiny_server(_own_cache: None) -> Iterator[Any]:
+    """The tiny model in float64 over real HTTP, programs too, for the tenants of `SERVER_KEYS`: a `ServedFront`."""
+    from latticework.runtime.config import EngineConfig, ServerConfig
+    from latticework.runtime.programs.front import Front
+    from latticework.runtime.tenants import ApiKeys
+    from tests.runtime.server.conftest import ServedFront
+
+    keys = ApiKeys({hashlib.sha256(key.encode()).digest(): name for name, key in SERVER_KEYS.items()})
+    engine = EngineConfig(model="tiny", dtype="float64", kv_tokens=8192, threads=1)
+    server = ServedFront(lambda: Front.start(engine, ServerConfig()), keys=keys, programs=True, most=256)
+    yield server
+    server.close()

@@ -2,6 +2,7 @@
 
 Runtime(model="smollm2")   starts a front and an engine of its own, and ends them
 connect("ipc://…")         joins one that `latticework serve` runs
+RuntimeEndpoint("http://…")  joins it over HTTP
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ import msgspec
 from latticework.lang.backends.base import Listener
 from latticework.lang.backends.calls import Encoded, Terms
 from latticework.lang.check import Place
-from latticework.lang.errors import EngineDied, InvalidArgument
+from latticework.lang.errors import EngineDied, InvalidArgument, Unsupported
 from latticework.lang.events import Event
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.link import child
 from latticework.runtime.link.client import Client
+from latticework.runtime.link.http_wire import HttpAddress, HttpWire
 from latticework.runtime.link.messages import FrontStats, Prompt
 from latticework.runtime.link.settings import FrontSettings
 from latticework.runtime.link.sockets import RuntimeFolder
+from latticework.runtime.link.wire import OpenWire
 
-__all__ = ["Connection", "Runtime", "connect", "embedded_default"]
+__all__ = ["Connection", "Runtime", "RuntimeEndpoint", "connect", "embedded_default"]
 
 
 class _RemoteRun:
@@ -76,16 +79,21 @@ def _ignore(event: Event) -> None:
 class Connection:
     """A backend that speaks to a front at `address`. Each process that uses it has a connection of its own.
 
-    tenant: for whom it asks. Tenants share the engine fairly, and no part of the prefix cache.
+    tenant: for whom it asks. Tenants share the engine fairly, and no part of the prefix cache. wire: how to get there,
+    where `address` is no ZMQ address.
     """
 
-    def __init__(self, address: str, tenant: str = "") -> None:
+    def __init__(self, address: str, tenant: str = "", wire: OpenWire | None = None) -> None:
         self.name = f"runtime at {address}"
         self.address = address
         self.tenant = tenant
+        self._wire = wire
         self._lock = threading.Lock()
-        self._client: Client | None = Client(address, tenant=tenant)
+        self._client: Client | None = self._connect()
         _at_fork(self._forked)
+
+    def _connect(self) -> Client:
+        return Client(self.address, tenant=self.tenant, wire=self._wire)
 
     def _forked(self) -> None:
         """In a forked child: whoever held the lock is not here."""
@@ -124,10 +132,18 @@ class Connection:
         """Forgets every cached prefix that nothing holds."""
         self._live().flush_cache()
 
+    def get_server_info(self) -> dict[str, Any]:
+        """The model, its sizes, and counters, by SGLang's names."""
+        return _server_info(self._live())
+
+    def get_model_name(self) -> str:
+        """The name of the model served there."""
+        return self.model
+
     def _live(self) -> Client:
         with self._lock:
             if self._client is None or self._client.lost:
-                self._client = Client(self.address, tenant=self.tenant)
+                self._client = self._connect()
             return self._client
 
     def shutdown(self) -> None:
@@ -145,24 +161,79 @@ class Connection:
         self.shutdown()
 
 
-def connect(address: str, *, tenant: str = "") -> Connection:
-    """Joins a runtime that is being served, on behalf of `tenant`. Raises ConnectionLost when nobody answers within 10
-    seconds, InvalidArgument for a wrong address or tenant."""
+def connect(
+    address: str, *, tenant: str = "", api_key: str | None = None, verify: str | bool | None = None
+) -> Connection:
+    """Joins a runtime that is being served: at its link address, "ipc://…", on behalf of `tenant`; or over HTTP, see
+    `RuntimeEndpoint`. Raises ConnectionLost when nobody answers within 10 seconds, InvalidArgument for a wrong address,
+    tenant or key."""
+    if not isinstance(address, str):
+        raise InvalidArgument(f"address is a {type(address).__name__}; expected text", field="address")
+    if address.startswith(("http://", "https://")):
+        if tenant:
+            raise InvalidArgument("over HTTP the tenant is that of the API key", field="tenant", hint="api_key=…")
+        return RuntimeEndpoint(address, api_key, verify)
+    if api_key is not None or verify is not None:
+        raise InvalidArgument(f"{address} asks for no key and has no certificate", field="api_key")
     return Connection(address, tenant)
+
+
+def RuntimeEndpoint(
+    base_url: str,
+    api_key: str | None = None,
+    verify: str | bool | None = None,
+    chat_template_name: str | None = None,
+) -> Connection:
+    """Joins a Latticework server over HTTP, for whole programs: SGLang's name for it, and its arguments.
+
+    api_key: one of the server's `--api-keys`; it decides the tenant. verify: a file of certificates to trust instead of
+    the system's; False checks none. Raises ConnectionLost when nobody answers within 10 seconds or what answers is no
+    Latticework server (see `lw.OpenAI` for others), InvalidArgument for a wrong address or key, Unsupported for a
+    chat template: the server's model has its own.
+    """
+    if chat_template_name is not None:
+        raise Unsupported(
+            f"chat_template_name is {chat_template_name!r}; roles are written as the model's own template has them",
+            field="chat_template_name",
+            hint="leave it out",
+        )
+    address = HttpAddress(base_url, api_key, verify)
+    return Connection(base_url, wire=lambda wake: HttpWire(address, wake))
+
+
+def _server_info(client: Client) -> dict[str, Any]:
+    welcome, stats = client.welcome, client.stats()
+    assert welcome is not None
+    counters = msgspec.to_builtins(stats)
+    return {
+        "model_path": welcome.model,
+        "served_model_name": welcome.model,
+        "context_length": welcome.context,
+        "dtype": welcome.dtype,
+        "internal_states": [counters.pop("engine") | counters],
+    }
 
 
 class Runtime:
     """A private runtime: a front and an engine in subprocesses, ended by `shutdown()`, `with`, or this process.
 
-    model: "smollm2" (the bundled default), a folder, a .gguf file or a hub id. settings: fields of EngineConfig
-    (dtype, page_size, kv_tokens, …). progress: called with the share of the weights loaded, 0 to 1.
-    Raises ModelError or InvalidArgument at once. If the front dies, open programs fail and the next one starts
-    another.
+    model: "smollm2" (the bundled default), a folder, a .gguf file or a hub id; model_path: the same, by SGLang's name.
+    settings: fields of EngineConfig (dtype, page_size, kv_tokens, …). progress: called with the share of the weights
+    loaded, 0 to 1. Raises ModelError or InvalidArgument at once. If the front dies, open programs fail and the next
+    one starts another.
     """
 
     def __init__(
-        self, model: str | None = None, *, progress: Callable[[float], None] | None = None, **settings: Any
+        self,
+        model: str | None = None,
+        *,
+        model_path: str | None = None,
+        progress: Callable[[float], None] | None = None,
+        **settings: Any,
     ) -> None:
+        if model is not None and model_path is not None:
+            raise InvalidArgument("model and model_path are both given", field="model_path")
+        model = model_path if model is None else model
         if model is not None:
             settings["model"] = model
         self.config = _engine_config(settings)
@@ -224,6 +295,18 @@ class Runtime:
     def flush_cache(self) -> None:
         """Forgets every cached prefix that nothing holds."""
         self._live().flush_cache()
+
+    def get_server_info(self) -> dict[str, Any]:
+        """The model, its sizes, and counters, by SGLang's names."""
+        return _server_info(self._live())
+
+    def get_model_name(self) -> str:
+        return self.config.model
+
+    @property
+    def endpoint(self) -> Runtime:
+        """Where programs of SGLang look for `get_model_name()` and its like: here."""
+        return self
 
     def shutdown(self) -> None:
         """Ends the subprocesses. Idempotent; in a forked child it only leaves the connection."""

@@ -1,10 +1,11 @@
-"""The client's side of the link to a front: one thread, one socket, any number of runs.
+"""The client's side of the link to a front: one thread, one wire, any number of runs.
 
 Other threads hand it messages; it calls their listeners. It knows no torch, no tokenizer and no program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,8 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import zmq
 
 from latticework.lang.errors import (
     ConnectionLost,
@@ -60,7 +59,8 @@ from latticework.runtime.link.messages import (
     Welcome,
     encode,
 )
-from latticework.runtime.link.sockets import check_address, configure
+from latticework.runtime.link.sockets import check_address
+from latticework.runtime.link.wire import OpenWire, Wire, ZmqWire
 
 Listener = Callable[[Event], None]
 CONNECT_SECONDS = 10.0
@@ -80,11 +80,11 @@ class _Called:
 
 
 class Client:
-    """A connection to a front. Owns the socket and its thread; `close` ends both.
+    """A connection to a front. Owns the wire and its thread; `close` ends both.
 
     alive: asked now and then whether the front's process still runs, where the caller can know. tenant: for whom it
-    asks. Raises ConnectionLost when nobody answers within `timeout` seconds (10), InvalidArgument for a wrong address
-    or tenant.
+    asks. wire: how to get there, where `address` is no ZMQ address. Raises ConnectionLost when nobody answers within
+    `timeout` seconds (10), InvalidArgument for a wrong address or tenant.
     """
 
     def __init__(
@@ -93,8 +93,9 @@ class Client:
         alive: Callable[[], bool] = lambda: True,
         timeout: float | None = None,
         tenant: str = "",
+        wire: OpenWire | None = None,
     ) -> None:
-        self.address = check_address(address)
+        self.address = address if wire is not None else check_address(address)
         if not isinstance(tenant, str) or not re.fullmatch(TENANT, tenant):
             raise InvalidArgument(
                 f"tenant is {tenant!r}; expected up to 64 letters, digits, dots, dashes or underscores", field="tenant"
@@ -102,6 +103,8 @@ class Client:
         self.welcome: Welcome | None = None
         self.pid = os.getpid()
         self._alive = alive
+        self._open_wire: OpenWire = wire or (lambda _: ZmqWire(address))
+        self._longest = MAX_FRAME_BYTES
         self._numbers = itertools.count(1)
         self._listeners: dict[int, Listener] = {}
         self._called: dict[int, _Called] = {}
@@ -116,7 +119,8 @@ class Client:
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
-        self._say(Hello(tenant=tenant))
+        if wire is None:
+            self._say(Hello(tenant=tenant))
         self._thread = threading.Thread(target=self._serve, name="latticework-link", daemon=True)
         self._thread.start()
         if not self._connected.wait(CONNECT_SECONDS if timeout is None else timeout):
@@ -199,7 +203,11 @@ class Client:
             if self._lost is not None:
                 raise from_data(self._lost)
             self._listeners[number] = listener
-        self._post(frame)
+        try:
+            self._post(frame)
+        except InvalidArgument:
+            self._listeners.pop(number, None)
+            raise
         return number
 
     def append(self, run: int, branch: int, first: int, ops: Sequence[Op]) -> None:
@@ -237,6 +245,8 @@ class Client:
         self._post(_frame(message))
 
     def _post(self, frame: bytes) -> None:
+        if len(frame) > self._longest:
+            raise _too_long(frame, self._longest)
         self._outbox.append(frame)
         self._wake()
 
@@ -249,40 +259,36 @@ class Client:
     # ------------------------------------------------------------ the thread
 
     def _serve(self) -> None:
-        context = zmq.Context()
-        link = context.socket(zmq.DEALER)
+        wire: Wire | None = None
         try:
-            configure(link)
-            link.connect(self.address)
-            self._talk(link)
+            wire = self._open_wire(self._wake)
+            self._longest = min(self._longest, wire.longest)
+            self._talk(wire)
         except LatticeworkError as error:
             self._fail(error.to_data())
         except Exception as error:
             log.exception("the link to %s failed", self.address)
             self._fail(ConnectionLost(f"the link failed: {type(error).__name__}: {error}").to_data())
         finally:
-            link.close()
-            context.term()
+            if wire is not None:
+                wire.close()
             self._wake_read.close()
             self._wake_write.close()
 
-    def _talk(self, link: zmq.Socket[bytes]) -> None:
+    def _talk(self, wire: Wire) -> None:
         decoder = Decoder(ToClient)
-        poller = zmq.Poller()
-        poller.register(link, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
         last_heard = last_said = time.monotonic()
+        self._wake_read.setblocking(False)
         while not self._stop:
-            ready = dict(poller.poll(int(HEARTBEAT_SECONDS * 1000)))
+            wire.wait(self._wake_read, HEARTBEAT_SECONDS)
             now = time.monotonic()
-            if self._wake_read.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
                 self._wake_read.recv(65536)
-            if link in ready:
+            if self._receive(wire, decoder):
                 last_heard = now
-                self._receive(link, decoder)
             if now - last_said >= HEARTBEAT_SECONDS:
                 self._outbox.append(encode(Ping()))
-            if self._speak(link):
+            if self._speak(wire):
                 last_said = now
             if self.welcome is not None and now - last_heard > SILENCE_SECONDS:
                 raise ConnectionLost(f"the runtime has said nothing for {SILENCE_SECONDS:.0f} seconds")
@@ -290,27 +296,25 @@ class Client:
                 raise ConnectionLost("the runtime's process has ended", hint="the next run starts another")
         self._fail(ConnectionLost("the connection was closed").to_data())
 
-    def _speak(self, link: zmq.Socket[bytes]) -> bool:
-        """Sends what waits, as far as the socket's queue has room; the rest goes with the next turn."""
+    def _speak(self, wire: Wire) -> bool:
+        """Sends what waits, as far as there is room; the rest goes with the next turn."""
         said = False
-        while self._outbox:
-            try:
-                link.send(self._outbox[0], zmq.NOBLOCK)
-            except zmq.Again:
-                break
+        while self._outbox and wire.send(self._outbox[0]):
             self._outbox.popleft()
             said = True
         return said
 
-    def _receive(self, link: zmq.Socket[bytes], decoder: Decoder) -> None:
-        while True:
+    def _receive(self, wire: Wire, decoder: Decoder) -> bool:
+        """Whether anything was heard."""
+        heard = False
+        while (frame := wire.receive()) is not None:
             try:
-                message = decoder.decode(link.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return
+                message = decoder.decode(frame)
             except BadFrame as error:
                 raise ConnectionLost(f"the runtime sent something unreadable: {error}") from None
+            heard = True
             self._hear(message)
+        return heard
 
     def _hear(self, message: object) -> None:
         match message:
@@ -381,12 +385,14 @@ def _frame(message: ToFront) -> bytes:
     """Raises InvalidArgument for a message that would cost this client its connection."""
     frame = encode(message)
     if len(frame) > MAX_FRAME_BYTES:
-        raise InvalidArgument(
-            f"{len(frame)} bytes are to be sent at once; at most {MAX_FRAME_BYTES} can be",
-            field="prompt",
-            hint="shorten the text",
-        )
+        raise _too_long(frame, MAX_FRAME_BYTES)
     return frame
+
+
+def _too_long(frame: bytes, longest: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"{len(frame)} bytes are to be sent at once; at most {longest} can be", field="prompt", hint="shorten the text"
+    )
 
 
 def _bounded(timeout: float | None) -> float | None:

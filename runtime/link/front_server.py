@@ -1,9 +1,13 @@
-"""Serves programs to clients over one ROUTER socket: the front's side of the client link."""
+"""Serves programs to clients over one ROUTER socket: the front's side of the client link.
+
+Guests are clients that come another way: whoever brings their frames (server/link_routes.py) knows whose they are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -50,13 +54,14 @@ from latticework.runtime.link.messages import (
     Welcome,
     encode,
 )
-from latticework.runtime.link.sockets import bind, configure
+from latticework.runtime.link.sockets import HIGH_WATER_MARK, bind, configure
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.run import Run
 from latticework.runtime.programs.single import SingleRun
 from latticework.runtime.programs.stored import Stored
 from latticework.runtime.programs.warm import WarmRun
 
+MAX_GUESTS = 1024
 MAX_CLIENT_BYTES = 256 << 20  # of the messages that made a connection's open runs
 log = logging.getLogger(__name__)
 
@@ -64,13 +69,48 @@ log = logging.getLogger(__name__)
 class _Client:
     """One connection: its runs, and the events that wait for the end of this turn of the loop."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, guest: bool = False) -> None:
         self.tenant = tenant
+        self.guest = guest
         self.last_seen = time.monotonic()
         self.runs: dict[int, Run | SingleRun | WarmRun] = {}
         self.sizes: dict[int, int] = {}  # bytes received for each
         self.held = 0  # their sum
         self.outbox: dict[int, list[Event]] = {}
+
+
+class Guest:
+    """A client without a socket of ours, on behalf of `tenant`: frames for it wait until they are fetched."""
+
+    def __init__(self, tenant: str) -> None:
+        self.identity = secrets.token_urlsafe(24).encode()  # nobody else can name it
+        self.tenant = tenant
+        self.gone = False
+        self._frames: list[bytes] = []
+        self._size = 0
+        self._more = asyncio.Event()
+
+    def put(self, frame: bytes) -> bool:
+        """False: it is too far behind."""
+        if self.gone or len(self._frames) >= HIGH_WATER_MARK or self._size > MAX_CLIENT_BYTES:
+            return False
+        self._frames.append(frame)
+        self._size += len(frame)
+        self._more.set()
+        return True
+
+    async def fetch(self) -> list[bytes]:
+        """All frames that wait, once there are any; none when the guest is to go."""
+        await self._more.wait()
+        frames, self._frames, self._size = self._frames, [], 0
+        if not self.gone:
+            self._more.clear()
+        return frames
+
+    def dismiss(self) -> None:
+        """Nothing more will come."""
+        self.gone = True
+        self._more.set()
 
 
 class FrontServer:
@@ -83,6 +123,7 @@ class FrontServer:
         self.closed = False  # to new runs
         self.bad_frames = 0
         self._clients: dict[bytes, _Client] = {}
+        self._guests: dict[bytes, Guest] = {}
         self._decoder = Decoder(ToFront)
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -99,6 +140,7 @@ class FrontServer:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self.dismiss_guests()
         for identity in list(self._clients):
             self._drop(identity)
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -110,6 +152,50 @@ class FrontServer:
     def open_runs(self) -> int:
         return sum(len(client.runs) for client in self._clients.values())
 
+    # ------------------------------------------------------------ guests
+
+    def admit(self, tenant: str) -> Guest:
+        """A new guest, whose frames go to `hear`. Raises Busy or QuotaExceeded."""
+        if self.closed:
+            raise Busy("the server is shutting down", hint="retry later, or elsewhere")
+        if len(self._guests) >= MAX_GUESTS:
+            raise Busy(f"{MAX_GUESTS} connections are open already", hint="retry later")
+        each = self.front.server.max_open_each
+        if tenant and sum(guest.tenant == tenant for guest in self._guests.values()) >= each:
+            raise QuotaExceeded(f"{each} connections of this key's tenant are open already", hint="close some")
+        guest = Guest(tenant)
+        self._guests[guest.identity] = guest
+        return guest
+
+    def guest(self, identity: bytes, tenant: str) -> Guest | None:
+        """The tenant's guest of that name, while it is here."""
+        guest = self._guests.get(identity)
+        return guest if guest is not None and guest.tenant == tenant and not guest.gone else None
+
+    def hear(self, guest: Guest, frame: bytes | memoryview) -> None:
+        """A frame of a guest. Raises BadFrame."""
+        try:
+            message = self._decoder.decode(frame)
+        except BadFrame:
+            self._count_bad_frame()
+            raise
+        self._hear(guest.identity, message, len(frame))
+
+    def leave(self, guest: Guest) -> None:
+        """The guest has gone: its runs end. Idempotent."""
+        self._drop(guest.identity)
+
+    def dismiss_guests(self) -> None:
+        for identity in list(self._guests):
+            self._drop(identity)
+
+    def _count_bad_frame(self) -> None:
+        self.bad_frames += 1
+        self.front.link.meter.bad_frames += 1
+
+    def _runs_of_guests(self, tenant: str) -> int:
+        return sum(len(one.runs) for one in self._clients.values() if one.guest and one.tenant == tenant)
+
     # ------------------------------------------------------------ in
 
     async def _read(self) -> None:
@@ -120,16 +206,17 @@ class FrontServer:
                     raise BadFrame(f"{len(frames)} frames")
                 self._hear(frames[0], self._decoder.decode(frames[1]), len(frames[1]))
             except BadFrame:
-                self.bad_frames += 1
-                self.front.link.meter.bad_frames += 1
+                self._count_bad_frame()
             except Exception:
                 log.exception("a client's message could not be acted on")
 
     def _hear(self, identity: bytes, message: object, size: int) -> None:
         """A message of `size` bytes. Whoever did not say Hello is a stranger: new, or dropped before. It is told, and
         has to begin anew."""
+        guest = self._guests.get(identity)
         if isinstance(message, Hello):
-            self._clients.setdefault(identity, _Client(message.tenant))
+            made = _Client(message.tenant) if guest is None else _Client(guest.tenant, guest=True)
+            self._clients.setdefault(identity, made)
         client = self._clients.get(identity)
         if client is None:
             error = ConnectionLost("the runtime does not know this connection: it was silent too long, or restarted")
@@ -190,6 +277,8 @@ class FrontServer:
             return QuotaExceeded(
                 f"{each} programs of this connection are open already", hint="retry later, or raise --max-open-each"
             )
+        if client.guest and client.tenant and self._runs_of_guests(client.tenant) >= each:
+            return QuotaExceeded(f"{each} programs of this key's tenant are open already", hint="retry later")
         return self._too_much(client, size)
 
     def _too_much(self, client: _Client, size: int) -> LatticeworkError | None:
@@ -340,6 +429,9 @@ class FrontServer:
             self._drop(identity)  # unreachable, or further behind than its queue is long
 
     def _put(self, identity: bytes, message: ToClient) -> bool:
+        guest = self._guests.get(identity)
+        if guest is not None:
+            return guest.put(encode(message))
         sent: Any = self._socket.send_multipart([identity, encode(message)])
         if not sent.done():
             sent.cancel()
@@ -347,6 +439,9 @@ class FrontServer:
         return sent.exception() is None
 
     def _drop(self, identity: bytes) -> None:
+        guest = self._guests.pop(identity, None)
+        if guest is not None:
+            guest.dismiss()
         client = self._clients.pop(identity, None)
         if client is None:
             return

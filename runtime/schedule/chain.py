@@ -118,7 +118,7 @@ class Chain:
             budget,
             stops.cursor(zip(sampling.stop_regex, map(self._automata.search, segment.stop_rules), strict=True)),
             matcher,
-            _count_to_score(sampling, text, len(sequence.tokens)),
+            _count_to_score(sampling, min(text + segment.untold, len(sequence.tokens)), len(sequence.tokens)),
             early=(*ends, *sampling.stop_token_ids),
             never=ends if sampling.ignore_eos else (),
             before=np.unique(sequence.tokens) if sampling.repetition_penalty != 1.0 else None,

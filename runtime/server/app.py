@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from latticework.lang.errors import Busy, InvalidArgument, LatticeworkError, QuotaExceeded
 from latticework.lang.ir import Gen
+from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.front import Front
 from latticework.runtime.programs.generation import Output
@@ -31,7 +32,9 @@ from latticework.runtime.server.auth import Authentication
 from latticework.runtime.server.boundary import Boundary
 from latticework.runtime.server.echo import Echo, echo_of
 from latticework.runtime.server.errors import error_body, refuse, respond, respond_to_validation
+from latticework.runtime.server.link_routes import add_link_routes
 from latticework.runtime.server.metrics import CountedAnswers, render
+from latticework.runtime.server.native_routes import add_native_routes
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 from latticework.runtime.server.stream import ClientGone, EventStream, outputs, unless_gone
 from latticework.runtime.tenants import ApiKeys
@@ -89,9 +92,11 @@ class UnknownModel(Exception):
         super().__init__(f"the model {model!r} does not exist here; this server has {known!r}")
 
 
-def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | None = None) -> ASGIApp:
+def create_app(
+    front: Front, places: OpenPlaces | None = None, keys: ApiKeys | None = None, link: FrontServer | None = None
+) -> ASGIApp:
     """The whole HTTP interface of one front. places: how many generations at once; more are answered 'busy'. keys:
-    who may ask; default: everybody."""
+    who may ask; default: everybody. link: serves whole programs, too."""
     places = places or OpenPlaces(front.server.max_open, front.server.max_open_each)
     app = FastAPI(title="Latticework", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
     started = int(time.time())
@@ -192,6 +197,9 @@ def create_app(front: Front, places: OpenPlaces | None = None, keys: ApiKeys | N
         has_logprobs = gen.sampling.logprobs is not None or gen.sampling.prompt_logprobs is not None
         return await asyncio.to_thread(whole) if has_logprobs else whole()  # they may be many
 
+    add_native_routes(app, front, places)
+    if link is not None:
+        add_link_routes(app, link, front.server.max_body_mb << 20)
     _handle_errors(app)
     bounded = Boundary(app, front.server.max_body_mb << 20)
     return CountedAnswers(Authentication(bounded, keys), front.link.meter)

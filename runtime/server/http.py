@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from latticework.lang.errors import AddressInUse, InvalidArgument, LatticeworkError, Unsupported
+from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.programs.front import Front
 from latticework.runtime.server.app import OpenPlaces, create_app
 from latticework.runtime.tenants import ApiKeys
@@ -70,14 +71,15 @@ async def serve_http(
     stopped: asyncio.Event,
     ready: Callable[[], None],
     keys: ApiKeys | None = None,
+    link: FrontServer | None = None,
 ) -> None:
     """Answers requests on `bound` until `stopped`, then lets open ones end for SHUTDOWN_SECONDS.
 
     places: for the generations; closing it refuses new ones. ready: called once connections are accepted.
-    keys: who may ask; default: everybody.
+    keys: who may ask; default: everybody. link: serves whole programs over HTTP, too.
     """
     config = uvicorn.Config(
-        create_app(front, places, keys),
+        create_app(front, places, keys, link),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -96,6 +98,8 @@ async def serve_http(
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         server.should_exit = True
+        if link is not None:
+            link.dismiss_guests()  # their answers have no other end
         stopping.cancel()
         try:
             await serving

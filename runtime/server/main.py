@@ -67,7 +67,7 @@ async def _serve(engine: EngineConfig, server: ServerConfig, ready: Ready, progr
         if http and bound:
             where = f"{http.url_of(bound)} and {link.address}"
             drain.places = places = http.OpenPlaces(server.max_open, server.max_open_each)
-            await http.serve_http(front, bound, places, stopped, lambda: ready(where, front), keys)
+            await http.serve_http(front, bound, places, stopped, lambda: ready(where, front), keys, link)
         else:
             ready(link.address, front)
             await stopped.wait()

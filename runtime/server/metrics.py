@@ -19,7 +19,19 @@ from latticework.runtime.link.engine_link import EngineLink
 from latticework.runtime.meter import Histogram, Meter
 
 log = logging.getLogger("latticework.requests")
-PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"})
+PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/generate",
+        "/flush_cache",
+        "/v1/link",
+        "/v1/link/frames",
+        "/health",
+        "/metrics",
+    }
+)
 """Paths with a count of their own; all others are "other", or anybody could make any number of series."""
 
 

@@ -43,7 +43,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, or ClientGone (and `work` cancelled) if the client leaves first. The body of the
     request must have been read."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(request.receive))
+    watch = asyncio.ensure_future(gone(request.receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -55,7 +55,8 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection. The body of the request must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -90,7 +91,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))
-        watch = asyncio.ensure_future(_gone(receive))
+        watch = asyncio.ensure_future(gone(receive))
         try:
             done, _ = await asyncio.wait(
                 {sending, watch}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED

@@ -269,3 +269,21 @@ def test_rows_that_are_no_logits_fail_their_own_request() -> None:
     assert error.message == "model produced NaN"
     assert_dense(told(bench, good), [], b"none in the middle of it", 0)
     bench.assert_all_free()
+
+
+@pytest.mark.parametrize("untold", [0, 1, 7, len(SHARED), len(SHARED) + 3, len(SHARED) + 30])
+def test_a_beginning_that_is_not_asked_about_is_not_told_and_comes_from_the_cache(untold: int) -> None:
+    bench = Counted()
+    bench.submit(SHARED)
+    bench.run()
+    rows = sum(bench.counter.rows)
+    prompt = PROMPTS[0]
+    number = bench.submit(prompt, GenSegment(Sampling(max_tokens=1, seed=1, prompt_logprobs=2), untold=untold))
+    bench.run()
+    first = min(max(1, untold), len(prompt))
+    text = prompt.encode()
+    assert_dense(told(bench, number), text[:first] if first > 1 else b"", text[first:] if first > 1 else text, 2)
+    usage = bench.final(number).usage
+    assert usage is not None
+    assert usage.cached == min(first - 1, len(SHARED))
+    assert sum(bench.counter.rows) - rows == len(prompt) - first + 1

@@ -15,6 +15,7 @@ from latticework.lang.errors import LatticeworkError
 from latticework.lang.events import Done, TokenLogprob, Usage
 from latticework.lang.ir import Gen
 from latticework.runtime.config import ServerConfig
+from latticework.runtime.link.front_server import FrontServer
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.meter import Meter
 from latticework.runtime.model.tiny import tiny_card
@@ -50,6 +51,7 @@ class ScriptedFront:
         self.asked: list[tuple[TextSegment, Gen]] = []
         self.terms: list[tuple[float | None, int]] = []
         self.tenants: list[str] = []
+        self.untold: list[int] = []
         self.entered = 0
         self.left = 0
 
@@ -67,7 +69,9 @@ class ScriptedFront:
         deadline: Deadline,
         priority: int = 0,
         tenant: str = "",
+        untold: int = 0,
     ) -> ScriptedGeneration:
+        self.untold.append(untold)
         self.asked += [(prompt, gen) for prompt in prompts]
         self.tenants.append(tenant)
         self.terms.append((deadline.seconds, priority))
@@ -130,12 +134,22 @@ class ScriptedGeneration:
 
 
 class ServedFront:
-    """A front behind real HTTP, in a thread with its own event loop."""
+    """A front behind real HTTP, in a thread with its own event loop. programs: on its link, too, which only a real
+    front has. most, each: generations at once, and of one tenant."""
 
-    def __init__(self, make: Callable[[], Any], keys: ApiKeys | None = None, each: int | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        keys: ApiKeys | None = None,
+        each: int | None = None,
+        programs: bool = False,
+        most: int = 8,
+    ) -> None:
+        self.programs = programs
+        self.link: FrontServer | None = None
         self.stopped: asyncio.Event | None = None
         self.front: Any = None
-        self.places = http.OpenPlaces(8, each)
+        self.places = http.OpenPlaces(most, each)
         self.keys = keys
         self._ready = threading.Event()
         self._bound = http.bind("127.0.0.1", 0)
@@ -150,11 +164,16 @@ class ServedFront:
         self._loop = asyncio.get_running_loop()
         made = self._make()
         self.front = await made if asyncio.iscoroutine(made) else made
+        if self.programs:
+            self.link = FrontServer(self.front, self.front.folder.address("front"), self.front.server.max_open)
+            self.link.start()
         try:
             await http.serve_http(
-                cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set, self.keys
+                cast(Front, self.front), self._bound, self.places, self.stopped, self._ready.set, self.keys, self.link
             )
         finally:
+            if self.link is not None:
+                await self.link.close()
             if isinstance(self.front, Front):
                 await self.front.close()
 
