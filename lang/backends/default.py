@@ -29,3 +29,9 @@ def default_backend() -> Backend:
     from latticework.lang.backends.runtime import embedded_default
 
     return embedded_default()
+
+
+def chosen_backend() -> Backend | None:
+    """The one set."""
+    with _lock:
+        return _chosen[0] if _chosen else None

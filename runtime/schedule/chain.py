@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from latticework.lang.choices import decide
+from latticework.lang.choices import decide, likeliest, mean_scores
 from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
 from latticework.lang.ir import Sampling
 from latticework.runtime.constrain.base import Matcher
@@ -98,7 +98,7 @@ class Chain:
             more = max(map(len, segment.options))
             if len(sequence.tokens) + more > self.capacity:
                 self._refuse(sequence, more)
-            sequence.selection = Selection(len(sequence.tokens), segment.method, [Scoring(o) for o in segment.options])
+            sequence.selection = Selection(len(sequence.tokens), segment, [Scoring(o) for o in segment.options])
         if sequence.computed > sequence.first_logits:  # its logits are gone, if there were any
             self._memory.truncate(sequence, sequence.first_logits)
 
@@ -211,7 +211,8 @@ class Chain:
         assert selection is not None
         scored = [scoring for scoring in selection.options if not scoring.unscored]
         if scored:
-            best = decide(selection.method, [scoring.logprobs for scoring in scored]).chosen
+            # Whichever is decided on in the end, its KV can be computed again: the mean is a good guess.
+            best = likeliest(mean_scores([scoring.logprobs for scoring in scored]))
             for index, scoring in enumerate(scored):
                 if index != best:
                     self._memory.drop_option(scoring)
@@ -221,7 +222,9 @@ class Chain:
         selection = sequence.selection
         assert selection is not None
         assert not selection.pending
-        decision = decide(selection.method, [scoring.logprobs for scoring in selection.options])
+        asked = selection.segment
+        logprobs = tuple(tuple(scoring.logprobs) for scoring in selection.options)
+        decision = decide(asked.method, logprobs, asked.unconditional, asked.temperature, asked.seed)
         chosen = selection.options[decision.chosen]
         self._memory.adopt_option(sequence, chosen)
         self._memory.drop_options(selection)
@@ -237,6 +240,8 @@ class Chain:
             end="select",
             chosen=decision.chosen,
             scores=decision.scores,
+            probabilities=decision.probabilities,
+            option_logprobs=logprobs,
         )
 
 
