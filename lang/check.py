@@ -7,6 +7,7 @@ that it means. Pure functions on the IR; `Program` itself guards its size and th
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from typing import NoReturn, TypeAlias
 
@@ -14,6 +15,7 @@ from latticework.lang.errors import ProgramError
 from latticework.lang.ir import (
     MAX_FORK_DEPTH,
     MAX_N,
+    MAX_OPS,
     Arg,
     Branch,
     Fork,
@@ -33,6 +35,7 @@ from latticework.lang.ir import (
 Place: TypeAlias = tuple[int, int]
 """Branch and position of an op."""
 
+MAX_SET_DEPTH = 64
 SHOWN = 120  # characters of an op in an error
 _FIELDS = frozenset(Sampling.__struct_fields__)
 
@@ -70,22 +73,43 @@ def _outputs(op: Gen | Select | Set | None) -> int:
 
 
 class _State:
-    """A branch on the walk. variables: the op behind each name, None for a list that a join made."""
+    """A branch on the walk. What it knows is looked up, never copied: branches are many, and so are variables.
 
-    def __init__(self, variables: dict[str, Place | None], role: str | None, depth: int) -> None:
-        self.variables = variables
-        self.own: dict[str, None] = {}
-        self.role = role
-        self.depth = depth
+    variables: for each name that it sets, when (the position) and by which op; None for a list that a join made.
+    """
+
+    def __init__(self, parent: _State | None = None) -> None:
+        self.parent = parent
         self.position = 0
+        self.start: int = parent.position if parent else 0  # of the parent, when it was forked
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.role: str | None = parent.role if parent else None
+        self.variables: dict[str, list[tuple[int, Place | None]]] = {}
+
+    def set(self, name: str, place: Place | None) -> None:
+        self.variables.setdefault(name, []).append((self.position, place))
+
+    def find(self, name: str) -> tuple[bool, Place | None]:
+        """Whether it is known here, and the op behind it."""
+        state, before = self, self.position + 1
+        while True:
+            past = state.variables.get(name, [])
+            index = bisect_left(past, before, key=lambda entry: entry[0])
+            if index:
+                return True, past[index - 1][1]
+            if state.parent is None:
+                return False, None
+            state, before = state.parent, state.start + 1
 
 
 class _Walk:
     def __init__(self, program: Program, shorten: bool = False) -> None:
         self.shorten = shorten
         self.branches = program.branches
-        self.states: dict[int, _State] = {0: _State({}, None, 0)}
+        self.states: dict[int, _State] = {0: _State()}
         self.linked: list[list[Op]] = [[] for _ in program.branches]
+        self.sizes: dict[Place, tuple[int, int]] = {}  # of each Set
+        self._pieces = 0
         self._joined: set[int] = set()
         self._waiting: dict[Place, list[int]] = {}  # who waits for an op; for the end, the position after the last
         self._able = deque([0])
@@ -143,7 +167,8 @@ class _Walk:
             case Set(name, value):
                 self._check_name(index, state, op, name)
                 op = Set(name, tuple(self._link(index, state, op, p) if isinstance(p, Ref) else p for p in value))
-                self._bind(index, state, name)
+                self._measure(index, state, op)
+                state.set(name, (index, state.position))
             case Gen(name, _, given):
                 unknown = [field for field in given if field not in _FIELDS]
                 if unknown or len(set(given)) < len(given):
@@ -173,21 +198,17 @@ class _Walk:
     def _bind_output(self, index: int, state: _State, op: Op, name: str | None) -> None:
         if name is not None:
             self._check_name(index, state, op, name)
-            self._bind(index, state, name)
-
-    def _bind(self, index: int, state: _State, name: str) -> None:
-        state.variables[name] = (index, state.position)
-        state.own[name] = None
+            state.set(name, (index, state.position))
 
     def _link(self, index: int, state: _State, op: Op, ref: Ref) -> Ref:
         """The Ref with its op. op: the one to name in an error, which holds the Ref."""
         at = (index, state.position, op)
         self._check_name(*at[:1], state, op, ref.name)
         if ref.op is None:
-            if ref.name not in state.variables:
+            is_known, found = state.find(ref.name)
+            if not is_known:
                 known = ", ".join(map(repr, state.variables)) or "none"
-                fail(*at, f"no op before it sets {ref.name!r}; known: {known}")
-            found = state.variables[ref.name]
+                fail(*at, f"no op before it sets {ref.name!r}; this branch sets: {known}")
             if found is None:
                 fail(*at, f"{ref.name!r} is a list here, made by a join", hint="name the op of the element: op=(…)")
         else:
@@ -197,8 +218,26 @@ class _Walk:
             fail(*at, f"op {found[1]} of branch {found[0]} sets no {ref.name!r}")
         if not 0 <= ref.sample < _outputs(source):
             fail(*at, f"there is no output {ref.sample} of {ref.name!r}")
-        needless = self.shorten and state.variables.get(ref.name) == found
+        if isinstance(source, Set) and op is ref:
+            self._count(index, state, op, self.sizes[found][0])
+        needless = self.shorten and state.find(ref.name)[1] == found
         return Ref(ref.name, None if needless else found, ref.sample)
+
+    def _measure(self, index: int, state: _State, op: Set) -> None:
+        """How much text a Set stands for in the end, in pieces, and how deep Sets are in it."""
+        pieces, depth = 0, 1
+        for piece in op.value:
+            inner = self.sizes.get(piece.op, (1, 0)) if isinstance(piece, Ref) and piece.op else (1, 0)
+            pieces, depth = pieces + inner[0], max(depth, inner[1] + 1)
+        if depth > MAX_SET_DEPTH:
+            fail(index, state.position, op, f"variables are made of variables more than {MAX_SET_DEPTH} deep")
+        self._count(index, state, op, pieces)
+        self.sizes[index, state.position] = pieces, depth
+
+    def _count(self, index: int, state: _State, op: Op, pieces: int) -> None:
+        self._pieces += pieces
+        if self._pieces > MAX_OPS:
+            fail(index, state.position, op, f"variables made of variables stand for more than {MAX_OPS} pieces of text")
 
     def _source(self, place: Place) -> Gen | Select | Set | None:
         branch, position = place
@@ -223,7 +262,7 @@ class _Walk:
         if state.depth >= MAX_FORK_DEPTH:
             fail(index, state.position, op, f"forks nest more than {MAX_FORK_DEPTH} deep")
         for child in children:
-            self.states[child] = _State(dict(state.variables), state.role, state.depth + 1)
+            self.states[child] = _State(state)
             self._able.append(child)
 
     def _join(self, index: int, state: _State, op: Op, children: tuple[int, ...]) -> None:
@@ -231,6 +270,5 @@ class _Walk:
             fail(index, state.position, op, "it joins no branch, or one twice")
         self._joined.update(children)
         for child in children:
-            for name in self.states[child].own:
-                state.variables[name] = None
-                state.own[name] = None
+            for name in self.states[child].variables:
+                state.set(name, None)

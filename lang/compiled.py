@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from latticework.lang.backends.base import Backend
-from latticework.lang.backends.calls import Encoded
+from latticework.lang.backends.calls import Bounding, Encoded
 from latticework.lang.backends.default import default_backend
 from latticework.lang.call import Call, CallSettings, Prepared, argument_text, begin
-from latticework.lang.errors import InvalidArgument
+from latticework.lang.diagram import mermaid
+from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.lang.explain import Explanation, explain
+from latticework.lang.html import program_html
 from latticework.lang.ir import Program
 from latticework.lang.many import checked_open, run_many
 from latticework.lang.passes import fold_constants, merge_text, unedited
@@ -27,6 +29,7 @@ from latticework.lang.state import State
 from latticework.lang.trace import Traceable, refuse_while_tracing, trace
 
 PASSES = (fold_constants, merge_text)
+SHOWN_AS: dict[str, Callable[[Program], str]] = {"text": str, "mermaid": mermaid, "html": program_html}
 MAX_PRIORITY = 1 << 31
 MAX_TOTAL_TOKENS = 1 << 40
 
@@ -90,7 +93,7 @@ class CompiledProgram:
         """The same, awaited: other tasks go on meanwhile, and cancelling this one cancels the run."""
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
-        backend = chosen.settings.backend or await asyncio.to_thread(default_backend)  # which may start a runtime
+        backend = chosen.settings.backend or await _started()
         call = begin(self._prepared, chosen, arguments, backend, 0)
         await call.finished()
         return call.state
@@ -141,9 +144,24 @@ class CompiledProgram:
 
     # ------------------------------------------------------------ looking
 
-    def explain(self) -> Explanation:
-        """What each pass found or changed; `str()` of it reads well."""
-        return explain(self._traced)
+    def explain(self, backend: Backend | None = None) -> Explanation:
+        """What each pass found or changed; `str()` of it reads well. backend: a runtime to compile the constraints,
+        for the tokens that they leave possible. Raises Unsupported for a backend that compiles none."""
+        if backend is None:
+            return explain(self._traced)
+        if not isinstance(backend, Bounding):
+            raise Unsupported(f"{backend.name} compiles no constraints", hint="explain() needs no backend for the rest")
+        return explain(self._traced, backend.bounds(self._prepared.program))
+
+    def show(self, form: Literal["text", "mermaid", "html"] = "text") -> str:
+        """The program as text, as the source of a Mermaid flowchart, or as HTML."""
+        if form not in SHOWN_AS:
+            raise InvalidArgument(f"form is {form!r}; expected one of {', '.join(SHOWN_AS)}", field="form")
+        return SHOWN_AS[form](self.ir)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return program_html(self.ir)
 
     def __repr__(self) -> str:
         return f"<compiled program {self.name}({', '.join(self.arguments)}), {self.hash[:12]}>"
@@ -189,6 +207,11 @@ class CompiledProgram:
             return self._arguments((), item)
         except InvalidArgument as error:
             raise InvalidArgument(f"item {index}: {error.message}", field="items", hint=error.hint) from None
+
+
+async def _started() -> Backend:
+    """The default backend; the first time, it starts a runtime."""
+    return await asyncio.to_thread(default_backend)
 
 
 def _check_integer(given: Mapping[str, Any], name: str, low: int, high: int) -> None:

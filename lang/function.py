@@ -25,7 +25,7 @@ from latticework.lang.ir import Program
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State
-from latticework.lang.trace import refuse_while_tracing, trace
+from latticework.lang.trace import look_at, refuse_while_tracing, trace
 
 
 class Function:
@@ -176,6 +176,7 @@ class Function:
                 f"{self.name} is {kind} program and got the state of {other} one", hint="make both of one kind"
             )
         bound = self.bind_arguments(rest, kwargs)
+        look_at(self, bound, while_tracing=True)
         return self.body(state, *bound.args[1:], **bound.kwargs)
 
     # ------------------------------------------------------------ compiling

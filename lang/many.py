@@ -6,6 +6,7 @@ The caller's thread starts calls as others end; backends tell it which. This fil
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.calls import Calling, Encoded
 from latticework.lang.call import Call
-from latticework.lang.errors import InvalidArgument
+from latticework.lang.errors import DeadlineExceeded, InvalidArgument
 from latticework.lang.events import Usage
 from latticework.lang.passes import constant_prefix
 from latticework.lang.progress import progress, silent
@@ -76,7 +77,8 @@ class _Batch:
                 while len(self._open) < self._max_open and (index := next(waiting, None)) is not None:
                     self._begin(index)
                 if self.done < len(self.results):
-                    self._take_news(show_seconds)
+                    self._take_news(self._patience(show_seconds))
+                    self._end_the_late()
                 show()
         except BaseException:
             for call in list(self._open.values()):
@@ -96,6 +98,22 @@ class _Batch:
     def _tell(self, index: int) -> None:
         self._over.append(index)
         self._news.release()
+
+    def _patience(self, show_seconds: float | None) -> float | None:
+        """Seconds until something is due: the bar, or the first deadline."""
+        deadline = min((call.run.deadline for call in self._open.values() if call.run.deadline), default=None)
+        if deadline is None:
+            return show_seconds
+        left = max(0.0, deadline - time.monotonic())
+        return left if show_seconds is None else min(left, show_seconds)
+
+    def _end_the_late(self) -> None:
+        """A backend may let a deadline pass; here it ends the run, which is news."""
+        now = time.monotonic()
+        for call in list(self._open.values()):
+            if call.run.deadline is not None and call.run.deadline <= now:
+                call.run.abort(DeadlineExceeded("the run took longer than it was given"))
+                call.run.end()
 
     def _take_news(self, seconds: float | None) -> None:
         """Waits for a call to end, or for so many seconds."""

@@ -256,6 +256,12 @@ class State:
         """What the body returned. Waits until the run is over."""
         return run_through(self._run, self._view.result())
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the run so far."""
+        from latticework.lang.html import run_html
+
+        return run_html(self._run)
+
     def __repr__(self) -> str:
         status = "over" if self._run.over else "running"
         return f"<State of branch {self._branch.number}, {status}, variables: {', '.join(self.variables()) or 'none'}>"

@@ -34,9 +34,10 @@ from latticework.lang.layout import (
     TextVariable,
     VariableTemplate,
 )
+from latticework.lang.questions import refuse_silent_questions
 from latticework.lang.run import Run
 from latticework.lang.state import Branches, State
-from latticework.lang.symbols import Argument, Meaning, Output, Symbols, Unknown, refuse
+from latticework.lang.symbols import Argument, Meaning, Output, Symbol, Symbols, Unknown, refuse
 from latticework.lang.values import Decoder
 
 _tracing: ContextVar[bool] = ContextVar("tracing", default=False)
@@ -65,6 +66,16 @@ def refuse_while_tracing(what: str) -> None:
         refuse(what)
 
 
+def look_at(function: Traceable, bound: inspect.BoundArguments, while_tracing: bool = False) -> None:
+    """Raises NeedsValue where the source asks what nobody would hear of. while_tracing: only then, as for a function
+    that another one calls."""
+    if while_tracing and not _tracing.get():
+        return
+    state = next(iter(function.signature.parameters))
+    values = [name for name, value in bound.arguments.items() if isinstance(value, Symbol)]
+    refuse_silent_questions(inspect.unwrap(function.body), state, values)
+
+
 def trace(function: Traceable, constants: Mapping[str, Any]) -> Traced:
     """Runs the body once. constants: values of parameters that are part of the program, as are all defaults.
 
@@ -73,6 +84,7 @@ def trace(function: Traceable, constants: Mapping[str, Any]) -> Traced:
     """
     symbols = Symbols()
     bound, arguments = _bind(function, constants, symbols)
+    look_at(function, bound)
     answering = _Answering(symbols)
     run = Run(answering, Sampling(), 0, 0, None)
     answering.run = run

@@ -6,7 +6,7 @@ Heavy imports are inside the commands: `latticework --help` needs neither torch 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Form = Literal["text", "mermaid", "html", "passes"]
 Temperature = Annotated[float, typer.Option(help="0 is greedy", min=0.0)]
 Seed = Annotated[int | None, typer.Option(help="for repeatable sampling; default: drawn")]
 MaxTokens = Annotated[int, typer.Option(help="default length of a gen", min=1)]
@@ -90,6 +91,21 @@ def run(
         sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
         state = function.run(**given, sampling=sampling, backend=backend)
         print_state(state, time.perf_counter() - start)
+
+
+@app.command()
+def show(
+    target: Annotated[str, typer.Argument(help="file.py:function, a @function", metavar="FILE:FUNCTION")],
+    constants: Annotated[list[str] | None, typer.Argument(help="key=value, a JSON value or else text")] = None,
+    *,
+    form: Annotated[Form, typer.Option("--as", help="what it is shown as")] = "text",
+) -> None:
+    """Compile a @function, without a model, and show the program it makes. What is not given is an argument."""
+    from latticework.runtime.terminal import load_function, parse_arguments, printable
+
+    compiled = load_function(target).compile(**parse_arguments(constants or []))
+    shown = str(compiled.explain()) if form == "passes" else compiled.show(form)
+    print(printable(shown))
 
 
 @app.command()

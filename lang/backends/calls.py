@@ -55,3 +55,14 @@ class Calling(Backend, Protocol):
         """Computes the text that all calls begin with and keeps it until the session is closed. Returns at once; what
         goes wrong with it goes wrong in the calls too, and is told there."""
         ...
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A backend that compiles constraints."""
+
+    name: str
+
+    def bounds(self, program: Encoded) -> dict[tuple[int, int], int]:
+        """For each gen (branch, position) whose constraint has a longest text, the tokens it can have at most."""
+        ...

@@ -19,7 +19,7 @@ from latticework.lang.errors import (
     QuotaExceeded,
     RuntimeFailure,
 )
-from latticework.lang.events import Event
+from latticework.lang.events import Event, Failed
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     PROTOCOL,
@@ -287,11 +287,13 @@ class FrontServer:
     ) -> None:
         """Runs a stored program, and closes its run when it is over."""
         try:
-            stored = await asyncio.shield(task)
-        except Exception:
-            stored = None  # it was refused: its client hears of it, and of this run with it
-        if stored is not None:
-            await run.execute(stored, message.arguments)
+            await run.execute(await asyncio.shield(task), message.arguments)
+        except LatticeworkError as error:  # what was registered is no program
+            run.emit(Failed(0, -1, error.to_data()))
+        except Exception as error:  # ours: it fails this run, with its name, and nothing else
+            log.exception("a stored program failed")
+            failure = RuntimeFailure(f"internal error: {type(error).__name__}: {error}")
+            run.emit(Failed(0, -1, failure.to_data()))
         if client.runs.get(message.run) is run:
             self._close(identity, client, message.run)
 

@@ -63,7 +63,7 @@ class WarmRun:
             self.usage = event.usage or Usage()
 
     def _text(self, stored: Stored) -> TextSegment | None:
-        turns = Turns(self._front.chat)
+        turns = Turns(self._front)
         pieces: list[tuple[str, bool]] = []
         for op in stored.program.branches[0].ops[: stored.prefix]:
             if isinstance(op, Text) and op.text:

@@ -181,7 +181,9 @@ def told(done: Done) -> tuple[Any, ...]:
     return done.text, done.finish, done.complete, done.stopped_by, scores, done.seed, samples
 
 
-def run_both(runtime: Runtime, plan: Plan, temperature: float, seed: int) -> None:
+def run_both(runtime: Runtime, plan: Plan, temperature: float, seed: int, patience: float | None) -> None:
+    """patience: seconds after which one more run is cancelled."""
+
     @lw.function
     def program(s: lw.State, p: str, q: str) -> str:
         s += "Begin. "
@@ -193,6 +195,14 @@ def run_both(runtime: Runtime, plan: Plan, temperature: float, seed: int) -> Non
     compiled = program.compile().run(**given, backend=runtime, timeout=60)
     assert outcome(compiled) == outcome(interpreted)
     assert compiled.waits <= 1
+    if patience is not None:
+        state = program.compile().run(**given, backend=runtime, timeout=60, wait=False)
+        time.sleep(patience)
+        state.cancel()
+        state.cancel()
+        assert state.error() is None or isinstance(state.error(), lw.Cancelled)
+        if state.error() is None:  # it was over before
+            assert outcome(state) == outcome(compiled)
 
 
 def is_idle(runtime: Runtime) -> bool:
@@ -209,19 +219,19 @@ def wait_until_idle(runtime: Runtime) -> None:
     assert is_idle(runtime), runtime.stats()
 
 
-seeded = st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 1000))
+seeded = st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 1000), st.none() | st.sampled_from([0.0, 0.005, 0.02]))
 unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=24, derandomize=True)
 
 
 @unhurried
 @given(plan=plans({}), how=seeded)
-def check_some(runtime: Runtime, plan: Plan, how: tuple[float, int]) -> None:
+def check_some(runtime: Runtime, plan: Plan, how: tuple[float, int, float | None]) -> None:
     run_both(runtime, plan, *how)
 
 
 @settings(unhurried, max_examples=500, derandomize=False)
 @given(plan=plans({}), how=seeded)
-def check_many(runtime: Runtime, plan: Plan, how: tuple[float, int]) -> None:
+def check_many(runtime: Runtime, plan: Plan, how: tuple[float, int, float | None]) -> None:
     run_both(runtime, plan, *how)
     wait_until_idle(runtime)
 

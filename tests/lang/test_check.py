@@ -34,8 +34,8 @@ def program(*blocks: list[Op]) -> Program:
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([[Ref("x")]], r"branch 0, op 0 \(ref x\): no op before it sets 'x'; known: none"),
-        ([[Text("a"), Gen("y"), Ref("x"), Gen("x")]], r"op 2 .*no op before it sets 'x'; known: 'y'"),
+        ([[Ref("x")]], r"branch 0, op 0 \(ref x\): no op before it sets 'x'; this branch sets: none"),
+        ([[Text("a"), Gen("y"), Ref("x"), Gen("x")]], r"op 2 .*no op before it sets 'x'; this branch sets: 'y'"),
         ([[Set("v", (Text("a"), Ref("x")))]], r"op 0 \(set v = .*no op before it sets 'x'"),
         ([[Fork((1,)), Join((1,)), Ref("x")], [Gen("x")]], r"op 2 .*'x' is a list here"),
         ([[Gen("x"), Ref("y", (0, 0))]], r"op 0 of branch 0 sets no 'y'"),
@@ -75,6 +75,26 @@ def test_forks_nest_only_so_deep() -> None:
     check_program(program(*blocks[:-1], []))
 
 
+def test_variables_of_variables_stand_for_only_so_much_text() -> None:
+    doubling: list[Op] = [Set("v0", (Text("a"),))]
+    doubling += [Set(f"v{i + 1}", (Ref(f"v{i}"), Ref(f"v{i}"))) for i in range(40)]
+    with pytest.raises(ProgramError, match=r"branch 0, op 1[0-9] .*more than 100000 pieces"):
+        check_program(program(doubling))
+    deep: list[Op] = [Set("v0", ()), *(Set(f"v{i + 1}", (Ref(f"v{i}"),)) for i in range(100))]
+    with pytest.raises(ProgramError, match=r"op 64 .*more than 64 deep"):
+        check_program(program(deep))
+    often: list[Op] = [Set("v", (Text("a"),) * 1000), *([Ref("v")] * 100)]
+    with pytest.raises(ProgramError, match=r"op 100 .*more than 100000 pieces"):
+        check_program(program(often))
+
+
+def test_a_program_of_the_largest_size_is_checked_without_copies() -> None:
+    variables: list[Op] = [Set(f"v{i}", ()) for i in range(50_000)]
+    children = tuple(range(1, 4000))
+    last: list[Op] = [Ref("v0"), Ref("v49999")]
+    check_program(program([*variables, Fork(children), Join(children)], *[last for _ in children]))
+
+
 def test_a_program_from_the_wire_is_checked() -> None:
     bad = program([Ref("x")])
     with pytest.raises(ProgramError, match="no op before it sets"):
@@ -104,6 +124,13 @@ def test_a_ref_is_linked_to_the_latest_op_of_its_name() -> None:
         (0, 0),
         (1, 1),
     ]
+
+
+def test_a_branch_knows_what_was_set_before_it_was_forked_and_no_later() -> None:
+    given = program([Gen("x"), Fork((1,)), Gen("x"), Gen("y")], [Ref("x"), Fork((2,)), Gen("x")], [Ref("x")])
+    assert [op.op for block in linked(given).branches for op in block.ops if isinstance(op, Ref)] == [(0, 0), (0, 0)]
+    with pytest.raises(ProgramError, match="sets 'y'"):
+        check_program(program([Gen("x"), Fork((1,)), Gen("y")], [Ref("y")]))
 
 
 def test_refs_of_other_branches_and_of_hidden_ops_keep_their_op() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -181,7 +183,7 @@ def risky(s: lw.State, word: str) -> None:
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_failed_op_fails_what_needs_it_and_nothing_else(wait: bool) -> None:
-    replies = {"good": "g", "bad": lw.Busy("no room"), "fine": "f", "never": "n", "after": "a"}
+    replies: dict[str, Answer] = {"good": "g", "bad": lw.Busy("no room"), "fine": "f", "never": "n", "after": "a"}
     with lw.Scripted(replies) as backend:
         compiled = risky.compile()
         if wait:
@@ -261,7 +263,12 @@ def test_a_batch_keeps_the_order_and_gives_what_single_runs_give() -> None:
 
 def test_a_batch_has_only_so_many_runs_open() -> None:
     open_now: list[int] = []
-    with lw.Scripted(lambda prompt, op: (open_now.append(len(backend._open)), echo(prompt, op))[1]) as backend:
+
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        open_now.append(len(backend._open))
+        return echo(prompt, op)
+
+    with lw.Scripted(answer) as backend:
         review.compile().run_batch([{"text": str(i)} for i in range(30)], backend=backend, max_open=3)
     assert max(open_now) == 3
 
@@ -297,6 +304,16 @@ def test_a_wrong_batch_is_refused_before_anything_runs(items: Any, options: dict
         with pytest.raises(lw.InvalidArgument, match=message):
             review.compile().run_batch(items, **options, backend=backend)
         assert backend.opened == 0
+
+
+def test_a_deadline_ends_the_items_of_a_batch_that_are_late() -> None:
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        return Reply("x", delay=30.0 if "t1" in prompt else 0.0) if isinstance(op, Gen) else "bad"
+
+    items = [{"text": f"t{i}"} for i in range(3)]
+    with lw.Scripted(answer) as backend:
+        results: list[Any] = review.compile().run_batch(items, backend=backend, timeout=0.3, return_exceptions=True)
+    assert [isinstance(result, lw.DeadlineExceeded) for result in results] == [False, True, False]
 
 
 def test_an_empty_batch_is_empty() -> None:
@@ -342,6 +359,41 @@ def test_a_task_has_its_deadline_and_its_errors() -> None:
         asyncio.run(review.compile().arun("a", backend=backend, timeout=0.05))
     with lw.Scripted({"draft": lw.Busy("no room")}) as backend, pytest.raises(lw.Busy, match="gen 'draft'"):
         asyncio.run(review.compile().arun("a", backend=backend))
+
+
+def test_a_thousand_programs_at_once_cost_no_threads() -> None:
+    @lw.function
+    def three(s: lw.State, word: str) -> None:
+        s += word + lw.gen("a") + "x" + lw.gen("b")
+        s += s["a"] + lw.gen("c")
+
+    compiled, before, seen = three.compile(), threading.active_count(), []
+
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        seen.append(threading.active_count())
+        return Reply("y", delay=0.2)  # so that all are open when the first is answered
+
+    async def all_at_once(backend: lw.Scripted) -> list[lw.State]:
+        states = [compiled.arun(str(index), backend=backend) for index in range(1000)]
+        return await asyncio.gather(*states)
+
+    with lw.Scripted(answer) as backend:
+        assert [state.text() for state in asyncio.run(all_at_once(backend))] == [f"{i}yxyyy" for i in range(1000)]
+    assert max(seen) == before + 1
+
+
+def test_the_program_of_the_docs_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compiled.md").read_text()
+    source = page.split("```python\n")[1].split("```")[0].split("compiled = ")[0]
+    names: dict[str, Any] = {}
+    code = compile(source, "compiled.md", "exec")
+    FunctionType(code, names)()
+    judge = names["judge"]
+    with lw.Scripted(lambda prompt, op: f"<{op.name}>") as backend:
+        interpreted = judge.run(essay="…", temperature=0, seed=1, backend=backend)
+        compiled = judge.compile().run(essay="…", temperature=0, seed=1, backend=backend)
+    assert everything(compiled) == everything(interpreted)
+    assert compiled["point"] == ["<point>"] * 3
 
 
 def test_a_program_is_called_from_many_threads() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import operator
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -273,3 +277,88 @@ def test_a_body_that_returns_its_state_is_refused() -> None:
 
     with pytest.raises(lw.ProgramError, match="returned a state"):
         program.trace()
+
+
+# ---------------------------------------------------------------- what a value does not hear of
+
+
+@lw.function
+def contained(s: lw.State, q: str) -> None:
+    s += lw.gen("x")
+    if s["x"] in "yes, yep":
+        s += q
+
+
+@lw.function
+def contained_argument(s: lw.State, q: str) -> None:
+    s += "a" if q not in "bcd" else "e"
+
+
+@lw.function
+def kept_in_a_name(s: lw.State, q: str) -> None:
+    s += lw.gen("x")
+    answer = s["x"]
+    whole = f"{answer}!"
+    s += "a" if whole in "yes! no!" else "b"
+
+
+@lw.function
+def compared_as_text(s: lw.State, q: str) -> None:
+    s += "a" if f"{q}!" == "yes!" else "b"
+
+
+@lw.function
+def prefix(s: lw.State, q: str) -> None:
+    s += "a" if "yes".startswith(q) else "b"
+
+
+@lw.function
+def searched(s: lw.State, q: str) -> None:
+    s += lw.gen("x")
+    s += "a" if re.search("[0-9]", s["x"]) else "b"
+
+
+@lw.function
+def calls_another(s: lw.State, q: str) -> None:
+    prefix(s, q)
+
+
+@pytest.mark.parametrize(
+    ("function", "asks"),
+    [
+        (contained, "s['x'] in 'yes, yep'"),
+        (contained_argument, "q not in 'bcd'"),
+        (kept_in_a_name, "whole in 'yes! no!'"),
+        (compared_as_text, "f'{q}!' == 'yes!'"),
+        (prefix, "'yes'.startswith(q)"),
+        (searched, "re.search('[0-9]', s['x'])"),
+        (calls_another, "'yes'.startswith(q)"),
+    ],
+)
+def test_a_question_that_no_value_hears_of_is_found_in_the_source(function: lw.Function, asks: str) -> None:
+    with pytest.raises(NeedsValue) as caught:
+        function.trace()
+    assert caught.value.message.startswith(asks)
+    assert "test_trace.py:" in (caught.value.where or "")
+    line = int((caught.value.where or "").rpartition(":")[2])
+    source = Path(__file__).read_text().splitlines()[line - 1]
+    assert ast.unparse(ast.parse(asks)).split("(")[0].split(" ")[-1] in source.replace('"', "'")
+
+
+def test_questions_about_constants_are_answered() -> None:
+    @lw.function
+    def program(s: lw.State, q: str, mode: str = "ab") -> None:
+        s["mine"] = "b"
+        names = ["x", "y"]
+        q = "constant"
+        if mode in "abc" and s["mine"] in mode and f"{mode}!" == "ab!" and q in "constant" and "ab".startswith(mode):
+            for name in names:
+                s += name if re.search("[xy]", name) else ""
+
+    assert ops(program)[-2:] == [Text("x"), Text("y")]
+
+
+def test_a_body_without_source_is_traced() -> None:
+    names: dict[str, Any] = {}
+    FunctionType(compile("def f(s, q):\n    s += q\n", "nowhere.py", "exec"), names)()
+    assert ops(lw.function(names["f"])) == [Arg("q")]

@@ -238,6 +238,30 @@ def test_run_prints_text_values_and_usage(tmp_path: Path) -> None:
     assert "seed 1" in shown.stdout
 
 
+def test_show_compiles_without_a_model_and_prints_the_program(tmp_path: Path) -> None:
+    file = tmp_path / "cli_show.py"
+    file.write_text(
+        "import latticework as lw\n"
+        "@lw.function\n"
+        "def f(s, word, n=2):\n"
+        "    for i in range(n):\n"
+        "        s += f'{i} {word}' + lw.gen(f'x{i}')\n"
+        "@lw.function\n"
+        "def g(s, word):\n"
+        "    s += word * 2\n"
+    )
+    shown = latticework("show", f"{file}:f")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[1:4] == ['    text "0 "', "    arg word", "    gen x0"]
+    assert len(latticework("show", f"{file}:f", "n=1").stdout.splitlines()) == 4
+    assert latticework("show", f"{file}:f", "--as", "mermaid").stdout.startswith("flowchart TD")
+    assert "constant prefix\n    1 ops" in latticework("show", f"{file}:f", "--as", "passes").stdout
+    refused = latticework("show", f"{file}:g")
+    assert refused.returncode == 1
+    assert "NeedsValue: argument 'word'" in refused.stderr
+    assert "cli_show.py:8" in refused.stderr
+
+
 def test_chat_answers_until_the_input_ends() -> None:
     shown = latticework("chat", "--model", "tiny", "--max-tokens", "6", "--seed", "1", text="Hi\nMore\n")
     assert shown.returncode == 0, shown.stderr
