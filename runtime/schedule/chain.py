@@ -223,7 +223,7 @@ class Chain:
         assert selection is not None
         assert not selection.pending
         asked = selection.segment
-        logprobs = tuple(tuple(scoring.logprobs) for scoring in selection.options)
+        logprobs = _alike([(scoring.tokens, scoring.logprobs) for scoring in selection.options])
         decision = decide(asked.method, logprobs, asked.unconditional, asked.temperature, asked.seed)
         chosen = selection.options[decision.chosen]
         self._memory.adopt_option(sequence, chosen)
@@ -243,6 +243,20 @@ class Chain:
             probabilities=decision.probabilities,
             option_logprobs=logprobs,
         )
+
+
+def _alike(options: Many[tuple[Many[int], Many[float]]]) -> tuple[tuple[float, ...], ...]:
+    """The log-probabilities of options, given their tokens: a token after the same tokens has the same one in all of
+    them, that of the first, whatever rounding said in different batches. Methods that compare them may rely on it."""
+    known: dict[tuple[int, int], tuple[int, float]] = {}  # (node, token) -> (node behind it, log-probability)
+    found: list[tuple[float, ...]] = []
+    for tokens, logprobs in options:
+        node, same = 0, []
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            node, number = known.setdefault((node, token), (len(known) + 1, logprob))
+            same.append(number)
+        found.append(tuple(same))
+    return tuple(found)
 
 
 def _count_to_score(sampling: Sampling, text: int, end: int) -> int:
