@@ -136,8 +136,8 @@ def gen(
         raise InvalidArgument("choices_method needs choices", field="choices_method")
     if dtype is not None:
         kind = dtype_of(dtype)
-        if kind.stops:
-            given["stop"] = (*Sampling(stop=given.get("stop", ())).stop, *kind.stops)
+        if kind.stop is not None:
+            given["stop_regex"] = (*Sampling(stop_regex=given.get("stop_regex", ())).stop_regex, kind.stop)
     sampling = Sampling(**given)
     for pattern in sampling.stop_regex:
         _regex(pattern, "stop_regex")

@@ -1,11 +1,13 @@
-"""gen's dtype: a pattern for each plain type, what ends it, and the value of its text.
+r"""gen's dtype: a pattern for each plain type, what ends it, and the value of its text.
 
-    int      -?(0|[1-9][0-9]*)[ \\n]*             ended by " " or "\\n", which is cut off
-    float    -?(0|[1-9][0-9]*)(\\.[0-9]+)?[ \\n]*   the same
-    str      "[\\w\\d ]*"                         with its quotes
+    int      -?(0|[1-9][0-9]*)               ended by the first other character, which is cut off
+    float    -?(0|[1-9][0-9]*)(\.[0-9]+)?     the same
+    str      "[\w\d ]*"                      with its quotes
     bool     (True|False)
 
-They are SGLang's, without what JSON could not read. The variable is text; `s.value(name)` is of the type.
+They are SGLang's, without what JSON could not read. There only a blank ends a number, and a model that would go on
+with anything else has to write more digits: here it writes what it would, and that is cut off. The variable is text;
+`s.value(name)` is of the type.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ from typing import Any
 import msgspec
 
 from latticework.lang.errors import InvalidArgument
-from latticework.lang.ir import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR, Regex
+from latticework.lang.ir import REGEX_BOOL, REGEX_STR, Regex
 from latticework.lang.values import Decoder
-
-NUMBER_STOPS = (" ", "\n")
 
 
 class Dtype(msgspec.Struct, frozen=True):
-    """stops: what the model writes to end it."""
+    """stop: a pattern of what ends it, a stop_regex."""
 
     constraint: Regex
     decoder: Decoder
-    stops: tuple[str, ...] = ()
+    stop: str | None = None
+
+
+def _number(pattern: str, kind: type, others: str) -> Dtype:
+    """others: a class of characters that numbers do not have."""
+    return Dtype(Regex(rf"{pattern}({others}[\s\S]*)?"), Decoder(kind.__name__, kind), others)
 
 
 def _bool(text: str) -> bool:
@@ -42,8 +47,8 @@ def _str(text: str) -> str:
 
 
 DTYPES = {
-    "int": Dtype(Regex(REGEX_INT), Decoder("int", int), NUMBER_STOPS),
-    "float": Dtype(Regex(REGEX_FLOAT), Decoder("float", float), NUMBER_STOPS),
+    "int": _number(r"-?(0|[1-9][0-9]*)", int, "[^-0-9]"),
+    "float": _number(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", float, "[^-.0-9]"),
     "str": Dtype(Regex(REGEX_STR), Decoder("str", _str)),
     "bool": Dtype(Regex(REGEX_BOOL), Decoder("bool", _bool)),
 }

@@ -21,7 +21,9 @@ from latticework.lang.batch import generate_batch, run_batch
 from latticework.lang.compiled import CompiledProgram, compile_function
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.execution import Execution
-from latticework.lang.ir import Program
+from latticework.lang.expr import Expr, Piece
+from latticework.lang.ir import Gen, Program, Role, Sampling, Text
+from latticework.lang.passes import constant_prefix
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State
@@ -189,6 +191,20 @@ class Function:
     def compile(self, **constants: Any) -> CompiledProgram:
         """The program, traced once and made ready to run without its body; see `trace`."""
         return compile_function(self, {**self.values, **constants})
+
+    def cache(self, backend: Backend | None = None) -> None:
+        """Computes what every run begins with, so that the next ones find it in the backend's cache; one token is
+        drawn behind it. Raises what `compile` raises."""
+        program = self.trace()
+        ops = program.branches[0].ops[: constant_prefix(program)]
+        pieces = tuple(Piece(op) for op in ops if isinstance(op, Text | Role))
+        if not pieces:
+            return
+
+        def prefix(state: State) -> None:
+            state += Expr(*pieces, Piece(Gen(None, Sampling(max_tokens=1), ("max_tokens",))))
+
+        Function(prefix).run(backend=backend)
 
     # ------------------------------------------------------------ what the other files need
 

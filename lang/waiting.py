@@ -115,8 +115,13 @@ class Awaited(Generic[T]):
             f"{self._what} was used before it was awaited", hint=f"an async program reads with `await {self._what}`"
         )
 
-    __str__ = __format__ = __add__ = __radd__ = __eq__ = __bool__ = __len__ = __iter__ = _refuse  # type: ignore[assignment]
-    __hash__ = None
+    __str__ = __format__ = __add__ = __radd__ = __bool__ = __len__ = __iter__ = _refuse
+
+    def __eq__(self, other: object) -> bool:
+        self._refuse()
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"<to be awaited: {self._what}>"

@@ -15,7 +15,7 @@ import latticework as lw
 from latticework.lang.backends.scripted import Reply
 from latticework.lang.choices import decide
 from latticework.lang.events import TokenLogprob
-from latticework.lang.ir import Select
+from latticework.lang.ir import Gen, Select
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -338,8 +338,9 @@ def test_an_async_body_is_run() -> None:
 
 
 def test_stops_and_a_dtype_go_together() -> None:
-    (piece,) = lw.gen("x", dtype=int, stop=".").pieces
-    assert piece.op.sampling.stop == (".", " ", "\n")  # type: ignore[union-attr]
+    (piece,) = lw.gen("x", dtype=int, stop="7", stop_regex="8").pieces
+    assert isinstance(piece.op, Gen)
+    assert (piece.op.sampling.stop, piece.op.sampling.stop_regex) == (("7",), ("8", "[^-0-9]"))
 
 
 def test_a_json_schema_may_be_a_dict_and_is_no_companion_of_a_regex() -> None:

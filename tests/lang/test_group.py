@@ -107,8 +107,8 @@ def test_joining_twice_gathers_once_and_appends_once() -> None:
         for mode in ("gather_variable", "concate_and_append"):
             forks = s.fork(2)
             forks += "x"
-            forks.join(mode)  # type: ignore[arg-type]
-            forks.join(mode)  # type: ignore[arg-type]
+            forks.join(mode)
+            forks.join(mode)
 
     state = run(body)
     assert state.text() == "xx"
@@ -148,7 +148,7 @@ def test_a_join_has_a_deadline() -> None:
             forks = s.fork(2)
             forks += lw.gen("x")
             with pytest.raises(lw.DeadlineExceeded):
-                forks.join(mode, timeout=0.01)  # type: ignore[arg-type]
+                forks.join(mode, timeout=0.01)
         s.cancel()
 
     with pytest.raises(lw.Cancelled):
