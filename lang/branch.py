@@ -7,12 +7,13 @@ them guards them all.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgspec
 
 from latticework.lang.errors import ErrorData, from_data
-from latticework.lang.events import Done
+from latticework.lang.events import Done, TokenLogprob
 from latticework.lang.expr import Piece, label
 from latticework.lang.ir import Gen, Ref, Role, Select, Text
 
@@ -35,14 +36,18 @@ class Failure:
 
 
 class Slot:
-    """One op of a branch. `text` grows until `answered`; then `done` or `failure` is set, where there is one."""
+    """One op of a branch. `text` and the tokens `told` grow until `answered`; then `done` or `failure` is set, where
+    there is one."""
 
-    __slots__ = ("answered", "branch", "decoder", "done", "failure", "line", "op", "text")
+    __slots__ = ("answered", "branch", "closes", "decoder", "done", "failure", "line", "op", "parts", "text", "told")
 
     def __init__(self, branch: Branch, piece: Piece, line: Line) -> None:
         self.branch = branch
         self.op = piece.op
         self.decoder = piece.decoder
+        self.parts = piece.parts
+        self.closes = piece.closes
+        self.told: list[TokenLogprob] = []
         self.line = line
         self.text = piece.op.text if isinstance(piece.op, Text) else ""
         self.answered = not isinstance(piece.op, Gen | Select | Role | Ref)
@@ -82,7 +87,38 @@ def _output(slot: Slot, sample: int) -> str:
     return slot.done.samples[sample].text if slot.done.samples else slot.done.text
 
 
-Variable: TypeAlias = Slot | Local | Gathered | Composed
+class Part(msgspec.Struct, frozen=True):
+    """A variable that is a part of what an op says: of() takes the text so far, and whether that is all of it."""
+
+    slot: Slot
+    of: Callable[[str, bool], str]
+
+    def done(self, done: Done) -> Done:
+        """How it came about: the op's Done, with this part of its text."""
+        return msgspec.structs.replace(done, text=self.of(done.text, True))
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A variable that holds all that was appended between two points of a branch."""
+
+    slots: tuple[Slot, ...]
+
+    def text(self) -> str:
+        return "".join(slot.text for slot in self.slots)
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """More of what an op says; slot None: a value that the program has set. logprobs: of more of its tokens, of which
+    `before` were told before. done: it has said all."""
+
+    slot: Slot | None
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    before: int
+    done: Done | None
+
+
+Variable: TypeAlias = Slot | Local | Gathered | Composed | Part | Span
 
 
 class Branch:

@@ -71,7 +71,8 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     """A Gen or Select has ended well.
 
     complete: the constraint, if any, is satisfied by the text. stopped_by: the stop string or id that ended it.
-    scores: one number per option of a Select, higher is likelier. prompt_logprobs: see `Sampling`.
+    scores, probabilities: the `Decision` of a Select, one number per option; option_logprobs: its options' tokens.
+    prompt_logprobs: see `Sampling`.
     """
 
     branch: int
@@ -86,6 +87,8 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     seed: int = 0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     samples: tuple[Done, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    option_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

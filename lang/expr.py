@@ -6,6 +6,7 @@ and appended often. This file knows nothing of states or backends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
@@ -16,10 +17,15 @@ from latticework.lang.values import Decoder
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """One op, and how its text becomes a value (None: the text is the value)."""
+    """One op, and how its text becomes a value (None: the text is the value).
+
+    parts: variables that hold a part of the text: name, and what it is of the text so far (second argument: is that
+    all of it). closes: the role of the message that a Role(None) is to end."""
 
     op: Op
     decoder: Decoder | None = None
+    parts: tuple[tuple[str, Callable[[str, bool], str]], ...] = ()
+    closes: str | None = None
 
 
 class Expr:

@@ -39,6 +39,13 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_N = 64
 
+REGEX_INT = r"-?(0|[1-9][0-9]*)[ \n]*"
+REGEX_FLOAT = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?[ \n]*"
+REGEX_STR = r'"[\w\d ]*"'
+REGEX_BOOL = r"(True|False)"
+"""What SGLang's programs know by these names, each a part of SGLang's own language that JSON can read: no leading
+zeros and no line ends in strings. The blanks at the end are where a stop of " " or "\\n" ends a number."""
+
 
 # ---------------------------------------------------------------- sampling
 
@@ -477,17 +484,29 @@ class Gen(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unk
     on_length: OnLength = "close"
 
 
-SelectMethod: TypeAlias = Literal["token_length_normalized"]
+SelectMethod: TypeAlias = Literal[
+    "token_length_normalized", "greedy_token_selection", "unconditional_likelihood_normalized", "probability"
+]
+"""How a select scores its options, see lang/choices.py."""
 
 
 class Select(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):
-    """The likeliest of the given options, appended to the text."""
+    """The likeliest of the given options, appended to the text. temperature: above 0, one is drawn from
+    softmax(scores / temperature), with the seed that a gen would have here."""
 
     name: str | None
     options: tuple[str, ...]
     method: SelectMethod = "token_length_normalized"
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_range("temperature", self.temperature, 0.0, 100.0, kind=float)
+        if self.temperature and self.method == "greedy_token_selection":
+            raise InvalidArgument(
+                "greedy_token_selection cannot draw: it gives options no probabilities",
+                field="temperature",
+                hint='leave temperature out, or use choices_method="probability"',
+            )
         if not self.options:
             raise InvalidArgument("select got no choices; expected at least one", field="choices")
         if any(not option for option in self.options):
@@ -626,8 +645,9 @@ def describe(op: Op) -> str:
             return f"set {name} = " + (" + ".join(describe(piece) for piece in value) or '""')
         case Gen():
             return _describe_gen(op)
-        case Select(name, options, method):
-            return f"select {name or '_'} from [{_listed(options)}] by {method}"
+        case Select(name, options, method, temperature):
+            drawn = f" temperature={temperature!r}" if temperature else ""
+            return f"select {name or '_'} from [{_listed(options)}] by {method}{drawn}"
         case Role(role):
             return f"role {role}" if role else "role end"
         case Fork(children):

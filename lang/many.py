@@ -16,6 +16,7 @@ from latticework.lang.backends.base import Backend
 from latticework.lang.backends.calls import Calling, Encoded
 from latticework.lang.call import Call
 from latticework.lang.errors import DeadlineExceeded, InvalidArgument
+from latticework.lang.events import Usage
 from latticework.lang.passes import constant_prefix
 from latticework.lang.progress import progress, silent
 
@@ -52,7 +53,7 @@ def run_many(
         if count > 1 and isinstance(backend, Calling) and constant_prefix(program.program):
             stack.callback(backend.warm(program).close)
         show = stack.enter_context(progress(title, count) if progress_bar else silent())
-        batch.run(lambda: show(batch.done, batch.tokens), PROGRESS_SECONDS if progress_bar else None)
+        batch.run(lambda: show(batch.done, batch.usage), PROGRESS_SECONDS if progress_bar else None)
     return batch.results
 
 
@@ -62,7 +63,7 @@ class _Batch:
     def __init__(self, start: Callable[[int], Call], count: int, max_open: int) -> None:
         self.results: list[Any] = [None] * count
         self.done = 0
-        self.tokens = 0
+        self.usage = Usage()
         self._start = start
         self._max_open = max_open
         self._open: dict[int, Call] = {}
@@ -123,7 +124,7 @@ class _Batch:
         error = self._outcome(call)
         self.results[index] = call.state if error is None else error
         self.done += 1
-        self.tokens += call.run.usage().output
+        self.usage += call.run.usage()
 
     @staticmethod
     def _outcome(call: Call) -> Exception | None:

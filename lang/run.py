@@ -9,16 +9,18 @@ held while the backend is called. This file knows no user syntax.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from latticework.lang.backends.base import Backend, Session
-from latticework.lang.branch import Branch, Failure, Line, Slot, Variable, place, user_line
+from latticework.lang.branch import Branch, Failure, Heard, Line, Part, Slot, Variable, place, user_line
 from latticework.lang.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -44,6 +46,7 @@ from latticework.lang.ir import (
     Text,
 )
 from latticework.lang.ir import Branch as BranchOps
+from latticework.lang.waiting import Growing, Wait, Waiting, run_through
 
 
 class Run:
@@ -69,8 +72,11 @@ class Run:
         self._outbox: deque[tuple[int, int, tuple[Op, ...]]] = deque()
         self._sending = False
         self._closed = False
+        self._left = False  # its body is over, and was told of some of the failures
         self._loaded: Callable[[], Any] | None = None  # the backend has the whole program: its answers end the run
         self._ended: list[Callable[[], None]] = []
+        self._watches: list[tuple[Callable[[], bool], Callable[[], None]]] = []  # (is it so, tell it)
+        self.on_wait: Callable[[bool], None] = lambda begins: None  # a thread begins or ends a wait
         self.session: Session = backend.open(sampling, seed, item, self._on_event, timeout)
 
     # ------------------------------------------------------------ appending
@@ -100,11 +106,18 @@ class Run:
                 raise ProgramError(
                     f"a {op.role} message cannot stand inside a {branch.role} message", where=place(line)
                 )
+            if piece.closes and branch.role != piece.closes:
+                opened = f"a {branch.role} message is" if branch.role else "no message is"
+                raise ProgramError(
+                    f"{piece.closes}_end() ends a {piece.closes} message; {opened} open", where=place(line)
+                )
             branch.role = op.role
         slot = Slot(branch, piece, line)
         branch.slots.append(slot)
         if isinstance(op, Gen | Select) and op.name:
             self.bind(branch, op.name, slot)
+            for name, part in piece.parts:
+                self.bind(branch, name, Part(slot, part))
         if branch.failure:
             slot.failure = branch.failure
             slot.answered = True
@@ -125,7 +138,7 @@ class Run:
         with self.condition:
             branch.variables[name] = variable
             branch.own[name] = None
-            self.condition.notify_all()
+            self._wake()
 
     def fork(self, branch: Branch, count: int) -> list[Branch]:
         """Starts `count` branches that continue from here."""
@@ -150,6 +163,14 @@ class Run:
             for branch in branches:
                 branch.sent = len(branch.slots)
             self._unanswered = sum(not slot.answered for branch in branches for slot in branch.slots)
+
+    def leave(self, result: Any) -> None:
+        """The body has returned, and nobody waits here: the last answer ends the run."""
+        self.flush(*self.branches)
+        with self.condition:
+            self._loaded = lambda: result
+            self._left = True
+        self.settle()
 
     def when_over(self, act: Callable[[], None]) -> None:
         """Calls `act` once the run is over, at once if it is: from whatever thread ends it; it must not block."""
@@ -224,8 +245,9 @@ class Run:
         with self.condition:
             if self._loaded is None or self._unanswered or self.over:
                 return
-            if self.failures:
-                self._fail(self.failures[0])
+            untold = [failure for failure in self.failures if not (self._left and failure.raised)]
+            if untold:
+                self._fail(untold[0])
             if self.failure is None:
                 self.result = self._loaded()
         self.end()
@@ -236,8 +258,9 @@ class Run:
                 return  # cancelled or failed before the answer came
             case Chunk():
                 slot.text += event.text
+                slot.told += event.logprobs
                 if self._followers:
-                    self.condition.notify_all()
+                    self._wake()
             case Rendered():
                 slot.text = event.text
                 self._answer(slot, None)
@@ -255,7 +278,7 @@ class Run:
         slot.answered = True
         slot.failure = failure
         self._unanswered -= 1
-        self.condition.notify_all()
+        self._wake()
 
     def _fail_branch(self, branch: Branch, position: int, failure: Failure) -> None:
         """Fails everything from `position` on, in the branches forked after it too."""
@@ -280,7 +303,7 @@ class Run:
         self.failure = self.failure or failure
         for branch in self.branches:
             self._fail_branch(branch, 0, self.failure)
-        self.condition.notify_all()
+        self._wake()
 
     # ------------------------------------------------------------ waiting
 
@@ -290,13 +313,64 @@ class Run:
             if ready():
                 return
             self.waits += 1
-            limit = None if timeout is None else time.monotonic() + timeout
-            if self.deadline is not None:
-                limit = self.deadline if limit is None else min(limit, self.deadline)
-            if not self.condition.wait_for(ready, None if limit is None else limit - time.monotonic()):
-                raise DeadlineExceeded(f"{what} took longer than it was given", where=place(user_line()))
+            self.on_wait(True)
+            try:
+                seconds = self._seconds(timeout)
+                if not self.condition.wait_for(ready, seconds):
+                    raise self._late(what)
+            finally:
+                self.on_wait(False)
 
-    def wait_for_slots(self, slots: list[Slot], timeout: float | None, what: str) -> None:
+    async def wait_async(self, ready: Callable[[], bool], timeout: float | None, what: str) -> None:
+        """The same, for a task."""
+        with self.condition:
+            if ready():
+                return
+        loop = asyncio.get_running_loop()
+        come = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is gone, and whoever waited with it
+                loop.call_soon_threadsafe(come.set)
+
+        watch = (ready, tell)
+        with self.condition:
+            if ready():
+                return
+            self.waits += 1
+            self._watches.append(watch)
+        try:
+            seconds = self._seconds(timeout)
+            if seconds is None:
+                await come.wait()
+            else:
+                await asyncio.wait_for(come.wait(), max(0.0, seconds))
+        except asyncio.TimeoutError:
+            raise self._late(what) from None
+        finally:
+            with self.condition:
+                if watch in self._watches:
+                    self._watches.remove(watch)
+
+    def _seconds(self, timeout: float | None) -> float | None:
+        """How long a wait may take: what it was given, and what is left of the run."""
+        if self.deadline is None:
+            return timeout
+        left = self.deadline - time.monotonic()
+        return left if timeout is None else min(timeout, left)
+
+    @staticmethod
+    def _late(what: str) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{what} took longer than it was given", where=place(user_line()))
+
+    def _wake(self) -> None:
+        """Something has changed that somebody may wait for. Called under the lock."""
+        self.condition.notify_all()
+        for watch in [watch for watch in self._watches if watch[0]()]:
+            self._watches.remove(watch)
+            watch[1]()
+
+    def answering(self, slots: list[Slot], timeout: float | None, what: str) -> Waiting[None]:
         """Sends what is needed and waits until all are answered, then raises the first failure, if any."""
         pending = [slot for slot in slots if not slot.answered]
         if pending:
@@ -308,46 +382,56 @@ class Run:
                 return not pending
 
             pending.reverse()
-            self.wait(ready, timeout, what)
+            yield Wait(ready, timeout, what)
         failures = [slot.failure for slot in slots if slot.failure]
         for failure in failures:
             failure.raised = True
         if failures:
             raise failures[0].exception()
 
-    def wait_until_over(self, timeout: float | None) -> None:
-        self.wait(lambda: self.over, timeout, "the run")
+    def being_over(self, timeout: float | None) -> Waiting[None]:
+        """Waits for the end."""
+        if not self.over:
+            yield Wait(lambda: self.over, timeout, "the run")
 
-    def follow(self, slot: Slot, timeout: float | None) -> Iterator[str]:
-        """The text of one op as it grows. Raises its failure."""
-        seen = 0
+    def hearing(self, slot: Slot, timeout: float | None) -> Growing[Heard]:
+        """What one op says, as it says it; the last piece has its Done, if it has one. Raises its failure."""
+        text = tokens = 0
+
+        def more() -> bool:
+            return slot.answered or len(slot.text) > text or len(slot.told) > tokens
+
         if not slot.answered:
             self.flush(slot.branch)
         answered = False
         while not answered:
-            part, answered = self._more(slot, seen, timeout)
-            seen += len(part)
-            if part:
-                yield part
-
-    def _more(self, slot: Slot, seen: int, timeout: float | None) -> tuple[str, bool]:
-        """Waits for text after the first `seen` characters; the text, and whether it is the last."""
-        with self.condition:
-            self._followers += 1
+            with self.condition:
+                self._followers += 1
             try:
-                self.wait(lambda: len(slot.text) > seen or slot.answered, timeout, label(slot.op))
+                yield Wait(more, timeout, label(slot.op))
             finally:
-                self._followers -= 1
-            if slot.failure:
-                raise slot.failure.exception()
-            return slot.text[seen:], slot.answered
+                with self.condition:
+                    self._followers -= 1
+            with self.condition:
+                if slot.failure:
+                    raise slot.failure.exception()
+                answered, done = slot.answered, slot.done if slot.answered else None
+                told = tuple(slot.told) if done is None else done.logprobs
+                more_told = told[tokens:] if isinstance(told, tuple) else ()  # a traced op's nobody knows
+                heard = Heard(slot, slot.text[text:], more_told, tokens, done)
+            text += len(heard.text)
+            tokens += len(heard.logprobs)
+            yield heard
 
     # ------------------------------------------------------------ ending
 
     def finish(self) -> None:
         """The body has returned: sends and awaits everything, and raises the first failure it was not told of."""
+        run_through(self, self.finishing())
+
+    def finishing(self) -> Waiting[None]:
         self.flush(*self.branches)
-        self.wait(lambda: not self._unanswered, None, "the run")
+        yield Wait(lambda: not self._unanswered, None, "the run")
         if self.failure:
             raise self.failure.exception()
         for failure in self.failures:
@@ -379,7 +463,7 @@ class Run:
         self.close()
         with self.condition:
             self.over = True
-            self.condition.notify_all()
+            self._wake()
             ended, self._ended = self._ended, []
         for act in ended:
             act()

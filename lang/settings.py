@@ -14,11 +14,17 @@ from typing import Any
 import msgspec
 
 from latticework.lang.backends.base import Backend
-from latticework.lang.errors import InvalidArgument
+from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.lang.ir import Sampling
 
 SAMPLING_NAMES = frozenset(Sampling.__struct_fields__) - {"seed"}
-OTHER_NAMES = frozenset({"backend", "sampling", "seed", "stream", "timeout", "wait"})
+SGLANG_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+LOGPROB_NAMES = (
+    "return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "top_logprobs"
+)  # fmt: skip
+OTHER_NAMES = frozenset(
+    {"backend", "sampling", "seed", "stream", "timeout", "use_thread", "wait", *SGLANG_NAMES, *LOGPROB_NAMES}
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +56,60 @@ def _settings(given: dict[str, Any]) -> Settings:
     if not isinstance(sampling, Sampling):
         raise InvalidArgument(f"sampling is a {type(sampling).__name__}; expected lw.Sampling", field="sampling")
     own = {name: given.pop(name) for name in list(given) if name in SAMPLING_NAMES}
+    own.update(_by_sglangs_names(given, own))
     seed = given.pop("seed", None)
     if seed is None:
         seed = sampling.seed  # as a run's default it is the run's seed, or every op would draw the same numbers
     sampling = msgspec.structs.replace(
         sampling, seed=None, **{name: value for name, value in own.items() if value is not None}
     )
+    given.pop("use_thread", None)  # nothing here costs a thread that it could save
     timeout = given.get("timeout")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidArgument(f"timeout is {timeout!r}; expected seconds", field="timeout")
     if seed is None:
         seed = secrets.randbits(63)
     return Settings(sampling=sampling, seed=msgspec.structs.replace(sampling, seed=seed).seed or 0, **given)
+
+
+def _by_sglangs_names(given: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes SGLang's names of sampling fields out of `given`. Raises InvalidArgument where ours are given too."""
+    found = {field: given.pop(name) for name, field in SGLANG_NAMES.items() if given.get(name) is not None}
+    for name in SGLANG_NAMES:
+        given.pop(name, None)
+    asked = {name: given.pop(name, None) for name in LOGPROB_NAMES}
+    top = asked.pop("top_logprobs")
+    if any(value is not None for value in (*asked.values(), top)):
+        logprobs = asked_logprobs(**asked, top_logprobs=top)
+        found.update({name: value for name, value in logprobs.items() if value is not None})
+    for field in found:
+        if own.get(field) is not None:
+            raise InvalidArgument(f"{field} is given twice, by two names", field=field)
+    return found
+
+
+def asked_logprobs(
+    return_logprob: bool | None,
+    logprob_start_len: int | None,
+    top_logprobs_num: int | None,
+    return_text_in_logprobs: bool | None,
+    top_logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
+) -> dict[str, int | None]:
+    """Sampling's logprobs and prompt_logprobs, from the ways to ask for them. return_text_in_logprobs: their text is
+    always there. Raises InvalidArgument, and Unsupported for log-probabilities from the middle of a prompt on."""
+    if top_logprobs is not None and top_logprobs_num is not None:
+        raise InvalidArgument("top_logprobs and top_logprobs_num are one thing; expected one", field="top_logprobs")
+    top = top_logprobs if top_logprobs is not None else top_logprobs_num or None
+    for name, value in (("return_logprob", return_logprob), ("return_text_in_logprobs", return_text_in_logprobs)):
+        if value is not None and not isinstance(value, bool):
+            raise InvalidArgument(f"{name} is {value!r}; expected true or false", field=name)
+    if logprob_start_len not in (None, -1, 0):
+        raise Unsupported(
+            f"logprob_start_len is {logprob_start_len}; log-probabilities are told of the whole text before a gen (0) "
+            "or of none of it (-1)",
+            field="logprob_start_len",
+        )
+    if logprob_start_len == 0 and prompt_logprobs is None:
+        prompt_logprobs = top or 0
+    return {"logprobs": top if top is not None else 0 if return_logprob else None, "prompt_logprobs": prompt_logprobs}

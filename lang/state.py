@@ -1,24 +1,37 @@
-"""What a program holds in its hands: a State to append to and read from, and the Branches of a fork.
+"""What a program holds in its hands: a State to append to and to read from.
 
-Both are thin views of a `Run`, which does the work. Appending never blocks; reading waits for what it needs and
-raises the real error. This file knows the user's syntax and nothing of threads or messages.
+It is a thin view of a `Run`, which does the work. Appending never blocks; reading waits for what it needs and raises
+the real error. This file knows the user's syntax and nothing of threads or messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
-from latticework.lang.branch import Branch, Composed, Gathered, Local, Slot, Variable, place, user_line
-from latticework.lang.errors import InvalidArgument, LatticeworkError, ProgramError, UnknownVariable
-from latticework.lang.events import Done, Usage
+from latticework.lang.branch import Branch, Local, Span
+from latticework.lang.errors import InvalidArgument, LatticeworkError, ProgramError, Unsupported
+from latticework.lang.events import Usage
 from latticework.lang.expr import Expr, Piece, checked_text, message, pieces_of
-from latticework.lang.ir import Join, Program, Role, Set, Text
+from latticework.lang.group import Branches
+from latticework.lang.ir import Program, Role, Set, Text
+from latticework.lang.meta import meta_info, stream_info
+from latticework.lang.reading import View, checked_name
 from latticework.lang.run import Run
+from latticework.lang.waiting import iterate, iterate_async, run_through
 
-R = TypeVar("R")
+__all__ = ["Branches", "OpenMessage", "State", "checked_name"]
+
+
+class Appendable(Protocol):
+    """What a message can be opened in."""
+
+    def __iadd__(self, value: Expr) -> Any: ...
+
+
+S = TypeVar("S", bound=Appendable)
 
 
 class State:
@@ -28,12 +41,13 @@ class State:
     seconds and raises DeadlineExceeded; reading something that failed raises why.
     """
 
-    __slots__ = ("_branch", "_outside", "_run")
+    __slots__ = ("_branch", "_outside", "_run", "_view")
 
     def __init__(self, run: Run, branch: Branch, outside: bool = False) -> None:
         self._run = run
         self._branch = branch
         self._outside = outside  # a reader beside the body: what is not there yet may still come
+        self._view = View(run, branch, outside)
 
     # ------------------------------------------------------------ writing
 
@@ -44,8 +58,12 @@ class State:
         return self
 
     def __setitem__(self, name: str, value: object) -> None:
-        """Sets a variable of this branch. Text is best; other objects read back as they are."""
+        """Sets a variable of this branch. Text is best; other objects read back as they are. On the result of a run
+        that is over it only changes what is read."""
         checked_name(name)
+        if self._outside and self._run.over:
+            self._run.bind(self._branch, name, Local(value))
+            return
         self._check_writable()
         text = checked_text(str(value), field=name)
         self._run.append(self._branch, (Piece(Set(name, (Text(text),))),))
@@ -54,39 +72,65 @@ class State:
     @overload
     def system(self, content: str | Expr) -> None: ...
     @overload
-    def system(self) -> OpenMessage: ...
-    def system(self, content: str | Expr | None = None) -> OpenMessage | None:
+    def system(self) -> OpenMessage[State]: ...
+    def system(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
         """Appends a system message; without content, `with s.system():` opens one."""
         return self._message("system", content)
 
     @overload
     def user(self, content: str | Expr) -> None: ...
     @overload
-    def user(self) -> OpenMessage: ...
-    def user(self, content: str | Expr | None = None) -> OpenMessage | None:
+    def user(self) -> OpenMessage[State]: ...
+    def user(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
         """Appends a user message; without content, `with s.user():` opens one."""
         return self._message("user", content)
 
     @overload
     def assistant(self, content: str | Expr) -> None: ...
     @overload
-    def assistant(self) -> OpenMessage: ...
-    def assistant(self, content: str | Expr | None = None) -> OpenMessage | None:
+    def assistant(self) -> OpenMessage[State]: ...
+    def assistant(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
         """Appends an assistant message; without content, `with s.assistant():` opens one."""
         return self._message("assistant", content)
 
-    def _message(self, role: str, content: str | Expr | None) -> OpenMessage | None:
+    def _message(self, role: str, content: str | Expr | None) -> OpenMessage[State] | None:
         if content is None:
             return OpenMessage(self, role)
         self.__iadd__(message(role, content))
         return None
 
-    def fork(self, n: int = 1) -> Branches:
-        """Starts n branches that continue from here, with this text and these variables."""
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise InvalidArgument(f"fork got n={n!r}; expected an integer of at least 1", field="n")
+    def set_var(self, name: str, value: object) -> None:
+        """`s[name] = value`."""
+        self[name] = value
+
+    @contextmanager
+    def var_scope(self, name: str) -> Iterator[State]:
+        """`with s.var_scope("x"):` — all that is appended inside, as text, is the variable `name` afterwards."""
+        checked_name(name)
         self._check_writable()
-        return Branches(self, self._run.fork(self._branch, n))
+        first = len(self._branch.slots)
+        yield self
+        with self._run.condition:
+            slots = tuple(self._branch.slots[first:])
+        self._run.bind(self._branch, name, Span(slots))
+
+    def fork(self, size: int = 1, position_ids_offset: list[int] | None = None) -> Branches:
+        """Starts `size` branches that continue from here, with this text and these variables. Raises InvalidArgument
+        for less than one. position_ids_offset is SGLang's, where it has no effect: only None is taken."""
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise InvalidArgument(f"fork got {size!r}; expected an integer of at least 1", field="size")
+        if position_ids_offset is not None:
+            raise Unsupported("fork cannot move positions", field="position_ids_offset", hint="leave it out")
+        self._check_writable()
+        branches = self._run.fork(self._branch, size)
+        return Branches(self, [State(self._run, branch) for branch in branches])
+
+    @contextmanager
+    def copy(self, position_ids_offset: list[int] | None = None) -> Iterator[State]:
+        """`with s.copy() as c:` — a branch of its own, joined at the end."""
+        forks = self.fork(1, position_ids_offset)
+        yield forks[0]
+        forks.join()
 
     def cancel(self) -> None:
         """Ends the whole run at once; whoever waits for it gets Cancelled. Idempotent."""
@@ -104,21 +148,25 @@ class State:
 
     def get(self, name: str, timeout: float | None = None) -> Any:
         """`s[name]` with a deadline."""
-        return self._read(name, timeout, lambda slot, done: done.text)
+        return run_through(self._run, self._view.text_of(name, timeout))
+
+    def get_var(self, name: str, timeout: float | None = None) -> Any:
+        """`get` by SGLang's name."""
+        return self.get(name, timeout)
 
     def value(self, name: str, timeout: float | None = None) -> Any:
-        """The typed value of a variable: an instance of gen's `schema`, the JSON of its `json_schema`, else text.
-        Raises InvalidValue when the text is not of that type."""
-        return self._read(
-            name, timeout, lambda slot, done: slot.decoder.decode(name, done.text) if slot.decoder else done.text
-        )
+        """The typed value of a variable: an instance of gen's `schema`, the JSON of its `json_schema`, a value of its
+        `dtype`, else text. Raises InvalidValue when the text is not of that type."""
+        return run_through(self._run, self._view.value_of(name, timeout))
 
     def meta(self, name: str, timeout: float | None = None) -> Any:
         """How a variable came about: its Done event with finish, usage, logprobs, scores, seed; a list of them
         after a join or of a gen with n."""
-        if isinstance(self._find(name, timeout), Local | Composed):
-            raise ProgramError(f"{name!r} was set by the program; only generated variables have a meta")
-        return self._read(name, timeout, lambda slot, done: done)
+        return run_through(self._run, self._view.done_of(name, timeout))
+
+    def get_meta_info(self, name: str, timeout: float | None = None) -> Any:
+        """The same as a dict, by SGLang's names: see `meta_info`."""
+        return meta_info(self.meta(name, timeout))
 
     def __contains__(self, name: object) -> bool:
         with self._run.condition:
@@ -129,60 +177,23 @@ class State:
         with self._run.condition:
             return tuple(self._branch.variables)
 
-    def _read(self, name: str, timeout: float | None, read: Callable[[Slot, Done], R]) -> Any:
-        variable = self._find(name, timeout)
-        self._run.wait_for_slots(_slots(variable), timeout, f"variable {name!r}")
-        return _map(variable, read)
-
-    def _find(self, name: str, timeout: float | None) -> Variable:
-        """The variable, at once; a reader beside the body waits until the body sets it or ends."""
-        run, variables = self._run, self._branch.variables
-        if self._outside:
-            run.wait(lambda: name in variables or run.over, timeout, f"variable {name!r}")
-        with run.condition:
-            found = variables.get(name)
-            known = ", ".join(map(repr, variables)) or "none"
-        if found is not None:
-            return found
-        if run.failure:
-            raise run.failure.exception()
-        raise UnknownVariable(
-            f"no op of this branch sets {name!r}; it has: {known}", field=name, where=place(user_line())
-        )
-
     # ------------------------------------------------------------ reading text
 
     def text(self, timeout: float | None = None) -> str:
         """Everything in this branch: what was appended, the template's markers, and what was generated."""
-        return "".join(slot.text for slot in self._settled(timeout))
+        return run_through(self._run, self._view.text(timeout))
 
     def messages(self, timeout: float | None = None) -> list[dict[str, str]]:
         """The conversation as {"role": …, "content": …}; text outside messages is left out."""
-        messages: list[dict[str, str]] = []
-        is_open = False
-        for slot in self._settled(timeout):
-            if isinstance(slot.op, Role):
-                is_open = slot.op.role is not None
-                if slot.op.role:
-                    messages.append({"role": slot.op.role, "content": ""})
-            elif is_open:
-                messages[-1]["content"] += slot.text
-        return messages
+        return run_through(self._run, self._view.messages(timeout))
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits for all of this branch; on the result of a run, for the whole run. Raises what went wrong."""
-        self._settled(timeout)
+        run_through(self._run, self._view.settling(timeout))
 
-    def _settled(self, timeout: float | None) -> list[Slot]:
-        run = self._run
-        if self._outside:
-            run.wait_until_over(timeout)
-            if run.failure:
-                raise run.failure.exception()
-        with run.condition:
-            slots = self._branch.history()
-        run.wait_for_slots(slots, timeout, "the text")
-        return slots
+    def sync(self, timeout: float | None = None) -> None:
+        """`wait` by SGLang's name."""
+        self.wait(timeout)
 
     def text_iter(self, name: str | None = None, timeout: float | None = None) -> Iterator[str]:
         """The text as it grows, or that of one variable (of a gen with n: its first output, which the text goes on
@@ -190,26 +201,26 @@ class State:
 
         On the result of a run it ends with the run, and raises what the run raises.
         """
-        if name is not None:
-            variable = self._find(name, timeout)
-            for slot in _slots(variable):
-                yield from self._run.follow(slot, timeout)
-            return
-        seen = 0
-        while slots := self._next_slots(seen, timeout):
-            seen += len(slots)
-            for slot in slots:
-                yield from self._run.follow(slot, timeout)
-        if self._outside and self._run.failure:
-            raise self._run.failure.exception()
+        for heard in iterate(self._run, self._view.hearing(name, timeout)):
+            if heard.text:
+                yield heard.text
 
-    def _next_slots(self, seen: int, timeout: float | None) -> list[Slot]:
-        """Ops after the first `seen`; beside the body it waits for more, and none means that the run is over."""
-        run = self._run
-        if self._outside:
-            run.wait(lambda: len(self._branch.slots) > seen or run.over, timeout, "the text")
-        with run.condition:
-            return self._branch.history()[seen:]
+    @overload
+    def text_async_iter(self, name: str | None = None) -> AsyncIterator[str]: ...
+    @overload
+    def text_async_iter(
+        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Any]: ...
+    async def text_async_iter(
+        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Any]:
+        """The same in an event loop. return_meta_data: yields (text, dict), see `stream_info`; none of the tokens'
+        log-probabilities is lost, however many come at once."""
+        async for heard in iterate_async(self._run, self._view.hearing(name, timeout)):
+            if return_meta_data:
+                yield heard.text, stream_info(heard)
+            elif heard.text:
+                yield heard.text
 
     # ------------------------------------------------------------ about the run
 
@@ -243,9 +254,7 @@ class State:
     @property
     def ret_value(self) -> Any:
         """What the body returned. Waits until the run is over."""
-        if self._outside:
-            self._run.wait_until_over(None)
-        return self._run.result
+        return run_through(self._run, self._view.result())
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the run so far."""
@@ -258,14 +267,14 @@ class State:
         return f"<State of branch {self._branch.number}, {status}, variables: {', '.join(self.variables()) or 'none'}>"
 
 
-class OpenMessage:
+class OpenMessage(Generic[S]):
     """`with s.user():` — what is appended inside is one message."""
 
-    def __init__(self, state: State, role: str) -> None:
+    def __init__(self, state: S, role: str) -> None:
         self._state = state
         self._role = role
 
-    def __enter__(self) -> State:
+    def __enter__(self) -> S:
         self._state.__iadd__(Expr(Piece(Role(self._role))))
         return self._state
 
@@ -277,87 +286,3 @@ class OpenMessage:
         else:
             with suppress(LatticeworkError):  # the error under way is the one to hear of
                 self._state.__iadd__(Expr(Piece(Role(None))))
-
-
-class Branches:
-    """The branches of one fork: index, iterate, append to all with `+=`, and `join`."""
-
-    def __init__(self, parent: State, branches: list[Branch]) -> None:
-        self._parent = parent
-        self._branches = branches
-        self._states = [State(parent._run, branch) for branch in branches]
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def __iter__(self) -> Iterator[State]:
-        return iter(self._states)
-
-    def __getitem__(self, index: int) -> State:
-        return self._states[index]
-
-    def __setitem__(self, index: int, state: State) -> None:
-        # `forks[0] += …` ends with this assignment.
-        if state is not self._states[index]:
-            raise InvalidArgument("a branch cannot be replaced; append to it with +=", field="index")
-
-    def __iadd__(self, value: str | Expr) -> Branches:
-        for state in self._states:
-            state += value
-        return self
-
-    def join(self, timeout: float | None = None) -> None:
-        """Ends the branches and waits for them. Each variable set in them becomes, in the parent, the list of the
-        branches' values (of those that set it, in order). Raises the first branch's failure."""
-        run, parent = self._parent._run, self._parent._branch
-        with run.condition:
-            joining = not self._branches[0].joined
-        if joining:
-            run.flush(*self._branches)
-            run.append(parent, (Piece(Join(tuple(branch.number for branch in self._branches))),))
-            self._gather(run, parent)
-            run.flush(parent)
-        with run.condition:
-            slots = [slot for branch in self._branches for slot in branch.slots]
-        run.wait_for_slots(slots, timeout, "join")
-
-    def _gather(self, run: Run, parent: Branch) -> None:
-        with run.condition:
-            names = {name: None for branch in self._branches for name in branch.own}
-            for branch in self._branches:
-                branch.joined = True
-            for name in names:
-                parts = tuple(branch.variables[name] for branch in self._branches if name in branch.own)
-                run.bind(parent, name, Gathered(parts))
-
-
-def checked_name(name: object, field: str = "name") -> str:
-    """A variable's name. Raises InvalidArgument."""
-    if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"{field} is {name!r}; expected a non-empty string", field=field)
-    return checked_text(name, field)
-
-
-def _slots(variable: Variable) -> list[Slot]:
-    match variable:
-        case Slot():
-            return [variable]
-        case Gathered(parts):
-            return [slot for part in parts for slot in _slots(part)]
-        case Composed(parts):
-            return [part[0] for part in parts if not isinstance(part, str)]
-        case _:
-            return []
-
-
-def _map(variable: Variable, read: Callable[[Slot, Done], R]) -> Any:
-    match variable:
-        case Slot(done=done):
-            assert done is not None, "a variable's op ends with a Done"
-            return [read(variable, sample) for sample in done.samples] if done.samples else read(variable, done)
-        case Gathered(parts):
-            return [_map(part, read) for part in parts]
-        case Composed():
-            return variable.text()
-        case Local(value):
-            return value

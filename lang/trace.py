@@ -14,10 +14,11 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from latticework.lang.asynchronous import call_at_once
 from latticework.lang.backends.base import Listener
-from latticework.lang.branch import Branch, Gathered, Line, Local, Slot, Variable, place
+from latticework.lang.branch import Branch, Gathered, Line, Local, Slot, Span, Variable, place
 from latticework.lang.check import Place, check_program, shortened
-from latticework.lang.errors import InvalidArgument, NeedsValue, ProgramError
+from latticework.lang.errors import InvalidArgument, NeedsValue, ProgramError, Unsupported
 from latticework.lang.events import Done, Rendered, Usage
 from latticework.lang.expr import label
 from latticework.lang.ir import Arg, Gen, Op, Program, Ref, Role, Sampling, Select, Set, Text
@@ -47,6 +48,7 @@ class Traceable(Protocol):
 
     name: str
     signature: inspect.Signature
+    is_async: bool
     body: Callable[..., Any]
 
 
@@ -88,7 +90,8 @@ def trace(function: Traceable, constants: Mapping[str, Any]) -> Traced:
     answering.run = run
     token = _tracing.set(True)
     try:
-        result = function.body(State(run, run.root), *bound.args[1:], **bound.kwargs)
+        result = call_at_once(function, State(run, run.root), bound)
+        _refuse_parts(run)
         run.flush(*run.branches)
     except Exception as error:
         _explain(error, symbols, inspect.unwrap(function.body))
@@ -98,6 +101,12 @@ def trace(function: Traceable, constants: Mapping[str, Any]) -> Traced:
         run.end()
     program, layout = _Reading(run.branches, symbols, answering.decoders).read(result)
     return Traced(program, layout, arguments)
+
+
+def _refuse_parts(run: Run) -> None:
+    """What a part of a generated text is, only that text says."""
+    for slot in (slot for branch in run.branches for slot in branch.slots if slot.parts):
+        raise Unsupported("separate_reasoning cannot be traced", where=place(slot.line), hint="f.run(…) runs any body")
 
 
 def _bind(
@@ -318,7 +327,16 @@ class _Reading:
                 refuse("a variable set to a list of values")
             case Local():
                 return variable
+            case Span(slots):
+                return TextVariable(Blank(tuple(part for slot in slots for part in self._span_part(slot))))
         raise AssertionError("a trace has no other variables")
+
+    def _span_part(self, slot: Slot) -> tuple[str | FromArgument | FromOp, ...]:
+        if isinstance(slot.op, Role):
+            raise NeedsValue("a var_scope with a message in it cannot be traced", where=place(slot.line))
+        if isinstance(slot.op, Gen | Select):
+            return (FromOp(self.places[slot]),)
+        return self._blank(slot.text, slot.line).parts
 
     def _blank(self, text: str, line: Line) -> Blank:
         parts = [self._piece(part, line) for part in self.symbols.parts(str(text), line)]

@@ -14,8 +14,31 @@ from typing import TYPE_CHECKING, Any
 if not os.path.isdir(os.path.join(__path__[0], "lang")):
     __path__.append(os.path.dirname(__path__[0]))
 
-from latticework.lang.api import Function, assistant, function, gen, select, system, user
+from latticework.lang.api import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    gen,
+    gen_int,
+    gen_string,
+    image,
+    select,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+    video,
+)
+from latticework.lang.asynchronous import AsyncBranches, AsyncState
 from latticework.lang.backends.default import flush_cache, get_server_info, global_config, set_default_backend
+from latticework.lang.choices import (
+    greedy_token_selection,
+    probability,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
 from latticework.lang.compiled import CompiledProgram
 from latticework.lang.errors import (
     AddressInUse,
@@ -45,7 +68,9 @@ from latticework.lang.errors import (
     Unsupported,
     UnsupportedModel,
 )
+from latticework.lang.function import Function, function
 from latticework.lang.ir import After, Choices, Gbnf, JsonSchema, Lark, Program, Regex, Sampling, Tag, Triggered
+from latticework.lang.reasoning import separate_reasoning
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
@@ -58,6 +83,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressInUse",
     "After",
+    "AsyncBranches",
+    "AsyncState",
     "Branches",
     "BrokenModel",
     "BudgetTooSmall",
@@ -103,18 +130,33 @@ __all__ = [
     "Unsupported",
     "UnsupportedModel",
     "assistant",
+    "assistant_begin",
+    "assistant_end",
     "connect",
     "flush_cache",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "get_server_info",
     "global_config",
+    "greedy_token_selection",
+    "image",
+    "probability",
     "select",
+    "separate_reasoning",
     "set_default_backend",
     "show_program",
     "show_run",
     "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
     "user",
+    "user_begin",
+    "user_end",
+    "video",
 ]
 
 _LAZY = {

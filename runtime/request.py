@@ -42,10 +42,14 @@ class GenSegment(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, for
 
 
 class SelectSegment(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):
-    """One of the options, each encoded alone, at least one token each."""
+    """One of the options, each encoded alone, at least one token each. temperature and seed: see `decide`, as
+    unconditional, one number for each option where the method needs them."""
 
     options: tuple[tuple[int, ...], ...]
     method: SelectMethod = "token_length_normalized"
+    temperature: float = 0.0
+    seed: int = 0
+    unconditional: tuple[float, ...] = ()
 
 
 Segment: TypeAlias = TextSegment | GenSegment | SelectSegment
@@ -99,7 +103,8 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     prompt_tokens: of the constant text before a gen, in order, before any of its own; only where their
     log-probabilities are asked for, which are prompt_logprobs, one each.
     end: set on the segment's last event. final: set on exactly one event of each accepted request, its last;
-    it may carry the last segment's end. chosen/scores: result of a SelectSegment.
+    it may carry the last segment's end. chosen, scores, probabilities: the `Decision` of a SelectSegment.
+    option_logprobs: of each of its options, those of its tokens.
     usage: of the request so far, on every event with an end.
     complete: whether the text satisfies the constraint. carry: bytes past the last whole token kept, which the
     lease remembers.
@@ -120,3 +125,5 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     final: bool = False
     prompt_tokens: tuple[int, ...] = ()
     prompt_logprobs: tuple[TokenInfo, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    option_logprobs: tuple[tuple[float, ...], ...] = ()

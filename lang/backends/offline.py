@@ -156,11 +156,11 @@ class Engine:
         jobs = list(self._jobs(prompts, sampling, constraint, on_length, seed, truncate, timeout))
         outcomes: list[Any] = [None] * len(jobs)
         with progress(self.runtime.model, len(jobs)) if progress_bar else silent() as show:
-            tokens = 0
+            usage = Usage()
             for done, (index, outcome) in enumerate(self._outcomes(iter(jobs)), 1):
                 outcomes[index] = outcome
-                tokens += outcome.usage.output if isinstance(outcome, Result) else 0
-                show(done, tokens)
+                usage += outcome.usage if isinstance(outcome, Result) else Usage()
+                show(done, usage)
         return _in_order(outcomes, return_exceptions)
 
     def agenerate(

@@ -77,7 +77,8 @@ ROLE_TEMPLATES = {
 class Scripted:
     """Answers gens from `replies`, and selects too, whose first choice is taken where nothing is scripted.
 
-    chunk: characters a Chunk has (None: no chunks). delay: seconds before each chunk and each answer. roles: how
+    chunk: characters a Chunk has (None: no chunks); a reply's logprobs are spread over its chunks.
+    delay: seconds before each chunk and each answer. roles: how
     messages are rendered. opened, closed, appends count calls; `asked` lists (variable, prompt, sampling) in
     order, where sampling is the op's own over the run's. A gen with n or best_of takes as many replies.
     """
@@ -378,8 +379,10 @@ class _Session:
         size = self.backend.chunk if isinstance(op, Gen) and not sampling.ranked else None
         chunks = [done.text[at : at + size] for at in range(0, len(done.text), size)] if size else []
         delay = max(reply.delay for reply in replies)
+        told = done.logprobs if sampling.n == 1 else ()
         for step, chunk in enumerate(chunks, 1):
-            event = Chunk(branch.number, position, chunk)
+            first, last = ((number * len(told)) // len(chunks) for number in (step - 1, step))
+            event = Chunk(branch.number, position, chunk, told[first:last])
             self.backend.later(delay + step * self.backend.delay, partial(self._send, event))
         self.backend.later(delay + (len(chunks) + 1) * self.backend.delay, lambda: self._finish(branch, op, done))
 

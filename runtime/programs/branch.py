@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -46,18 +46,19 @@ from latticework.lang.ir import (
 )
 from latticework.lang.samples import as_one
 from latticework.runtime.link.engine_link import EngineLink
+from latticework.runtime.programs.choosing import Choosing, score_alone
 from latticework.runtime.programs.generation import RESTART_PATIENCE
 from latticework.runtime.programs.hold import Hold
 from latticework.runtime.programs.samples import Said, Samples, Terms
 from latticework.runtime.programs.speech import Speech
 from latticework.runtime.programs.turns import Turns
-from latticework.runtime.request import Request, Segment, SelectSegment, TextSegment, TokenEvent
+from latticework.runtime.request import Request, Segment, TextSegment, TokenEvent
 
 if TYPE_CHECKING:
     from latticework.runtime.programs.run import Run
 
-Speaker: TypeAlias = Speech | tuple[int, Select]
-"""Who turns a generating segment's events into the op's: a Gen's Speech, or a Select and its position."""
+Speaker: TypeAlias = Speech | Choosing
+"""Who turns a generating segment's events into the op's."""
 LONG_TEXT = 20_000  # characters; more are encoded in a thread
 
 log = logging.getLogger(__name__)
@@ -235,11 +236,9 @@ class BranchTask:
                     chain.compiling[len(chain.segments)] = compiling
                     self.run.usage += compiling
                 chain.add(segment, Speech(self.front.tokenizer, self.index, position, seed))
-            case Select(_, options, method):
+            case Select():
                 await self._end_text(chain)
-                self._ordinal += 1
-                encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in options)
-                chain.add(SelectSegment(encoded, method), (position, op))
+                await self._add_select(chain, position, op)
             case Fork(children):
                 await self._end_text(chain)
                 await self._send(chain, position)
@@ -284,12 +283,27 @@ class BranchTask:
         else:
             chain.add(self.front.text_run(pieces, at_start))
 
+    async def _add_select(self, chain: Chain, position: int, op: Select) -> None:
+        encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in op.options)
+        choosing = Choosing(self.index, position, op, self._next_seed(), encoded)
+        unconditional: tuple[float, ...] = ()
+        if op.method == "unconditional_likelihood_normalized":
+            link = await self._link()
+            unconditional, usage = await score_alone(link, encoded, self.run.tenant, self.run.priority)
+            self.run.usage += usage
+            choosing = replace(choosing, alone=usage)
+        chain.add(choosing.segment(unconditional), choosing)
+
+    def _next_seed(self) -> int:
+        """Of the next op that draws."""
+        seed = derive_seed(self.run.seed, self.run.item, self.path, self._ordinal)
+        self._ordinal += 1
+        return seed
+
     def _seeded(self, op: Gen) -> tuple[Sampling, int]:
         sampling = merge_sampling(self.run.sampling, op.sampling, op.given)
-        seed = sampling.seed
-        if seed is None or "seed" not in op.given:
-            seed = derive_seed(self.run.seed, self.run.item, self.path, self._ordinal)
-        self._ordinal += 1
+        derived = self._next_seed()
+        seed = sampling.seed if sampling.seed is not None and "seed" in op.given else derived
         return msgspec.structs.replace(sampling, seed=seed), seed
 
     def _start(self, position: int, children: tuple[int, ...]) -> None:
@@ -430,9 +444,7 @@ class BranchTask:
                 usage = own + chain.compiling.get(event.segment, Usage())
                 self._answer(msgspec.structs.replace(speaker.done, usage=usage))
         elif event.chosen is not None:
-            position, op = speaker
-            option = op.options[event.chosen]
-            self._answer(Done(self.index, position, option, "select", usage=own, scores=event.scores))
+            self._answer(speaker.done(event, own, self.front.tokenizer))
 
     def _answer(self, done: Done) -> None:
         if self._unanswered.pop(done.position, None) is not None:

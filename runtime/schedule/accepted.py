@@ -37,10 +37,23 @@ def check_request(request: Request, vocab_size: int) -> None:
                 if not options or not all(options):
                     raise InvalidArgument("a select needs options of at least one token", field="choices")
                 _check_tokens((token for option in options for token in option), vocab_size)
+                _check_select(segment)
             case GenSegment(sampling):
                 _check_sampling(sampling, vocab_size)
                 if len(segment.stop_rules) != len(sampling.stop_regex):
                     raise InvalidArgument("stop_regex came without its rules", field="stop_regex")
+
+
+def _check_select(segment: SelectSegment) -> None:
+    if not 0 <= segment.temperature < math.inf:
+        raise InvalidArgument(f"temperature is {segment.temperature}; expected at least 0", field="temperature")
+    if not 0 <= segment.seed < 1 << 64:
+        raise InvalidArgument(f"seed is {segment.seed}; expected 0 to 2**64 - 1", field="seed")
+    needed = len(segment.options) if segment.method == "unconditional_likelihood_normalized" else 0
+    if len(segment.unconditional) != needed or not all(map(math.isfinite, segment.unconditional)):
+        raise InvalidArgument(
+            f"{len(segment.unconditional)} unconditional scores; expected {needed}, each a number", field="choices"
+        )
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:

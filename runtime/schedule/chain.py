@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from latticework.lang.choices import decide
+from latticework.lang.choices import decide, likeliest, mean_scores
 from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
 from latticework.lang.ir import Sampling
 from latticework.runtime.constrain.base import Matcher
@@ -98,7 +98,7 @@ class Chain:
             more = max(map(len, segment.options))
             if len(sequence.tokens) + more > self.capacity:
                 self._refuse(sequence, more)
-            sequence.selection = Selection(len(sequence.tokens), segment.method, [Scoring(o) for o in segment.options])
+            sequence.selection = Selection(len(sequence.tokens), segment, [Scoring(o) for o in segment.options])
         if sequence.computed > sequence.first_logits:  # its logits are gone, if there were any
             self._memory.truncate(sequence, sequence.first_logits)
 
@@ -211,7 +211,8 @@ class Chain:
         assert selection is not None
         scored = [scoring for scoring in selection.options if not scoring.unscored]
         if scored:
-            best = decide(selection.method, [scoring.logprobs for scoring in scored]).chosen
+            # Whichever is decided on in the end, its KV can be computed again: the mean is a good guess.
+            best = likeliest(mean_scores([scoring.logprobs for scoring in scored]))
             for index, scoring in enumerate(scored):
                 if index != best:
                     self._memory.drop_option(scoring)
@@ -221,7 +222,9 @@ class Chain:
         selection = sequence.selection
         assert selection is not None
         assert not selection.pending
-        decision = decide(selection.method, [scoring.logprobs for scoring in selection.options])
+        asked = selection.segment
+        logprobs = _alike([(scoring.tokens, scoring.logprobs) for scoring in selection.options])
+        decision = decide(asked.method, logprobs, asked.unconditional, asked.temperature, asked.seed)
         chosen = selection.options[decision.chosen]
         self._memory.adopt_option(sequence, chosen)
         self._memory.drop_options(selection)
@@ -237,7 +240,23 @@ class Chain:
             end="select",
             chosen=decision.chosen,
             scores=decision.scores,
+            probabilities=decision.probabilities,
+            option_logprobs=logprobs,
         )
+
+
+def _alike(options: Many[tuple[Many[int], Many[float]]]) -> tuple[tuple[float, ...], ...]:
+    """The log-probabilities of options, given their tokens: a token after the same tokens has the same one in all of
+    them, that of the first, whatever rounding said in different batches. Methods that compare them may rely on it."""
+    known: dict[tuple[int, int], tuple[int, float]] = {}  # (node, token) -> (node behind it, log-probability)
+    found: list[tuple[float, ...]] = []
+    for tokens, logprobs in options:
+        node, same = 0, []
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            node, number = known.setdefault((node, token), (len(known) + 1, logprob))
+            same.append(number)
+        found.append(tuple(same))
+    return tuple(found)
 
 
 def _count_to_score(sampling: Sampling, text: int, end: int) -> int:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.lang.events import Usage
-from latticework.lang.ir import Sampling, SelectMethod
+from latticework.lang.ir import Sampling
 from latticework.runtime.cache.radix import Node
 from latticework.runtime.constrain.base import Matcher
-from latticework.runtime.request import Request
+from latticework.runtime.request import Request, SelectSegment
 from latticework.runtime.schedule.stops import OutputText, StopCursor
 
 Owner: TypeAlias = bytes | str
@@ -84,7 +84,7 @@ class Selection:
     The sequence's last token predicts the first token of every option; then each option runs on its own."""
 
     base: int
-    method: SelectMethod
+    segment: SelectSegment
     options: list[Scoring]
 
     @property

@@ -121,11 +121,19 @@ def test_building_an_expression_leaves_its_parts_alone() -> None:
         (lambda: lw.gen("x", choices="yes"), "choices"),
         (lambda: lw.gen("x", choices=["a", "a"]), "choices"),
         (lambda: lw.gen("x", choices=["a", 1]), "choices"),  # type: ignore[list-item]
-        (lambda: lw.gen("x", choices=["a", "b"], temperature=0.5), "temperature"),
+        (lambda: lw.gen("x", choices=["a", "b"], temperature=-0.5), "temperature"),
+        (lambda: lw.select("x", ["a"], 0.5, lw.greedy_token_selection), "temperature"),
+        (lambda: lw.gen("x", choices_method=lw.probability), "choices_method"),
+        (lambda: lw.gen("x", dtype=int, regex="a"), "dtype"),
+        (lambda: lw.gen("x", dtype=list), "dtype"),
+        (lambda: lw.gen("x", dtype="integer"), "dtype"),
+        (lambda: lw.gen("x", top_logprobs=1, top_logprobs_num=1), "top_logprobs"),
+        (lambda: lw.gen("x", return_logprob=1), "return_logprob"),  # type: ignore[arg-type]
+        (lambda: lw.select("x"), "choices"),
         (lambda: lw.gen("x", choices=["a", "b"], stop="\n"), "stop"),
         (lambda: lw.select("x", []), "choices"),
         (lambda: lw.select("x", "abc"), "choices"),
-        (lambda: lw.select("x", ["a"], method="best"), "method"),  # type: ignore[arg-type]
+        (lambda: lw.select("x", ["a"], choices_method="best"), "choices_method"),  # type: ignore[arg-type]
         (lambda: lw.gen("x", on_length="stop", regex="a"), "on_length"),  # type: ignore[arg-type]
         (lambda: lw.gen("x", on_length="cut"), "on_length"),
         (lambda: lw.gen("x", regex=5), "regex"),  # type: ignore[arg-type]
@@ -224,15 +232,11 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_runs(kwargs: dict
 
 
 def test_what_cannot_be_a_program_is_refused_by_the_decorator() -> None:
-    async def coroutine(s: lw.State) -> None: ...
-
     def generator(s: lw.State) -> Any:
         yield s
 
     def nothing() -> None: ...
 
-    with pytest.raises(lw.Unsupported, match="async"):
-        lw.function(coroutine)
     with pytest.raises(lw.InvalidArgument, match="generator"):
         lw.function(generator)
     with pytest.raises(lw.InvalidArgument, match="no parameter for its state"):
@@ -254,10 +258,9 @@ def test_calling_a_program_on_a_state_runs_its_body_there() -> None:
         assert backend.opened == 1
 
 
-def test_calling_a_program_without_a_state_says_what_to_do() -> None:
-    with pytest.raises(lw.InvalidArgument) as caught:
-        echo("text")  # type: ignore[arg-type]
-    assert "echo.run(...)" in (caught.value.hint or "")
+def test_calling_a_program_without_a_state_is_a_run_of_its_own() -> None:
+    with lw.Scripted({"x": "!"}) as backend:
+        assert echo("a", times=3, backend=backend).text() == "aaa!"
 
 
 # ---------------------------------------------------------------- run settings

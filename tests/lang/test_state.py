@@ -318,7 +318,7 @@ def test_a_fork_needs_at_least_one_branch(n: Any) -> None:
     def body(s: lw.State) -> None:
         with pytest.raises(lw.InvalidArgument) as caught:
             s.fork(n)
-        assert caught.value.field == "n"
+        assert caught.value.field == "size"
 
     run(body)
 
@@ -525,11 +525,20 @@ def test_the_result_of_a_run_is_for_reading() -> None:
         lambda: state.__iadd__("x"),
         lambda: state.fork(2),
         lambda: state.user("x"),
-        lambda: state.__setitem__("a", 1),
     ):
         with pytest.raises(lw.ProgramError):
             write()
     assert repr(state) == "<State of branch 0, over, variables: none>"
+
+
+def test_a_variable_of_a_finished_run_can_be_set_to_what_was_made_of_it() -> None:
+    def body(s: lw.State) -> None:
+        s += lw.gen("n")
+
+    state = run(body, {"n": "12"})
+    state["n"] = int(state["n"])
+    assert state["n"] == 12
+    assert state.text() == "12"
 
 
 def test_a_state_kept_from_the_body_cannot_be_appended_to_later() -> None:

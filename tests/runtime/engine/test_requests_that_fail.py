@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -249,6 +250,12 @@ def test_text_later_in_the_chain_that_does_not_fit_ends_the_request() -> None:
         (SelectSegment(()), "choices"),
         (SelectSegment(((1,), ())), "choices"),
         (SelectSegment(((100_000,),)), "prompt"),
+        (SelectSegment(((1,),), temperature=-1.0), "temperature"),
+        (SelectSegment(((1,),), temperature=math.inf), "temperature"),
+        (SelectSegment(((1,),), seed=-1), "seed"),
+        (SelectSegment(((1,),), unconditional=(0.0,)), "choices"),
+        (SelectSegment(((1,),), "unconditional_likelihood_normalized"), "choices"),
+        (SelectSegment(((1,),), "unconditional_likelihood_normalized", unconditional=(math.nan,)), "choices"),
         (gen(seed=None), "seed"),
     ],
 )

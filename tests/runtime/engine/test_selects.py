@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+import msgspec
 import pytest
 import torch
 
+from latticework.lang.choices import decide
+from latticework.lang.ir import SelectMethod
 from latticework.runtime.request import SelectSegment
 from latticework.runtime.schedule.scheduler import Plan
 from tests.runtime.engine.bench import Bench, dense_logits, greedy
@@ -126,3 +131,47 @@ def test_a_select_that_gives_way_is_scored_the_same() -> None:
     bench.engine.check()
     bench.run()
     assert bench.final(number).scores == pytest.approx(brute_force(PREFIX, OPTIONS), abs=1e-9)
+
+
+# ---------------------------------------------------------------- methods
+
+
+def token_logprobs(prefix: str, option: str) -> list[float]:
+    """Of an option's tokens, from one dense pass."""
+    logprobs = torch.log_softmax(dense_logits(list((prefix + option).encode())), dim=-1)
+    return [float(logprobs[len(prefix) - 1 + index, byte]) for index, byte in enumerate(option.encode())]
+
+
+@pytest.mark.parametrize("method", get_args(SelectMethod))
+@pytest.mark.parametrize("pages", [12, 1024])
+def test_every_method_decides_as_brute_force_does(method: SelectMethod, pages: int) -> None:
+    bench = Bench(kv_tokens=pages * 4)
+    # Options that share a beginning share its numbers: dense passes of different lengths round them differently.
+    logprobs = [[round(number, 11) for number in token_logprobs(PREFIX, option)] for option in OPTIONS]
+    alone = [sum(token_logprobs(option[0], option[1:])) for option in OPTIONS]
+    needed = tuple(alone) if method == "unconditional_likelihood_normalized" else ()
+    segment = msgspec.structs.replace(bench.select(*OPTIONS), method=method, unconditional=needed)
+    number = bench.submit(PREFIX, segment, " So ", greedy(2))
+    bench.run()
+    event, expected = bench.end(number, 1), decide(method, logprobs, alone)
+    assert event.chosen == expected.chosen
+    assert event.scores == pytest.approx(expected.scores, abs=1e-9)
+    assert event.probabilities == pytest.approx(expected.probabilities, abs=1e-9)
+    for found, wanted in zip(event.option_logprobs, logprobs, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-9)
+    plain = bench.submit(PREFIX + OPTIONS[expected.chosen] + " So ", greedy(2))
+    bench.run()
+    assert bench.tokens(number, 3) == bench.tokens(plain, 1)  # the chosen one's KV is there, whichever was kept
+    bench.assert_all_free()
+
+
+def test_a_draw_among_options_depends_on_the_seed_alone() -> None:
+    drawn: list[list[int | None]] = []
+    for chunk in (3, 512):
+        bench = Bench(chunk_tokens=chunk)
+        select = msgspec.structs.replace(bench.select(*OPTIONS), method="probability", temperature=50.0)
+        numbers = [bench.submit(PREFIX, msgspec.structs.replace(select, seed=seed)) for seed in range(40)]
+        bench.run()
+        drawn.append([bench.final(number).chosen for number in numbers])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 1
