@@ -68,6 +68,7 @@ class Run:
         self.values: Values | None = None
         self._tokens_left = max_total_tokens
         self._characters = 0
+        self._over = False
         self.branches = {0: BranchTask(self, 0, None, ())}
         self.branches[0].begin(None, Turns(front))
         self._expiring: asyncio.Task[None] | None = None
@@ -77,6 +78,8 @@ class Run:
 
     async def execute(self, stored: Stored, arguments: Mapping[str, str]) -> None:
         """Runs a stored program to its end, in place of ops that are appended."""
+        if self._over:  # it was closed before it began
+            return
         self.stored, self.values = stored, Values(stored.program, arguments)
         for index, block in enumerate(stored.program.branches):
             self.append(index, 0, block.ops)
@@ -149,6 +152,8 @@ class Run:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._over = True
         for branch in self.branches.values():
             branch.fail(error.to_data())
             branch.let_go()
+            branch.over.set()

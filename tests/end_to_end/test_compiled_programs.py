@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import latticework as lw
+from latticework.lang.backends.base import Listener, Session
 from latticework.lang.backends.calls import Encoded
 from latticework.lang.backends.runtime import Runtime
 from latticework.lang.ir import Branch, Gen, Program, Ref, Regex, Sampling, Text, constraint_key
@@ -30,9 +31,11 @@ def is_idle(runtime: Runtime) -> bool:
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while time.monotonic() < end:
+        if condition():
+            return True
         time.sleep(0.02)
-    return bool(condition())
+    return False
 
 
 @lw.function
@@ -106,6 +109,35 @@ def test_tasks_run_at_the_same_time_in_a_live_loop(tiny_runtime: Runtime) -> Non
     first, second = asyncio.run(both())
     assert first.text() == judge.run("e0", backend=tiny_runtime, seed=0).text()
     assert second.text() == judge.run("e1", backend=tiny_runtime, seed=1).text()
+
+
+class OpByOp:
+    """The runtime as a backend that executes no programs."""
+
+    name = "op by op"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def open(
+        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
+    ) -> Session:
+        return self._runtime.open(sampling, seed, item, listener, timeout)
+
+    def shutdown(self) -> None:
+        """The runtime is the session's."""
+
+
+@pytest.mark.parametrize("name", ["straight", "refers", "judge"])
+def test_a_backend_that_executes_no_programs_gets_them_op_by_op(tiny_runtime: Runtime, name: str) -> None:
+    compiled = {"straight": straight, "refers": refers, "judge": judge}[name].compile()
+    here = compiled.run("word", backend=OpByOp(tiny_runtime), seed=4)
+    there = compiled.run("word", backend=tiny_runtime, seed=4)
+    assert here.text() == there.text()
+    assert [here[name] for name in here.variables()] == [there[name] for name in there.variables()]
+    assert here.waits == 1
+    with pytest.raises(lw.Unsupported, match="compiles no constraints"):
+        compiled.explain(backend=OpByOp(tiny_runtime))
 
 
 def test_two_hundred_programs_at_once_end_well(tiny_runtime: Runtime) -> None:
