@@ -51,33 +51,33 @@ class AsyncState:
         self._state[name] = value
 
     @overload
-    def system(self, content: str | Expr) -> None: ...
+    def system(self, expr: str | Expr) -> None: ...
     @overload
     def system(self) -> OpenMessage[AsyncState]: ...
-    def system(self, content: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
-        """Appends a system message; without content, `with s.system():` opens one."""
-        return self._message("system", content)
+    def system(self, expr: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
+        """Appends a system message; without an expr, `with s.system():` opens one."""
+        return self._message("system", expr)
 
     @overload
-    def user(self, content: str | Expr) -> None: ...
+    def user(self, expr: str | Expr) -> None: ...
     @overload
     def user(self) -> OpenMessage[AsyncState]: ...
-    def user(self, content: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
-        """Appends a user message; without content, `with s.user():` opens one."""
-        return self._message("user", content)
+    def user(self, expr: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
+        """Appends a user message; without an expr, `with s.user():` opens one."""
+        return self._message("user", expr)
 
     @overload
-    def assistant(self, content: str | Expr) -> None: ...
+    def assistant(self, expr: str | Expr) -> None: ...
     @overload
     def assistant(self) -> OpenMessage[AsyncState]: ...
-    def assistant(self, content: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
-        """Appends an assistant message; without content, `with s.assistant():` opens one."""
-        return self._message("assistant", content)
+    def assistant(self, expr: str | Expr | None = None) -> OpenMessage[AsyncState] | None:
+        """Appends an assistant message; without an expr, `with s.assistant():` opens one."""
+        return self._message("assistant", expr)
 
-    def _message(self, role: str, content: str | Expr | None) -> OpenMessage[AsyncState] | None:
-        if content is None:
+    def _message(self, role: str, expr: str | Expr | None) -> OpenMessage[AsyncState] | None:
+        if expr is None:
             return OpenMessage(self, role)
-        self._state._message(role, content)
+        self._state._message(role, expr)
         return None
 
     def var_scope(self, name: str) -> AbstractContextManager[AsyncState]:
@@ -160,15 +160,15 @@ class AsyncState:
         """What the body has returned, once the run is over."""
         return self._awaited(self._state._view.result, "s.result()")
 
-    def text_iter(self, name: str | None = None, timeout: float | None = None) -> AsyncIterator[str]:
+    def text_iter(self, var_name: str | None = None, timeout: float | None = None) -> AsyncIterator[str]:
         """`async for`: the text as it grows, or that of one variable."""
-        return self._state.text_async_iter(name, timeout=timeout)
+        return self._state.text_async_iter(var_name, timeout=timeout)
 
     def text_async_iter(
-        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+        self, var_name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
     ) -> AsyncIterator[Any]:
         """The same by SGLang's name; see `State.text_async_iter`."""
-        return self._state.text_async_iter(name, return_meta_data, timeout)
+        return self._state.text_async_iter(var_name, return_meta_data, timeout)
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self.text_iter()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any, Literal
 
 from latticework.lang.backends.base import Backend
@@ -24,6 +26,7 @@ from latticework.lang.html import program_html
 from latticework.lang.ir import Program
 from latticework.lang.many import checked_open, run_many
 from latticework.lang.passes import fold_constants, merge_text, unedited
+from latticework.lang.progress import progress, silent
 from latticework.lang.settings import split_settings
 from latticework.lang.state import State
 from latticework.lang.trace import Traceable, refuse_while_tracing, trace
@@ -32,6 +35,7 @@ PASSES = (fold_constants, merge_text)
 SHOWN_AS: dict[str, Callable[[Program], str]] = {"text": str, "mermaid": mermaid, "html": program_html}
 MAX_PRIORITY = 1 << 31
 MAX_TOTAL_TOKENS = 1 << 40
+PROGRESS_SECONDS = 0.1
 
 
 def compile_function(function: Traceable, constants: Mapping[str, Any]) -> CompiledProgram:
@@ -113,34 +117,56 @@ class CompiledProgram:
         once and held while the batch lives. One seed serves the whole batch, with the item's index. Arguments are
         checked before anything runs; the first failed item's error is raised once all are over, or with
         return_exceptions put in its place."""
-        chosen, unknown = self._settings(settings, ())
-        if unknown or chosen.settings.stream or not chosen.settings.wait:
-            name = next(iter(unknown), "stream" if chosen.settings.stream else "wait")
-            raise InvalidArgument(
-                f"run_batch takes no {name}; arguments of the program belong in the items", field=name
-            )
+        chosen = self._batch_settings(settings)
         at_once = checked_open(max_open)
         texts = [self._item(index, item) for index, item in enumerate(items)]
         if not texts:
             return []
         backend: Backend = chosen.settings.backend or default_backend()
-
-        def start(index: int) -> Call:
-            return begin(self._prepared, chosen, texts[index], backend, index)
-
-        results = run_many(
-            self.name,
-            start,
-            len(texts),
-            backend,
-            self._prepared.program,
-            max_open=at_once,
-            progress_bar=progress_bar,
-        )
+        starts = (partial(begin, self._prepared, chosen, text, backend, index) for index, text in enumerate(texts))
+        with progress(self.name, len(texts)) if progress_bar else silent() as show:
+            seconds = PROGRESS_SECONDS if progress_bar else None
+            results = list(run_many(starts, backend, self._prepared.program, at_once, show, seconds))
         failed = next((result for result in results if isinstance(result, BaseException)), None)
         if failed is not None and not return_exceptions:
             raise failed
         return results
+
+    def iter_batch(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        max_open: int | Literal["auto"] = "auto",
+        return_exceptions: bool = False,
+        **settings: Any,
+    ) -> Iterator[State]:
+        """The same, as an iterator: each state in order, as soon as it and those before it are there.
+
+        items are taken as there is room, so memory does not grow with their number. A failed item, or one whose
+        arguments are wrong, raises in its place, or with return_exceptions comes in it; leaving the iterator early
+        cancels what is open."""
+        chosen, at_once = self._batch_settings(settings), checked_open(max_open)
+        backend: Backend = chosen.settings.backend or default_backend()
+        starts = (partial(self._begin_item, chosen, backend, index, item) for index, item in enumerate(items))
+        return self._iterate(run_many(starts, backend, self._prepared.program, at_once), return_exceptions)
+
+    def _begin_item(self, chosen: CallSettings, backend: Backend, index: int, item: Mapping[str, Any]) -> Call:
+        return begin(self._prepared, chosen, self._item(index, item), backend, index)
+
+    @staticmethod
+    def _iterate(results: Generator[Any, None, None], return_exceptions: bool) -> Iterator[State]:
+        with closing(results):
+            for result in results:
+                if isinstance(result, BaseException) and not return_exceptions:
+                    raise result
+                yield result
+
+    def _batch_settings(self, settings: Mapping[str, Any]) -> CallSettings:
+        chosen, unknown = self._settings(settings, ())
+        if unknown or chosen.settings.stream or not chosen.settings.wait:
+            name = next(iter(unknown), "stream" if chosen.settings.stream else "wait")
+            raise InvalidArgument(f"a batch takes no {name}; arguments of the program belong in the items", field=name)
+        return chosen
 
     # ------------------------------------------------------------ looking
 

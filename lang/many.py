@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -18,11 +18,11 @@ from latticework.lang.call import Call
 from latticework.lang.errors import DeadlineExceeded, InvalidArgument
 from latticework.lang.events import Usage
 from latticework.lang.passes import constant_prefix
-from latticework.lang.progress import progress, silent
+from latticework.lang.progress import Show
 
 AUTO_OPEN = 256  # each is a few messages; the scheduler bounds what is computed at once
 MAX_OPEN = 4096
-PROGRESS_SECONDS = 0.1
+BEHIND = 4  # times as many may be over, and wait for one before them, as may be open
 
 
 def checked_open(asked: int | Literal["auto"]) -> int:
@@ -37,99 +37,110 @@ def checked_open(asked: int | Literal["auto"]) -> int:
 
 
 def run_many(
-    title: str,
-    start: Callable[[int], Call],
-    count: int,
+    starts: Iterator[Callable[[], Call]],
     backend: Backend,
     program: Encoded,
-    *,
     max_open: int,
-    progress_bar: bool,
-) -> list[Any]:
-    """The State or the exception of each item, in order. start: begins the call of an item. Ctrl-C, and whatever
-    else is raised here, cancels what is open."""
-    batch = _Batch(start, count, max_open)
+    tick: Show | None = None,
+    tick_seconds: float | None = None,
+) -> Generator[Any, None, None]:
+    """The State or the exception of each call, in order and as soon as those before it are there.
+
+    starts: begin one call each; taken as there is room, so that memory does not grow with their number. tick: told
+    every so often how many are over, and their tokens. Leaving the iterator cancels what is open."""
+    batch = _Batch(starts, max_open)
     with ExitStack() as stack:
-        if count > 1 and isinstance(backend, Calling) and constant_prefix(program.program):
+        if isinstance(backend, Calling) and constant_prefix(program.program):
             stack.callback(backend.warm(program).close)
-        show = stack.enter_context(progress(title, count) if progress_bar else silent())
-        batch.run(lambda: show(batch.done, batch.usage), PROGRESS_SECONDS if progress_bar else None)
-    return batch.results
+        stack.callback(batch.cancel)
+        while True:
+            batch.begin()
+            if batch.next_is_over:
+                yield batch.take()
+            elif batch.is_empty:
+                return
+            else:
+                batch.wait(tick_seconds)
+            if tick is not None:
+                tick(batch.done, batch.usage)
 
 
 class _Batch:
-    """The calls of one batch. `results` is complete once `run` returns."""
+    """Calls that are open or over, and not yet taken."""
 
-    def __init__(self, start: Callable[[int], Call], count: int, max_open: int) -> None:
-        self.results: list[Any] = [None] * count
+    def __init__(self, starts: Iterator[Callable[[], Call]], max_open: int) -> None:
         self.done = 0
         self.usage = Usage()
-        self._start = start
+        self._starts = starts
         self._max_open = max_open
+        self._begun = 0
+        self._taken = 0
+        self._results: dict[int, Any] = {}
         self._open: dict[int, Call] = {}
         self._over: deque[int] = deque()  # filled by the backend's thread
         self._news = threading.Semaphore(0)
 
-    def run(self, show: Callable[[], None], show_seconds: float | None) -> None:
-        try:
-            waiting = iter(range(len(self.results)))
-            while self.done < len(self.results):
-                while len(self._open) < self._max_open and (index := next(waiting, None)) is not None:
-                    self._begin(index)
-                if self.done < len(self.results):
-                    self._take_news(self._patience(show_seconds))
-                    self._end_the_late()
-                show()
-        except BaseException:
-            for call in list(self._open.values()):
-                call.run.cancel()
-            raise
+    @property
+    def next_is_over(self) -> bool:
+        return self._taken in self._results
 
-    def _begin(self, index: int) -> None:
-        try:
-            call = self._start(index)
-        except Exception as error:
-            self.results[index] = error
-            self.done += 1
-            return
-        self._open[index] = call
-        call.run.when_over(lambda: self._tell(index))
+    @property
+    def is_empty(self) -> bool:
+        return not self._open and not self._results
+
+    def take(self) -> Any:
+        """The next result in order."""
+        self._taken += 1
+        return self._results.pop(self._taken - 1)
+
+    def begin(self) -> None:
+        """Starts as many as may be open, unless too many wait for one before them."""
+        while len(self._open) < self._max_open and len(self._results) < BEHIND * self._max_open:
+            start = next(self._starts, None)
+            if start is None:
+                return
+            index, self._begun = self._begun, self._begun + 1
+            try:
+                call = start()
+            except Exception as error:
+                self._results[index] = error
+                self.done += 1
+                continue
+            self._open[index] = call
+            call.run.when_over(lambda index=index: self._tell(index))  # type: ignore[misc]
 
     def _tell(self, index: int) -> None:
         self._over.append(index)
         self._news.release()
 
-    def _patience(self, show_seconds: float | None) -> float | None:
-        """Seconds until something is due: the bar, or the first deadline."""
+    def wait(self, seconds: float | None) -> None:
+        """Until a call is over, for so many seconds, or until a deadline: a backend may let one pass."""
         deadline = min((call.run.deadline for call in self._open.values() if call.run.deadline), default=None)
-        if deadline is None:
-            return show_seconds
-        left = max(0.0, deadline - time.monotonic())
-        return left if show_seconds is None else min(left, show_seconds)
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            seconds = left if seconds is None else min(left, seconds)
+        if not self._news.acquire(timeout=seconds):
+            self._end_the_late()
+            return
+        index = self._over.popleft()
+        call = self._open.pop(index)
+        try:
+            call.run.finish()
+            self._results[index] = call.state
+        except Exception as error:
+            self._results[index] = error
+        self.done += 1
+        self.usage += call.run.usage()
 
     def _end_the_late(self) -> None:
-        """A backend may let a deadline pass; here it ends the run, which is news."""
+        """Which is news."""
         now = time.monotonic()
         for call in list(self._open.values()):
             if call.run.deadline is not None and call.run.deadline <= now:
                 call.run.abort(DeadlineExceeded("the run took longer than it was given"))
                 call.run.end()
 
-    def _take_news(self, seconds: float | None) -> None:
-        """Waits for a call to end, or for so many seconds."""
-        if not self._news.acquire(timeout=seconds):
-            return
-        index = self._over.popleft()
-        call = self._open.pop(index)
-        error = self._outcome(call)
-        self.results[index] = call.state if error is None else error
-        self.done += 1
-        self.usage += call.run.usage()
-
-    @staticmethod
-    def _outcome(call: Call) -> Exception | None:
-        try:
-            call.run.finish()
-        except Exception as error:
-            return error
-        return None
+    def cancel(self) -> None:
+        """Ends what is open."""
+        for call in list(self._open.values()):
+            call.run.cancel()

@@ -89,6 +89,7 @@ class Run:
                 self._append(branch, piece, line)
             if branch.asked and not branch.in_flight:
                 self._queue(branch)
+            self._wake()  # whoever follows the text
         self._send()
 
     def _append(self, branch: Branch, piece: Piece, line: Line) -> None:

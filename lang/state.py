@@ -70,33 +70,33 @@ class State:
         self._run.bind(self._branch, name, Local(value))
 
     @overload
-    def system(self, content: str | Expr) -> None: ...
+    def system(self, expr: str | Expr) -> None: ...
     @overload
     def system(self) -> OpenMessage[State]: ...
-    def system(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
-        """Appends a system message; without content, `with s.system():` opens one."""
-        return self._message("system", content)
+    def system(self, expr: str | Expr | None = None) -> OpenMessage[State] | None:
+        """Appends a system message; without an expr, `with s.system():` opens one."""
+        return self._message("system", expr)
 
     @overload
-    def user(self, content: str | Expr) -> None: ...
+    def user(self, expr: str | Expr) -> None: ...
     @overload
     def user(self) -> OpenMessage[State]: ...
-    def user(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
-        """Appends a user message; without content, `with s.user():` opens one."""
-        return self._message("user", content)
+    def user(self, expr: str | Expr | None = None) -> OpenMessage[State] | None:
+        """Appends a user message; without an expr, `with s.user():` opens one."""
+        return self._message("user", expr)
 
     @overload
-    def assistant(self, content: str | Expr) -> None: ...
+    def assistant(self, expr: str | Expr) -> None: ...
     @overload
     def assistant(self) -> OpenMessage[State]: ...
-    def assistant(self, content: str | Expr | None = None) -> OpenMessage[State] | None:
-        """Appends an assistant message; without content, `with s.assistant():` opens one."""
-        return self._message("assistant", content)
+    def assistant(self, expr: str | Expr | None = None) -> OpenMessage[State] | None:
+        """Appends an assistant message; without an expr, `with s.assistant():` opens one."""
+        return self._message("assistant", expr)
 
-    def _message(self, role: str, content: str | Expr | None) -> OpenMessage[State] | None:
-        if content is None:
+    def _message(self, role: str, expr: str | Expr | None) -> OpenMessage[State] | None:
+        if expr is None:
             return OpenMessage(self, role)
-        self.__iadd__(message(role, content))
+        self.__iadd__(message(role, expr))
         return None
 
     def set_var(self, name: str, value: object) -> None:
@@ -195,28 +195,28 @@ class State:
         """`wait` by SGLang's name."""
         self.wait(timeout)
 
-    def text_iter(self, name: str | None = None, timeout: float | None = None) -> Iterator[str]:
+    def text_iter(self, var_name: str | None = None, timeout: float | None = None) -> Iterator[str]:
         """The text as it grows, or that of one variable (of a gen with n: its first output, which the text goes on
         with). `timeout` bounds the wait for each piece.
 
         On the result of a run it ends with the run, and raises what the run raises.
         """
-        for heard in iterate(self._run, self._view.hearing(name, timeout)):
+        for heard in iterate(self._run, self._view.hearing(var_name, timeout)):
             if heard.text:
                 yield heard.text
 
     @overload
-    def text_async_iter(self, name: str | None = None) -> AsyncIterator[str]: ...
+    def text_async_iter(self, var_name: str | None = None) -> AsyncIterator[str]: ...
     @overload
     def text_async_iter(
-        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+        self, var_name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
     ) -> AsyncIterator[Any]: ...
     async def text_async_iter(
-        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+        self, var_name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
     ) -> AsyncIterator[Any]:
         """The same in an event loop. return_meta_data: yields (text, dict), see `stream_info`; none of the tokens'
         log-probabilities is lost, however many come at once."""
-        async for heard in iterate_async(self._run, self._view.hearing(name, timeout)):
+        async for heard in iterate_async(self._run, self._view.hearing(var_name, timeout)):
             if return_meta_data:
                 yield heard.text, stream_info(heard)
             elif heard.text:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -62,6 +63,7 @@ from latticework.runtime.programs.stored import Stored
 from latticework.runtime.programs.warm import WarmRun
 
 MAX_GUESTS = 1024
+MAX_ASKING = 64  # programs of a connection whose bounds are being found
 MAX_CLIENT_BYTES = 256 << 20  # of the messages that made a connection's open runs
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class _Client:
         self.sizes: dict[int, int] = {}  # bytes received for each
         self.held = 0  # their sum
         self.outbox: dict[int, list[Event]] = {}
+        self.asking: set[str] = set()  # programs whose bounds are being found
 
 
 class Guest:
@@ -236,7 +239,9 @@ class FrontServer:
             case Register(name, data):
                 self._register(identity, client, name, data)
             case AskBounds(name):
-                self._spawn(self._tell_bounds(identity, client, name))
+                if name not in client.asking and len(client.asking) < MAX_ASKING:
+                    client.asking.add(name)
+                    self._spawn(self._tell_bounds(identity, client, name))
             case Append(run):
                 if run in client.runs:
                     self._append(identity, client, message, size)
@@ -388,7 +393,11 @@ class FrontServer:
 
     async def _tell_bounds(self, identity: bytes, client: _Client, name: str) -> None:
         task = self.front.programs.find(client.tenant, name)
-        gens = await self.front.bounds_of((await asyncio.shield(task)).program) if task is not None else ()
+        gens: tuple[tuple[int, int, int], ...] = ()
+        with suppress(LatticeworkError):  # no program: its client is told
+            if task is not None:
+                gens = await self.front.bounds_of((await asyncio.shield(task)).program)
+        client.asking.discard(name)
         self._send(identity, Bounds(name, gens))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

@@ -17,6 +17,7 @@ from latticework.lang.passes import constant_prefix, constraints, fork_order, la
 from latticework.runtime.constrain.pool import CompilePool
 
 STORE_BYTES = 128 << 20  # of the programs' messages
+EARLY_CONSTRAINTS = 32  # compiled when the program is read; more wait until an op needs them
 LARGE_PROGRAM = 64 << 10  # bytes; reading more happens in a thread, so that nobody waits for it
 
 
@@ -75,7 +76,7 @@ class Programs:
         stored = await asyncio.to_thread(Stored.read, data) if len(data) > LARGE_PROGRAM else Stored.read(data)
         if content_hash(data) != name:
             raise ProgramError("the program is not the one that its hash names")
-        for constraint in _all_constraints(stored.program):
+        for constraint in _all_constraints(stored.program)[:EARLY_CONSTRAINTS]:
             task = asyncio.create_task(self._compile(constraint))
             self._compiling.add(task)
             task.add_done_callback(self._compiling.discard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -294,8 +295,8 @@ def test_a_failed_item_is_raised_when_all_are_over_or_stands_in_its_place() -> N
         ([{"text": "a"}, {}], {}, "item 1: review.*missing"),
         (["a"], {}, "item 0 is a str"),
         ([{"text": "a"}], {"max_open": 0}, "max_open is 0"),
-        ([{"text": "a"}], {"text": "b"}, "run_batch takes no text"),
-        ([{"text": "a"}], {"stream": True}, "run_batch takes no stream"),
+        ([{"text": "a"}], {"text": "b"}, "a batch takes no text"),
+        ([{"text": "a"}], {"stream": True}, "a batch takes no stream"),
         ([{"text": "a", "tone": "b"}], {}, "item 0: tone is a constant"),
     ],
 )
@@ -304,6 +305,49 @@ def test_a_wrong_batch_is_refused_before_anything_runs(items: Any, options: dict
         with pytest.raises(lw.InvalidArgument, match=message):
             review.compile().run_batch(items, **options, backend=backend)
         assert backend.opened == 0
+
+
+def test_an_iterated_batch_takes_items_as_there_is_room_and_keeps_the_order() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[dict[str, Any]]:
+        for index in range(100):
+            taken.append(index)
+            yield {"text": f"t{index}"}
+
+    with lw.Scripted(echo) as backend:
+        states = review.compile().iter_batch(items(), backend=backend, seed=3, max_open=2)
+        assert taken == []
+        for index in range(5):
+            assert f"Review: t{index}" in next(states).text()
+        assert 5 <= len(taken) < 40
+        states.close()  # type: ignore[attr-defined]
+    assert backend.opened == backend.closed
+
+
+def test_an_iterated_batch_raises_in_the_place_of_the_item() -> None:
+    def answer(prompt: str, op: Gen | Select) -> Answer:
+        return lw.Busy("no room") if "t1" in prompt else echo(prompt, op)
+
+    items = [{"text": f"t{i}"} for i in range(3)]
+    with lw.Scripted(answer) as backend:
+        states = review.compile().iter_batch(items, backend=backend)
+        assert "t0" in next(states).text()
+        with pytest.raises(lw.Busy):
+            next(states)
+        kept: list[Any] = list(review.compile().iter_batch(items, backend=backend, return_exceptions=True))
+        assert [isinstance(result, lw.Busy) for result in kept] == [False, True, False]
+        states = review.compile().iter_batch([{"text": "a"}, {}], backend=backend)
+        assert "Review: a" in next(states).text()
+        with pytest.raises(lw.InvalidArgument, match="item 1"):
+            next(states)
+    assert backend.opened == backend.closed
+
+
+def test_a_batch_shows_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with lw.Scripted(echo) as backend:
+        review.compile().run_batch([{"text": "a"}] * 3, backend=backend, progress_bar=True)
+    assert "review" in capsys.readouterr().err
 
 
 def test_a_deadline_ends_the_items_of_a_batch_that_are_late() -> None:

@@ -147,3 +147,30 @@ def wait_until(ready: Callable[[], bool], seconds: float = 20.0) -> None:
     while not ready():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.002)
+
+
+def test_a_reader_that_waits_already_hears_of_text_as_soon_as_it_is_appended() -> None:
+    go, end = threading.Event(), threading.Event()
+
+    @lw.function
+    def program(s: lw.State) -> None:
+        go.wait(20)
+        s += "early"
+        assert end.wait(20)  # set by who has read it
+
+    with lw.Scripted() as backend:
+        state = program.run(backend=backend, stream=True)
+        pieces: list[str] = []
+
+        def read() -> None:
+            pieces.append(next(state.text_iter()))
+            end.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not state.waits:  # it waits
+            time.sleep(0.001)
+        go.set()
+        reader.join()
+        state.sync()
+        assert pieces == ["early"]
