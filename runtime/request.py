@@ -117,3 +117,12 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     final: bool = False
     prompt_tokens: tuple[int, ...] = ()
     prompt_logprobs: tuple[TokenInfo, ...] = ()
+
+    def after(self, earlier: TokenEvent) -> TokenEvent:
+        """Both as one event: `earlier` is of the same segment, right before, and ends nothing."""
+        return msgspec.structs.replace(
+            self,
+            tokens=earlier.tokens + self.tokens,
+            data=earlier.data + self.data,
+            logprobs=earlier.logprobs + self.logprobs,
+        )
