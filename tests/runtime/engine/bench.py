@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os.path
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -193,7 +193,7 @@ class FiniteMatcher:
 
     def forced(self) -> bytes:
         texts = [option[-left:] if left else b"" for option, left in self._following()]
-        return os.path.commonprefix(texts)
+        return bytes(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts)))
 
     def is_complete(self) -> bool:
         return 0 in self._left()
