@@ -193,7 +193,8 @@ class FiniteMatcher:
 
     def forced(self) -> bytes:
         texts = [option[-left:] if left else b"" for option, left in self._following()]
-        return bytes(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts)))
+        same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+        return bytes(letters[0] for letters in same)
 
     def is_complete(self) -> bool:
         return 0 in self._left()
