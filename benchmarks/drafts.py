@@ -46,6 +46,7 @@ SCHEMAS = "e2e-schemas.json"
 KINDS = ("off", "forced", "all")
 MAX_TOKENS = 300
 RUNNING = 8
+KV_TOKENS = 32768  # three engines stand side by side
 LOGIT_EPSILON = 1e-3  # two logits closer than this, or u and an edge of the distribution, are a near-tie
 EDGE_EPSILON = 1e-4
 TOPICS = (
@@ -90,7 +91,9 @@ def main() -> None:
     }  # fmt: skip
     with ExitStack() as stack:
         engines = {
-            kind: stack.enter_context(lw.Engine(options.model, dtype=options.dtype, drafts=kind, max_running=RUNNING))
+            kind: stack.enter_context(
+                lw.Engine(options.model, dtype=options.dtype, drafts=kind, max_running=RUNNING, kv_tokens=KV_TOKENS)
+            )
             for kind in KINDS
         }
         outcomes = {kind: answer_all(engines[kind], asks, constraints, schemas) for kind in KINDS}
