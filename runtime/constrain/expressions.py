@@ -16,7 +16,7 @@ from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
 from latticework.runtime.constrain.distinct import FewTexts
 from latticework.runtime.constrain.lengths import Lengths
-from latticework.runtime.constrain.live import live_graph, needs_only
+from latticework.runtime.constrain.live import live_graph
 from latticework.runtime.constrain.rules import (
     Array,
     Bytes,
@@ -78,9 +78,7 @@ class Expressions:
     """
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool) -> None:
-        live: RuleGraph | None = rules
-        if not is_live or not needs_only(rules, vocabulary.writable):
-            live = live_graph(rules, vocabulary.writable, lambda: None)
+        live = live_graph(rules, vocabulary.writable, lambda: None, is_live=is_live)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)
         self.root = live.root
@@ -93,7 +91,8 @@ class Expressions:
         self._tables: dict[int, WordTable] = {}
         self._lengths: dict[int, Lengths] = {}
         self._dearest: dict[int, int] = {}  # of a machine, what its dearest character costs
-        self._key_costs: dict[int, list[list[int]]] = {}
+        self._key_costs: dict[bytes, list[int]] = {}
+        self._costs_of_keys: dict[int, list[list[int]]] = {}
         self._members: dict[int, Members] = {}
         self._items: dict[int, Items] = {}
         self.costs: list[int] = []
@@ -156,11 +155,18 @@ class Expressions:
 
     def key_costs(self, index: int) -> list[list[int]]:
         """Of each listed key of an `Object` node, the tokens that write it from each of its bytes on."""
-        found = self._key_costs.get(index)
+        found = self._costs_of_keys.get(index)
         if found is None:
             node = self.nodes[index]
             assert isinstance(node, Object)
-            found = self._key_costs[index] = [self.spell(member.key) for member in node.properties]
+            found = self._costs_of_keys[index] = [self.key_cost(member.key) for member in node.properties]
+        return found
+
+    def key_cost(self, key: bytes) -> list[int]:
+        """The tokens that write a listed key from each of its bytes on."""
+        found = self._key_costs.get(key)
+        if found is None:
+            found = self._key_costs[key] = self.spell(key)
         return found
 
     def items(self, index: int) -> Items:
@@ -199,57 +205,80 @@ class Expressions:
     def _price_all(self) -> None:
         """Prices from below: those of rules fall from pass to pass until nothing changes."""
         rules = [IMPOSSIBLE] * len(self.rules)
-        self.costs = [0] * len(self.nodes)
-        calls = [False] * len(self.nodes)  # whether a price depends on a rule's
-        waiting: list[int] = []
+        self.costs = costs = [0] * len(self.nodes)
         for index, node in enumerate(self.nodes):
-            self.costs[index] = min(self._price(node, index, rules), IMPOSSIBLE)
+            costs[index] = self._price(node, index, rules)
+        if self.rules:
+            calling = self._calling()
+            while (found := [costs[node] for node in self.rules]) != rules:
+                rules = found
+                for index in calling:
+                    costs[index] = self._price(self.nodes[index], index, rules)
+            self._members.clear()  # made with prices that may have fallen since
+            self._items.clear()
+        for index, cost in enumerate(costs):
+            if cost > _MOST_TOKENS:
+                costs[index] = _MOST_TOKENS
+
+    def _calling(self) -> list[int]:
+        """The nodes whose prices depend on those of rules, in order."""
+        calls = [False] * len(self.nodes)
+        for index, node in enumerate(self.nodes):
             calls[index] = isinstance(node, Call) or any(calls[child] for child in children(node))
-            if calls[index]:
-                waiting.append(index)
-        while (found := [self.costs[node] for node in self.rules]) != rules:
-            rules = found
-            for index in waiting:
-                self._members.pop(index, None)
-                self._items.pop(index, None)
-                self.costs[index] = min(self._price(self.nodes[index], index, rules), IMPOSSIBLE)
-        for index in waiting:
-            self._members.pop(index, None)
-            self._items.pop(index, None)
-        self.costs = [min(cost, _MOST_TOKENS) for cost in self.costs]
+        return [index for index, is_calling in enumerate(calls) if is_calling]
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
         costs = self.costs
         match node:
-            case Empty():
-                return 0
-            case Bytes():
-                return 1
             case Literal():
                 return self.literal_cost(index, 0)
-            case Words(words):
-                return min(map(len, words))  # spelled when it is come to: there may be very many
-            case Then(first, rest):
-                return costs[first] + costs[rest]
-            case Either(items):
-                return min(costs[item] for item in items)
-            case Repeat(item, low):
-                return low * costs[item]
+            case Then():
+                return min(costs[node.first] + costs[node.rest], IMPOSSIBLE)
+            case Bytes():
+                return 1
+            case Either():
+                return min([costs[item] for item in node.items])
+            case Terminal():
+                return costs[node.item]
+            case Repeat():
+                return min(node.low * costs[node.item], IMPOSSIBLE)
+            case Object():
+                return min(self._object_price(node, index), IMPOSSIBLE)
+            case Array():
+                return min(self._array_price(node, index), IMPOSSIBLE)
+            case Call():
+                return rules[node.rule]
+            case Words():
+                return min(map(len, node.words))  # spelled when it is come to: there may be very many
             case Machine():
                 return self.machine_cost(index, 0, 0)
-            case Terminal(item):
-                return costs[item]
-            case Call(rule):
-                return rules[rule]
-            case Object():
-                members = self.members(index)
-                if members.may_close(members.start):
-                    return costs[node.empty]
-                return costs[node.open] + members.cost(members.start) + costs[node.close]
-            case Array():
-                places = self.items(index)
-                cost = places.cost(0, places.bounds.start)
-                return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
+            case Empty():
+                return 0
+
+    def _object_price(self, node: Object, index: int) -> int:
+        costs = self.costs
+        if not (node.low or node.high is not None or node.bounds):  # then the required members are all that it needs
+            around = costs[node.colon] + costs[node.comma]
+            required = [
+                around + self.key_cost(member.key)[0] + min([costs[choice.value] for choice in member.choices])
+                for member in node.properties
+                if member.is_required
+            ]
+            return costs[node.open] + sum(required) + costs[node.close] if required else costs[node.empty]
+        self._members.pop(index, None)
+        members = self.members(index)
+        if members.may_close(members.start):
+            return costs[node.empty]
+        return costs[node.open] + members.cost(members.start) + costs[node.close]
+
+    def _array_price(self, node: Array, index: int) -> int:
+        costs = self.costs
+        if not node.low and not any(low for low, _ in node.bounds):
+            return costs[node.empty]
+        self._items.pop(index, None)
+        places = self.items(index)
+        cost = places.cost(0, places.bounds.start)
+        return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
 
 
 class Classes:
