@@ -16,7 +16,7 @@ import msgspec
 from latticework.lang.errors import ConstraintError, ErrorData
 from latticework.lang.ir import MAX_TOKENS_LIMIT
 from latticework.runtime.constrain.base import Limits
-from latticework.runtime.constrain.fragments import Fragment
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.live import live_graph
 from latticework.runtime.constrain.renumbering import compact, renumbered
 from latticework.runtime.constrain.rules import (
@@ -77,7 +77,7 @@ class Builder:
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
         self._shared: dict[Hashable, int] = {}
-        self._pasted: dict[Fragment, int] = {}
+        self._pasted: dict[Excerpt, int] = {}
         self._sizes: list[Size] = []
         self._followers = 0
         self._rules: list[int] = []  # the node of each rule; NEVER while it has none
@@ -112,16 +112,16 @@ class Builder:
             node = self._shared[key] = make()
         return node
 
-    def paste(self, fragment: Fragment) -> int:
-        """The root of `fragment`, whose nodes become nodes here."""
-        known = self._pasted.get(fragment)
+    def paste(self, excerpt: Excerpt) -> int:
+        """The root of `excerpt`, whose nodes become nodes here."""
+        known = self._pasted.get(excerpt)
         if known is None:
             place = [EMPTY]
-            for node, size in zip(fragment.nodes[1:], fragment.sizes[1:], strict=True):
+            for node, size in zip(excerpt.nodes[1:], excerpt.sizes[1:], strict=True):
                 place.append(self._add(renumbered(node, place, {}), size))
-            self._follow(fragment.followers)
-            self._count(fragment.pieces)
-            known = self._pasted[fragment] = place[fragment.root]
+            self._follow(excerpt.followers)
+            self._count(excerpt.pieces)
+            known = self._pasted[excerpt] = place[excerpt.root]
         return known
 
     # ------------------------------------------------------------ combinations
@@ -319,9 +319,9 @@ class Builder:
         check_left_recursion(found)
         return found
 
-    def cut(self, root: int) -> Fragment:
-        """All nodes so far, as the fragment of `root`."""
-        return Fragment(tuple(self._nodes), tuple(self._sizes), root, self._followers, self._pieces)
+    def cut(self, root: int) -> Excerpt:
+        """All nodes so far, as the excerpt of `root`."""
+        return Excerpt(tuple(self._nodes), tuple(self._sizes), root, self._followers, self._pieces)
 
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""
@@ -401,7 +401,7 @@ def _with_values(member: M) -> M:
     return msgspec.structs.replace(member, choices=_writable(member.choices))
 
 
-def fragment(make: Callable[[Builder], int]) -> Fragment:
+def excerpt(make: Callable[[Builder], int]) -> Excerpt:
     """What `make` builds, to be pasted into any builder. It has a text, and no calls."""
     builder = Builder(Limits(), "constraint")
     root = make(builder)

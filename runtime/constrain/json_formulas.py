@@ -59,13 +59,14 @@ class Is(Formula):
 
 
 class Every(Formula):
-    """All of `parts`."""
+    """All of `parts`; members: the same as a set."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("members", "parts")
 
     def __init__(self, parts: tuple[Formula, ...]) -> None:
         super().__init__()
         self.parts = parts
+        self.members = frozenset(parts)
 
 
 class Some(Formula):

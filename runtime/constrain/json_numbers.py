@@ -19,8 +19,8 @@ from fractions import Fraction
 from functools import cache
 from math import ceil, floor
 
-from latticework.runtime.constrain.builder import NEVER, Builder, fragment
-from latticework.runtime.constrain.fragments import Fragment
+from latticework.runtime.constrain.builder import NEVER, Builder, excerpt
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.json_decimals import decimals, digits, naturals, some_digits
 from latticework.runtime.constrain.json_multiples import build_multiples
 from latticework.runtime.constrain.json_number_sets import WHOLE, Numbers
@@ -43,8 +43,8 @@ def build_numbers(builder: Builder, numbers: Numbers, *, has_whole_floats: bool,
 
 
 @cache
-def _usual_numbers(numbers: Numbers, has_whole_floats: bool, is_single: bool) -> Fragment:
-    return fragment(lambda builder: _build(builder, numbers, has_whole_floats, is_single))
+def _usual_numbers(numbers: Numbers, has_whole_floats: bool, is_single: bool) -> Excerpt:
+    return excerpt(lambda builder: _build(builder, numbers, has_whole_floats, is_single))
 
 
 def _build(builder: Builder, numbers: Numbers, has_whole_floats: bool, is_single: bool) -> int:

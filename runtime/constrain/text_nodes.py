@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder, fragment
+from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder, excerpt
 from latticework.runtime.constrain.character_machines import (
     MAX_STATES,
     CharacterMachine,
@@ -21,7 +21,7 @@ from latticework.runtime.constrain.character_machines import (
     distributed,
 )
 from latticework.runtime.constrain.formats import is_format
-from latticework.runtime.constrain.fragments import Fragment
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
 from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal, Never, Repeat, Text, Then, Union, Words
@@ -45,8 +45,8 @@ def lower_json(builder: Builder, text: Text) -> int:
 
 
 @cache
-def _standard_string(text: Text) -> Fragment:
-    return fragment(lambda builder: _json_string(builder, text))
+def _standard_string(text: Text) -> Excerpt:
+    return excerpt(lambda builder: _json_string(builder, text))
 
 
 def _json_string(builder: Builder, text: Text) -> int:
