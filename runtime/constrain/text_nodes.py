@@ -20,8 +20,8 @@ from latticework.runtime.constrain.character_machines import (
     character_machine,
     distributed,
 )
-from latticework.runtime.constrain.formats import is_format
 from latticework.runtime.constrain.excerpts import Excerpt
+from latticework.runtime.constrain.formats import is_format
 from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
 from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal, Never, Repeat, Text, Then, Union, Words
