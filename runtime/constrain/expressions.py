@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from latticework.runtime.constrain.rules import (
     Machine,
     Node,
     Object,
+    Ranges,
     Repeat,
     RuleGraph,
     Terminal,
@@ -38,6 +40,7 @@ from latticework.runtime.constrain.rules import (
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 _EXACT_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
+_ONE = [1, 0]  # what a single byte costs
 _MOST_TOKENS = 1 << 24  # prices of nodes stop here
 TRACKED_COST = 3  # bytes that surely lead away from texts that are taken already
 
@@ -195,6 +198,8 @@ class Expressions:
 
     def spell(self, data: bytes) -> list[int]:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""
+        if len(data) == 1:
+            return _ONE
         if len(data) > self._exact_left:
             return list(range(len(data), -1, -1))
         self._exact_left -= len(data)
@@ -222,10 +227,13 @@ class Expressions:
 
     def _calling(self) -> list[int]:
         """The nodes whose prices depend on those of rules, in order."""
+        found: list[int] = []
         calls = [False] * len(self.nodes)
         for index, node in enumerate(self.nodes):
-            calls[index] = isinstance(node, Call) or any(calls[child] for child in children(node))
-        return [index for index, is_calling in enumerate(calls) if is_calling]
+            if isinstance(node, Call) or (found and any(calls[child] for child in children(node))):
+                calls[index] = True
+                found.append(index)
+        return found
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
         costs = self.costs
@@ -290,32 +298,44 @@ class Classes:
 
     def __init__(self, expressions: Expressions, root: int) -> None:
         alone: set[int] = set()
-        sets: dict[int, list[int]] = {}
+        sets: dict[int, Ranges] = {}
         for index in _below(expressions.nodes, root):
-            match expressions.nodes[index]:
-                case Literal(data):
-                    alone.update(data)
-                case Words(words):
-                    alone.update(*words)
-                case Bytes(ranges):
-                    sets[index] = [byte for low, high in ranges for byte in range(low, high + 1)]
-        signature = [0] * 256
-        bit = 1
-        for members in dict.fromkeys(tuple(found) for found in sets.values()):
-            for byte in members:
-                signature[byte] |= bit
-            bit <<= 1
-        for byte in alone:
-            signature[byte] |= bit << byte
-        numbers: dict[int, int] = {}
-        classes = [numbers.setdefault(mark, len(numbers)) for mark in signature]
+            node = expressions.nodes[index]
+            if isinstance(node, Literal):
+                alone.update(node.data)
+            elif isinstance(node, Bytes):
+                sets[index] = node.ranges
+            elif isinstance(node, Words):
+                alone.update(*node.words)
+        classes = _told_apart(tuple(dict.fromkeys(sets.values())), frozenset(alone))
+        of_ranges = {ranges: _classes_of(ranges, classes) for ranges in sets.values()}
+        self.count = max(classes) + 1
         self.classes = np.array(classes, np.uint8)
-        self.count = len(numbers)
-        self.of_node = {index: tuple(sorted({classes[b] for b in found})) for index, found in sets.items()}
-        self.bytes_of: list[list[int]] = [[] for _ in numbers]
+        self.of_node = {index: of_ranges[ranges] for index, ranges in sets.items()}
+        self.bytes_of: list[list[int]] = [[] for _ in range(self.count)]
         for byte, number in enumerate(classes):
             self.bytes_of[number].append(byte)
         self.single_byte = {number: found[0] for number, found in enumerate(self.bytes_of) if len(found) == 1}
+
+
+@lru_cache(maxsize=256)
+def _told_apart(sets: tuple[Ranges, ...], alone: frozenset[int]) -> tuple[int, ...]:
+    """The class of each byte: numbered by their first bytes. Those of strings and numbers come again and again."""
+    signature = [0] * 256
+    bit = 1
+    for ranges in sets:
+        for low, high in ranges:
+            for byte in range(low, high + 1):
+                signature[byte] |= bit
+        bit <<= 1
+    for byte in alone:
+        signature[byte] |= bit << byte
+    numbers: dict[int, int] = {}
+    return tuple([numbers.setdefault(mark, len(numbers)) for mark in signature])
+
+
+def _classes_of(ranges: Ranges, classes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({number for low, high in ranges for number in classes[low : high + 1]}))
 
 
 def _below(nodes: tuple[Node, ...], root: int) -> list[int]:

@@ -36,9 +36,11 @@ def compact(graph: RuleGraph) -> RuleGraph:
     work = [graph.root]
     while work:
         node = nodes[work.pop()]
-        if isinstance(node, Call):
+        if isinstance(node, Then):
+            parts: tuple[int, ...] = (node.first, node.rest)
+        elif isinstance(node, Call):
             rules.setdefault(node.rule, len(rules))
-            parts: tuple[int, ...] = (graph.rules[node.rule],)
+            parts = (graph.rules[node.rule],)
         else:
             parts = children(node)
         for part in parts:
@@ -56,10 +58,10 @@ def compact(graph: RuleGraph) -> RuleGraph:
 
 def renumbered(node: Node, place: Sequence[int], rules: dict[int, int]) -> Node:
     """`node` with the numbers that `place` and `rules` give to the nodes and the rules that it names."""
-    if isinstance(node, (Literal, Bytes)):
-        return node
     if isinstance(node, Then):
         return Then(place[node.first], place[node.rest])
+    if isinstance(node, (Literal, Bytes)):
+        return node
     if isinstance(node, Either):
         return Either(tuple([place[item] for item in node.items]))
     match node:
