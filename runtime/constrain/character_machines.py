@@ -204,8 +204,11 @@ def _longest(machine: CharacterMachine) -> list[int | None]:
 
 def _merged(machine: CharacterMachine) -> CharacterMachine:
     """With states that accept the same words as one."""
-    kinds: list[int] = [away or 0 for away in _distances(machine, machine.accepts)]  # equal states are equally far
-    count = len(set(kinds))
+    # Equal states have words of the same lengths; to tell by those first saves most rounds where counts are.
+    numbers: dict[tuple[int | None, int | None], int] = {}
+    shortest = _distances(machine, machine.accepts)
+    kinds = [numbers.setdefault(ends, len(numbers)) for ends in zip(shortest, _longest(machine), strict=True)]
+    count = len(numbers)
     while True:
         known: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
         signatures: list[int] = []
