@@ -42,7 +42,7 @@ from latticework.runtime.constrain.rules import (
     Words,
     check_left_recursion,
 )
-from latticework.runtime.constrain.sizes import MANY, Size
+from latticework.runtime.constrain.sizes import MANY, Size, size_of_either
 
 NEVER = -1  # the language without any string; never part of a graph
 EMPTY = 0
@@ -180,8 +180,7 @@ class Builder:
         if len(kept) <= 1:
             return next(iter(kept), NEVER)
         choices = tuple(kept)
-        nullable, shortest, starts, ends = zip(*[self._sizes[item] for item in choices], strict=True)
-        return self._add(Either(choices), Size(any(nullable), min(shortest), sum(starts), min(sum(ends), MANY)))
+        return self._add(Either(choices), size_of_either([self._sizes[item] for item in choices]))
 
     def _alternatives(self, items: Iterable[int]) -> Iterable[int]:
         for item in items:

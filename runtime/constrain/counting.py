@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+import msgspec
+
 from latticework.runtime.constrain.rules import Array, Choice, Object
 
 IMPOSSIBLE = 1 << 40
@@ -18,7 +20,7 @@ IMPOSSIBLE = 1 << 40
 Bound = tuple[int, int | None]
 
 
-class Tally(NamedTuple):
+class Tally(msgspec.Struct, frozen=True):
     """How many members, and how much of each mark; counted up to where it still matters."""
 
     count: int

@@ -61,7 +61,9 @@ class Intersection:
             outside = every
             for mask, _ in own:
                 outside &= ~mask
-            left = [(mask, (after,)) for mask, after in own if after is not ANYTHING]
+            left: list[tuple[int, tuple[Text, ...]]] = [
+                (mask, (after,)) for mask, after in own if after is not ANYTHING
+            ]
             left.append((outside, ()))
             pieces = [
                 (both, wanted, (*unwanted, *more))

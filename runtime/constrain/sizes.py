@@ -15,3 +15,14 @@ class Size(NamedTuple):
     shortest: int
     starts: int
     ends: int
+
+
+def size_of_either(sizes: list[Size]) -> Size:
+    """Of any one of several nodes."""
+    nullable, shortest, starts, ends = False, MANY, 0, 0
+    for size in sizes:
+        nullable = nullable or size.nullable
+        shortest = min(shortest, size.shortest)
+        starts += size.starts
+        ends += size.ends
+    return Size(nullable, shortest, starts, min(ends, MANY))
