@@ -22,6 +22,7 @@ from latticework.runtime.constrain.rules import (
     Terminal,
     Then,
     Words,
+    children,
 )
 
 MANY = 256  # from this many texts on, a language never runs out of them
@@ -163,19 +164,45 @@ def _repeated(item: Texts | None, low: int, high: int) -> Texts | None:
 
 
 def _of_machine(nodes: Sequence[Node], machine: Machine) -> Texts | None:
+    letters: dict[int, Texts] = {}
+    for part in children(machine):
+        some = few_texts(nodes, part)
+        if some is None:
+            return None
+        letters[part] = some
+    if _has_many(machine, {part: len(some) for part, some in letters.items()}):
+        return None
     found: set[bytes] = set()
     work: list[tuple[int, int, bytes]] = [(0, 0, b"")]
     while work:
         state, used, text = work.pop()
         if machine.states[state].accepts and used >= machine.low:
             found.add(text)
-        if len(found) >= MANY or len(work) > MANY * MANY or used > _DEEP:
+        if len(work) > MANY * MANY:
             return None
         if machine.high is not None and used >= machine.high:
             continue
         for part, target in machine.states[state].moves:
-            letters = few_texts(nodes, part)
-            if letters is None:
-                return None
-            work += [(target, used + 1, text + letter) for letter in letters]
+            work += [(target, used + 1, text + letter) for letter in letters[part]]
     return frozenset(found)
+
+
+def _has_many(machine: Machine, letters: dict[int, int]) -> bool:
+    """Whether it has MANY texts, or longer ones than are looked at: counted by length, without writing them."""
+    level = {0: 1}  # each state that so many characters lead to, in so many ways
+    total = 0
+    for used in range(_DEEP + 1):
+        if used >= machine.low:
+            total += sum(ways for state, ways in level.items() if machine.states[state].accepts)
+        if total >= MANY:
+            return True
+        if used == machine.high:
+            return False
+        following: dict[int, int] = {}
+        for state, ways in level.items():
+            for part, target in machine.states[state].moves:
+                following[target] = following.get(target, 0) + ways * letters[part]
+        if not following:
+            return False
+        level = following
+    return True

@@ -27,6 +27,7 @@ from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Pr
 
 _MAX_CELLS = 128  # of one value, by what it counts for
 _FEW_MARKS = 3  # up to so many, every combination is told apart
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
 
@@ -240,9 +241,13 @@ class Lowering:
 
     def _object(self, shape: ObjectShape, depth: int) -> int:
         marks = self.layout.marks(b"{}", depth)
-        names = dict.fromkeys(chain(shape.names, shape.required))
+        names = dict.fromkeys(shape.names)
+        names.update(shape.required)
         for keys, _ in chain(shape.rules, *shape.needs):
-            names.update(dict.fromkeys(sorted(keys.names) if isinstance(keys, Keys) else (keys,)))
+            if isinstance(keys, str):
+                names[keys] = None
+            elif not keys.names <= names.keys():
+                names.update(dict.fromkeys(sorted(keys.names)))
         properties = []
         for name in names:
             total = member_formula(self.formulas, shape, name)
@@ -320,4 +325,4 @@ def _is_scalar(values: ValueSet) -> bool:
 
 
 def _written(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
+    return _encode(text).encode()
