@@ -44,7 +44,7 @@ class Loops:
         lengths = characters.lengths[first]
         self._short = np.flatnonzero(lengths == 1)  # kinds of one byte
         self._short_weights = self._weights[self._short]
-        self._short_symbols = symbols[first[self._short], 0]
+        self._short_classes, self._short_class = np.unique(symbols[first[self._short], 0], return_inverse=True)
         self._long = np.flatnonzero(lengths > 1)
         self._long_symbols = symbols[first[self._long]]
         self._generation = -1
@@ -104,30 +104,22 @@ class Loops:
 
     def _after_short(self, index: int) -> NDArray[np.int32]:
         """The state after each kind of one byte."""
-        if not self._states.is_filled[index]:
-            self._states.fill(index)
-        return self._states.table[index, self._short_symbols]
+        by_class = self._states.follow(np.full(len(self._short_classes), index), self._short_classes)
+        return by_class[self._short_class]
 
     def _after_long(self, index: int) -> NDArray[np.int32]:
         """The state after each kind of several bytes."""
         at = self._after.get(index)
         if at is None:
-            states = self._states
-            at = self._after[index] = states.table[index, self._long_symbols[:, 0]]
+            follow = self._states.follow
+            at = self._after[index] = follow(np.full(len(self._long), index), self._long_symbols[:, 0])
             live = np.arange(len(at))
             for position in range(1, 4):
                 live = live[(at[live] != DEAD) & (self._long_symbols[live, position] >= 0)]
                 if not len(live):
                     break
-                self._fill(at[live])
-                at[live] = states.table[at[live], self._long_symbols[live, position]]
+                at[live] = follow(at[live], self._long_symbols[live, position])
         return at
-
-    def _fill(self, at: NDArray[np.integer]) -> None:
-        missing = at[~self._states.is_filled[at]]
-        if len(missing):
-            for index in np.unique(missing).tolist():
-                self._states.fill(index)
 
 
 __all__ = ["Chain", "Loops"]

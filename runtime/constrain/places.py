@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latticework.runtime.constrain.expressions import Classes, Expressions
+from latticework.runtime.constrain.fragments import Fragments
 from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Machine, Repeat, Then, Words
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 DEAD = 0
+UNKNOWN = -1  # a transition that was not computed yet
 _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
 _FREE = (1 << 32) - 1  # used characters of a machine whose bounds are far: nothing counts them any more
@@ -30,10 +33,10 @@ _DEEPEST = 32  # bits for a word's depth in the number of a shape
 class Place:
     """A point in the expression and what follows it. `low` and `high` are a repeat's remaining counts; for a literal,
     `low` is how much of it is written; for words, they are the position in their table; for a machine, its state and
-    how many characters are written. shape: number of the same
-    chain without its counts. counts: every (-low, high) of the chain. cost: tokens that surely suffice to finish."""
+    how many characters are written; for alternatives, `low` is 1 + the state of their fragment, or 0 before any of
+    them is chosen. shape: number of the same chain without its counts. counts: every (-low, high) of the chain. cost: tokens that surely suffice to finish."""
 
-    __slots__ = ("cost", "counts", "heads", "high", "loose", "low", "moves", "node", "rest", "shape")
+    __slots__ = ("after", "cost", "counts", "heads", "high", "loose", "low", "node", "rest", "shape")
 
     def __init__(
         self, node: int, low: int, high: int, rest: Place | None, shape: int, counts: tuple[int, ...], cost: int
@@ -46,7 +49,7 @@ class Place:
         self.counts = counts
         self.cost = cost
         self.heads: tuple[Place, ...] | None = None  # the places that can write the next byte from here
-        self.moves: list[tuple[tuple[int, ...], tuple[Place, ...]]] | None = None  # byte classes -> places after
+        self.after: dict[int, tuple[Place, ...]] = {}  # of a head: the heads after each byte class
         self.loose: Place | None = None  # the same place relaxed
 
 
@@ -70,8 +73,8 @@ class States:
     """The DFA of `root`, a regular node, over the bytes that a vocabulary can write.
 
     classes: uint8[256], bytes that no part of the graph tells apart share a class. table: int32[S, C], the next
-    state by class, valid where `is_filled`. costs: int32[S]. `reset` forgets all numbers; a state kept by somebody
-    gets a new one from `adopt`.
+    state by class; UNKNOWN where nobody has asked: ask `follow`, or `fill` first. costs: int32[S]. `reset` forgets
+    all numbers; a state kept by somebody gets a new one from `adopt`.
     """
 
     def __init__(self, expressions: Expressions, root: int, vocabulary: Vocabulary) -> None:
@@ -83,8 +86,9 @@ class States:
         self.classes = split.classes
         self.class_count = split.count
         self._single_byte = split.single_byte
-        self._node_classes = split.of_node
+        self._node_classes = {node: frozenset(found) for node, found in split.of_node.items()}
         self._bytes_of_class = split.bytes_of
+        self._fragments = Fragments(expressions, split)
         self._shapes: dict[tuple[int, int, int], int] = {}
         self._end = Place(_END, 0, 0, None, 0, (), 0)
         self._end.heads = (self._end,)
@@ -103,14 +107,13 @@ class States:
         self._places: dict[tuple[int, int, int, Place], Place] = {}
         self._by_places: dict[frozenset[Place], State] = {}
         self.states: list[State] = []
-        self.table = np.zeros((64, self.class_count), np.int32)
-        self.is_filled = np.zeros(64, bool)
+        self.table = np.full((64, self.class_count), UNKNOWN, np.int32)
         self.accepts = np.zeros(64, bool)
         self.costs = np.zeros(64, np.int32)
         self._live_bytes: dict[int, list[tuple[int, int]]] = {}
         dead = State(frozenset(), False, 0)
         self._number(dead)
-        self.is_filled[DEAD] = True
+        self.table[DEAD] = DEAD
         self.start = self._state(self._heads(self._place(self._root, self._end)))
 
     @property
@@ -133,10 +136,23 @@ class States:
 
     def step(self, state: State, byte: int) -> State | None:
         """The state after `byte`; None when no text goes on so."""
-        if not self.is_filled[state.index]:
-            self.fill(state.index)
-        following = self.table[state.index, self.classes[byte]]
+        following = self.next(state.index, self.classes.item(byte))
         return self.states[following] if following else None
+
+    def next(self, index: int, byte_class: int) -> int:
+        """The number of the state after a byte class; DEAD when no text goes on so."""
+        following = self.table.item(index, byte_class)
+        return following if following >= 0 else self._find(index, byte_class)
+
+    def follow(self, at: NDArray[np.integer], symbols: NDArray[np.integer]) -> NDArray[np.int32]:
+        """The states after those numbered `at`, each by its own one of `symbols`, byte classes."""
+        cells = at.astype(np.int64) * self.class_count + symbols
+        following = self.table.ravel()[cells]
+        if following.min(initial=0) < 0:
+            for cell in set(cells[following < 0].tolist()):
+                self._find(*divmod(cell, self.class_count))
+            following = self.table.ravel()[cells]  # the table may have moved
+        return following
 
     def relax(self, state: State) -> State:
         """A state with the same tokens allowed and the same costs after each, shared by states that differ only in
@@ -145,36 +161,33 @@ class States:
             state.relaxed = self._state(tuple(self._relaxed(place) for place in state.places))
         return state.relaxed
 
-    def fill(self, index: int) -> None:
-        """Computes the transitions of one state."""
-        row = np.zeros(self.class_count, np.int32)
-        places = [place for place in self.states[index].places if place.node != _END]
-        if len(places) == 1:
-            for taken, after in self._moves(places[0]):
-                row[list(taken)] = self._state(after).index
+    def fill(self, index: int) -> NDArray[np.int32]:
+        """All transitions of one state: int32[C]."""
+        if (self.table[index] == UNKNOWN).any():
+            taken = {byte_class for place in self.states[index].places for byte_class in self._taken(place)}
+            for byte_class in taken:
+                self.next(index, byte_class)
+            row = self.table[index]
+            row[row == UNKNOWN] = DEAD
+        return self.table[index]
+
+    def _find(self, index: int, byte_class: int) -> int:
+        """Computes one transition."""
+        groups = [after for place in self.states[index].places if (after := self._after(place, byte_class))]
+        if not groups:
+            following = DEAD
+        elif len(groups) == 1:
+            following = self._state(groups[0]).index
         else:
-            takers: list[list[tuple[Place, ...]]] = [[] for _ in range(self.class_count)]
-            for place in places:
-                for taken, after in self._moves(place):
-                    for byte_class in taken:
-                        takers[byte_class].append(after)
-            known: dict[tuple[int, ...], int] = {}
-            for byte_class, group in enumerate(takers):
-                if group:
-                    key = tuple(map(id, group))
-                    if key not in known:
-                        known[key] = self._state([place for after in group for place in after]).index
-                    row[byte_class] = known[key]
-        self.table[index] = row  # only now: making states may have moved the table
-        self.is_filled[index] = True
+            following = self._state([place for after in groups for place in after]).index
+        self.table[index, byte_class] = following  # only now: making the state may have moved the table
+        return following
 
     def live_bytes(self, index: int) -> list[tuple[int, int]]:
         """The bytes that go on from a state, each with the state after it."""
         found = self._live_bytes.get(index)
         if found is None:
-            if not self.is_filled[index]:
-                self.fill(index)
-            row = self.table[index]
+            row = self.fill(index)
             live = row.nonzero()[0]
             if not len(live):
                 found = []
@@ -199,15 +212,12 @@ class States:
         """The byte that every completion begins with, if there is one."""
         if state.is_complete:
             return None
-        if not self.is_filled[state.index]:
-            self.fill(state.index)
-        live = np.flatnonzero(self.table[state.index])
+        live = np.flatnonzero(self.fill(state.index))
         return self._single_byte.get(int(live[0])) if len(live) == 1 else None
 
     def _number(self, state: State) -> None:
         if len(self.states) == len(self.table):
-            self.table = np.concatenate([self.table, np.zeros_like(self.table)])
-            self.is_filled = np.concatenate([self.is_filled, np.zeros_like(self.is_filled)])
+            self.table = np.concatenate([self.table, np.full_like(self.table, UNKNOWN)])
             self.accepts = np.concatenate([self.accepts, np.zeros_like(self.accepts)])
             self.costs = np.concatenate([self.costs, np.zeros_like(self.costs)])
         state.index = len(self.states)
@@ -257,6 +267,9 @@ class States:
                 case Machine():
                     shape_key = (node, low << _DEEPEST | high, rest.shape)
                     cost = self._expressions.machine_cost(node, low, high)
+                case Either() if low:
+                    shape_key = (node, low, rest.shape)
+                    cost = self._fragments.of(node).costs[low - 1]
                 case _:
                     cost = self._expressions.costs[node]
             cost += rest.cost
@@ -286,8 +299,13 @@ class States:
                     work.append(rest)
                 case Then(first, following):
                     work.append(self._place(first, self._place(following, rest)))
+                case Either() if place.low:
+                    found[place] = None
                 case Either(items):
-                    work += [self._place(item, rest) for item in reversed(items)]
+                    fragment, others = self._fragments.split(place.node, items)
+                    if fragment is not None:
+                        found[self._point(place.node, 1, 0, rest)] = None
+                    work += [self._place(item, rest) for item in others]
                 case Machine(states):
                     lengths = self._expressions.lengths(place.node)
                     if states[place.low].accepts and place.high >= lengths.low:
@@ -311,30 +329,55 @@ class States:
         high = place.high if place.high == _UNBOUNDED else place.high - 1
         return self._point(place.node, max(place.low - 1, 0), high, rest) if high else rest
 
-    def _moves(self, place: Place) -> list[tuple[tuple[int, ...], tuple[Place, ...]]]:
-        """What a head leads to: for some byte classes, the heads once such a byte is written."""
-        if place.moves is None:
-            rest = place.rest
-            assert rest is not None
-            match self._nodes[place.node]:
-                case Literal(data):
-                    taken = (int(self.classes[data[place.low]]),)
-                    is_last = place.low + 1 == len(data)
-                    after = self._heads(rest) if is_last else (self._point(place.node, place.low + 1, 0, rest),)
-                    place.moves = [(taken, after)]
-                case Words():
-                    place.moves = list(self._word_moves(place, rest))
-                case _:
-                    place.moves = [(self._node_classes[place.node], self._heads(rest))]
-        return place.moves
+    def _after(self, place: Place, byte_class: int) -> tuple[Place, ...]:
+        """The heads after a head and a byte class; none where it does not go on so."""
+        after = place.after.get(byte_class)
+        if after is None:
+            after = place.after[byte_class] = self._find_after(place, byte_class)
+        return after
 
-    def _word_moves(self, place: Place, rest: Place) -> Iterable[tuple[tuple[int, ...], tuple[Place, ...]]]:
-        table = self._expressions.table(place.node)
-        for byte, ends, longer in table.branches(place.low, place.high):
-            after = self._heads(rest) if ends else ()
-            if longer is not None:
-                after = (*after, self._point(place.node, place.low + 1, longer, rest))
-            yield (int(self.classes[byte]),), after
+    def _find_after(self, place: Place, byte_class: int) -> tuple[Place, ...]:
+        rest = place.rest
+        if rest is None:
+            return ()  # the end
+        match self._nodes[place.node]:
+            case Literal(data):
+                if int(self.classes[data[place.low]]) != byte_class:
+                    return ()
+                is_over = place.low + 1 == len(data)
+                return self._heads(rest) if is_over else (self._point(place.node, place.low + 1, 0, rest),)
+            case Words():
+                return self._after_words(place, rest, byte_class)
+            case Either():
+                move = self._fragments.of(place.node).moves(place.low - 1).get(byte_class)
+                if move is None:
+                    return ()
+                after = self._heads(rest) if move.ends else ()
+                return after if move.state is None else (*after, self._point(place.node, move.state + 1, 0, rest))
+            case _:
+                return self._heads(rest) if byte_class in self._node_classes[place.node] else ()
+
+    def _taken(self, place: Place) -> Iterable[int]:
+        """The byte classes that a head goes on with."""
+        if place.rest is None:
+            return ()  # the end
+        match self._nodes[place.node]:
+            case Literal(data):
+                return (int(self.classes[data[place.low]]),)
+            case Words():
+                found = self._expressions.table(place.node).branches(place.low, place.high)
+                return [int(self.classes[byte]) for byte, _, _ in found]
+            case Either():
+                return self._fragments.of(place.node).moves(place.low - 1)
+            case _:
+                return self._node_classes[place.node]
+
+    def _after_words(self, place: Place, rest: Place, byte_class: int) -> tuple[Place, ...]:
+        for byte, ends, longer in self._expressions.table(place.node).branches(place.low, place.high):
+            if self.classes[byte] == byte_class:  # words set each of their bytes apart
+                after = self._heads(rest) if ends else ()
+                return after if longer is None else (*after, self._point(place.node, place.low + 1, longer, rest))
+        return ()
 
     def _relaxed(self, place: Place) -> Place:
         chain: list[Place] = []
@@ -376,4 +419,4 @@ def _without_covered(places: frozenset[Place]) -> frozenset[Place]:
     return frozenset(kept)
 
 
-__all__ = ["DEAD", "Place", "State", "States"]
+__all__ = ["DEAD", "UNKNOWN", "Place", "State", "States"]
