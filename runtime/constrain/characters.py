@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from latticework.runtime.constrain.vocabulary import Trie
 
+Bytes256 = NDArray[np.bool_]
+"""bool[256], a set of bytes."""
+
 RUN_BYTES = 64 << 20  # kept runs of one vocabulary; the least recently used go first
 _HEAVY = 8  # a first byte with more than this fraction of all nodes below it has runs of its own
 
@@ -94,6 +97,7 @@ class Characters:
         shifts = 8 * (self.lengths[:, None] - 1 - np.arange(4))
         self.texts = np.where(shifts >= 0, codes[:, None] >> np.maximum(shifts, 0) & 0xFF, 0).astype(np.uint8)
         self.heavy = self._heaviest(size)
+        self._rounds: dict[bytes, int] = {}
         self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
         self._kept_bytes = 0
         self._lock = Lock()
@@ -111,6 +115,24 @@ class Characters:
             while self._kept_bytes > RUN_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
             return found
+
+    def most_rounds(self, alphabet: Bytes256, first: Bytes256, last: Bytes256) -> int:
+        """How many texts can at most begin within one token, one right after another, that begin with a byte of
+        `first`, end with one of `last` and have only bytes of `alphabet`."""
+        key = np.packbits([alphabet, first, last]).tobytes()
+        most = self._rounds.get(key)
+        if most is None:
+            most = self._rounds[key] = self._count_rounds(alphabet, first, last)
+        return most
+
+    def _count_rounds(self, alphabet: Bytes256, first: Bytes256, last: Bytes256) -> int:
+        trie = self.trie
+        goes_on = alphabet[trie.byte]
+        begins = first[trie.byte] & last[trie.byte[trie.parent]]
+        counts = np.zeros(len(trie.parent), np.int64)  # texts that begin after another one since the last other byte
+        for start, end in zip(trie.levels[2:-1], trie.levels[3:], strict=True):
+            counts[start:end] = np.where(goes_on[start:end], counts[trie.parent[start:end]] + begins[start:end], 0)
+        return 1 + int(counts.max())
 
     def _heaviest(self, size: int) -> int | None:
         below = self.trie.below

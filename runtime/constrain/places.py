@@ -6,7 +6,7 @@ of places. States, their transitions and their costs appear when first needed. E
 language, so a state is live, and the dead state is number 0.
 
 Two reductions keep the sets small: a place that another one covers (the same point, looser counters) is dropped,
-and `relaxed` forgets upper bounds that one token cannot reach, so `.{0,100000}` has one mask.
+and `relaxed` forgets upper bounds that one token cannot reach (`rounds.py`), so `.{0,100000}` has one mask.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from latticework.runtime.constrain.expressions import Classes, Expressions
 from latticework.runtime.constrain.fragments import Fragments
+from latticework.runtime.constrain.rounds import Rounds
 from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Machine, Repeat, Then, Words
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
@@ -34,7 +35,8 @@ class Place:
     """A point in the expression and what follows it. `low` and `high` are a repeat's remaining counts; for a literal,
     `low` is how much of it is written; for words, they are the position in their table; for a machine, its state and
     how many characters are written; for alternatives, `low` is 1 + the state of their fragment, or 0 before any of
-    them is chosen. shape: number of the same chain without its counts. counts: every (-low, high) of the chain. cost: tokens that surely suffice to finish."""
+    them is chosen. shape: number of the same chain without its counts. counts: every (-low, high) of the chain.
+    cost: tokens that surely suffice to finish."""
 
     __slots__ = ("after", "cost", "counts", "heads", "high", "loose", "low", "node", "rest", "shape")
 
@@ -89,6 +91,7 @@ class States:
         self._node_classes = {node: frozenset(found) for node, found in split.of_node.items()}
         self._bytes_of_class = split.bytes_of
         self._fragments = Fragments(expressions, split)
+        self._rounds = Rounds(expressions, vocabulary)
         self._shapes: dict[tuple[int, int, int], int] = {}
         self._end = Place(_END, 0, 0, None, 0, (), 0)
         self._end.heads = (self._end,)
@@ -389,7 +392,7 @@ class States:
         for link in reversed(chain):
             high = link.high
             match self._nodes[link.node]:
-                case Repeat() if high > self._reach:
+                case Repeat() if high > self._reach or high >= self._rounds.most(link.node):
                     high = _UNBOUNDED
                 case Machine(_, low, bound) if bound is not None and low <= high < _FREE:
                     lengths = self._expressions.lengths(link.node)
