@@ -9,6 +9,7 @@ matter here. This file knows tokens; what the characters lead to, `loops.py` kno
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -128,11 +129,19 @@ class Characters:
     def _count_rounds(self, alphabet: Bytes256, first: Bytes256, last: Bytes256) -> int:
         trie = self.trie
         goes_on = alphabet[trie.byte]
-        begins = first[trie.byte] & last[trie.byte[trie.parent]]
-        counts = np.zeros(len(trie.parent), np.int64)  # texts that begin after another one since the last other byte
+        begins = first[trie.byte] & last[self._byte_before]
+        counts = np.zeros(len(trie.parent), np.int32)  # texts that begin after another one since the last other byte
+        deepest = int(goes_on.nonzero()[0][-1]) if goes_on.any() else 0
         for start, end in zip(trie.levels[2:-1], trie.levels[3:], strict=True):
-            counts[start:end] = np.where(goes_on[start:end], counts[trie.parent[start:end]] + begins[start:end], 0)
+            if start > deepest:
+                break
+            counts[start:end] = (counts[trie.parent[start:end]] + begins[start:end]) * goes_on[start:end]
         return 1 + int(counts.max())
+
+    @cached_property
+    def _byte_before(self) -> NDArray[np.uint8]:
+        """[N]: the byte before that of each node."""
+        return self.trie.byte[self.trie.parent]
 
     def _heaviest(self, size: int) -> int | None:
         below = self.trie.below

@@ -28,6 +28,7 @@ _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
 _FREE = (1 << 32) - 1  # used characters of a machine whose bounds are far: nothing counts them any more
 _MOST_TOKENS = 1 << 30  # costs stop here; budgets end far below
+_FEW = 3  # rounds that many tokens hold of most repeats
 _DEEPEST = 32  # bits for a word's depth in the number of a shape
 
 
@@ -392,7 +393,7 @@ class States:
         for link in reversed(chain):
             high = link.high
             match self._nodes[link.node]:
-                case Repeat() if high > self._reach or high >= self._rounds.most(link.node):
+                case Repeat() if high > self._reach or (high > _FEW and high >= self._rounds.most(link.node)):
                     high = _UNBOUNDED
                 case Machine(_, low, bound) if bound is not None and low <= high < _FREE:
                     lengths = self._expressions.lengths(link.node)
