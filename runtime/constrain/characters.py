@@ -30,11 +30,12 @@ class Runs:
     """The nodes below `base` that characters of one set alone lead to, and where that stops.
 
     tokens: int32[n], what such nodes write, by number of characters; counts: int64[n], those numbers. inside:
-    bool[N]. edges: int64[e], the nodes just outside; edge_counts: the characters before each. longest: characters of
-    the longest run.
+    bool[N]. covered: bool[N], inside, or within a character and all that goes on from there is inside. edges: int64[e],
+    the nodes just outside that are not covered; edge_counts: the characters before each. longest: characters of the
+    longest run.
     """
 
-    __slots__ = ("counts", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
+    __slots__ = ("counts", "covered", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
 
     def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_]) -> None:
         trie = characters.trie
@@ -48,14 +49,15 @@ class Runs:
         counts = characters.counts[nodes[which]] - characters.counts[base]
         order = np.argsort(counts, kind="stable")
         self.inside = inside
+        self.covered = inside | characters.leading_into(inside)
         self.tokens = tokens[order]
         self.counts = counts[order]
-        is_edge = inside[trie.parent] & ~inside
+        is_edge = inside[trie.parent] & ~self.covered
         is_edge[0] = False
         self.edges = np.flatnonzero(is_edge)
         self.edge_counts = characters.counts[trie.parent[self.edges]] - characters.counts[base]
         self.longest = int((characters.counts[nodes] - characters.counts[base]).max())
-        arrays = (inside, self.tokens, self.counts, self.edges, self.edge_counts)
+        arrays = (inside, self.covered, self.tokens, self.counts, self.edges, self.edge_counts)
         self.nbytes = sum(array.nbytes for array in arrays)
 
 
@@ -89,6 +91,10 @@ class Characters:
             ends = nodes[left[nodes] == 0]
             self.counts[ends] = self.counts[self.before[ends]] + 1
             self.levels.append(ends)
+        is_within = left > 0
+        is_within[0] = False
+        self._below_within = is_within[trie.parent].nonzero()[0]  # the nodes just after those within a character
+        self._silent = is_within & (np.diff(trie.token_start) == 0)  # within a character, and no token ends there
         ends = np.concatenate([np.zeros(0, np.int64), *self.levels])
         codes, numbers = np.unique(code[ends], return_inverse=True)
         self.of_node = np.zeros(size, np.int64)
@@ -116,6 +122,15 @@ class Characters:
             while self._kept_bytes > RUN_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
             return found
+
+    def leading_into(self, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """bool[N]: the nodes within a character from where every token goes on through `inside`, ends of characters."""
+        leading = self._silent.copy()
+        below = self._below_within
+        for _ in range(3):  # a character has at most so many bytes before its last
+            others = below[~(inside[below] | leading[below])]
+            leading[self.trie.parent[others]] = False
+        return leading
 
     def most_rounds(self, alphabet: Bytes256, first: Bytes256, last: Bytes256) -> int:
         """How many texts can at most begin within one token, one right after another, that begin with a byte of

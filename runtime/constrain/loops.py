@@ -3,8 +3,9 @@
 A *chain* is the states after 0, 1, 2, … characters of one set, whichever of them are written: the state itself again
 in a loop, the same text with fewer characters left in `.{0,40}`, the dead state beyond the last. Tokens made of
 those characters alone need no walk: their number of characters says where they end. States are compared, not
-expressions, so what is found is exact whatever the constraint looks like. Characters of several bytes join in loops
-only: beside a count, each step would need the many states inside them.
+expressions, so what is found is exact whatever the constraint looks like. Characters of several bytes join a count
+where every place of a state writes them as it writes a byte that is counted: for a comparison, each step would need
+the many states inside them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.characters import Characters, Runs
-from latticework.runtime.constrain.places import DEAD, States
+from latticework.runtime.constrain.places import DEAD, SOMETHING, Place, States
 
 _MIN_SHARE = 0.1  # characters with less weight than this leave little to walk anyway
 _KEPT = 4096  # states whose targets are kept
@@ -47,6 +48,8 @@ class Loops:
         self._short_classes, self._short_class = np.unique(symbols[first[self._short], 0], return_inverse=True)
         self._long = np.flatnonzero(lengths > 1)
         self._long_symbols = symbols[first[self._long]]
+        self._long_texts = [tuple(symbol for symbol in text if symbol >= 0) for text in self._long_symbols.tolist()]
+        self._written: dict[tuple[int, int], NDArray[np.int8]] = {}
         self._generation = -1
         self._forget()
 
@@ -54,10 +57,11 @@ class Loops:
         self._after: dict[int, NDArray[np.int32]] = {}
         self._next: dict[tuple[bytes, int], int | None] = {}
         self._runs: dict[tuple[int, bytes], Runs] = {}
+        self._same: dict[tuple[int, frozenset[tuple[int, int]]], NDArray[np.bool_]] = {}
 
     def chain(self, base: int, index: int) -> Chain | None:
         """The chain from state `index` at the trie node `base` on; None where there is none worth having."""
-        if self._generation != self._states.generation or len(self._after) + len(self._next) > _KEPT:
+        if self._generation != self._states.generation or len(self._after) + len(self._next) + len(self._same) > _KEPT:
             self._forget()
             self._generation = self._states.generation
         short = self._after_short(index)
@@ -75,23 +79,67 @@ class Loops:
         members[self._short] = loops
         if is_loop:
             members[self._long] = self._after_long(index) == index
-        key = members.tobytes()
-        runs = self._runs.get((base, key))
+            runs = self._runs_of(base, members)
+            return Chain(runs, np.full(runs.longest + 1, index, np.int32))
+        symbol = int(self._short_classes[self._short_class[loops.argmax()]])
+        members[self._long] = self._alike(index, symbol)
+        return self._counting(base, index, members, symbol)
+
+    def _runs_of(self, base: int, members: NDArray[np.bool_]) -> Runs:
+        key = (base, members.tobytes())
+        runs = self._runs.get(key)
         if runs is None:
-            runs = self._runs[base, key] = self._characters.runs(base, members[self._kind])
+            runs = self._runs[key] = self._characters.runs(base, members[self._kind])
+        return runs
+
+    def _counting(self, base: int, index: int, members: NDArray[np.bool_], symbol: int) -> Chain | None:
+        """The chain of `members`, kinds that lead from state `index` to one other; None where they do not always.
+        symbol: the class of one of them that is one byte."""
+        runs = self._runs_of(base, members)
         states = np.full(runs.longest + 1, index, np.int32)
-        if is_loop:
-            return Chain(runs, states)
+        short = members[self._short]
+        key = short.tobytes()
+        alike = members[self._long]
         for count in range(1, len(states)):
-            following = self._following(key, loops, index)
+            following = self._following(key, short, index)
             if following is None:
                 return None
+            alike = alike & self._alike(index, symbol)
             states[count] = following
             if following in (DEAD, index):
                 states[count:] = following
                 break
             index = following
-        return Chain(runs, states)
+        if (alike == members[self._long]).all():
+            return Chain(runs, states)
+        members = members.copy()
+        members[self._long] = alike
+        runs = self._runs_of(base, members)
+        return Chain(runs, states[: runs.longest + 1])
+
+    def _alike(self, index: int, symbol: int) -> NDArray[np.bool_]:
+        """The kinds of several bytes that surely lead where the byte class `symbol` leads: at each place, each writes
+        nothing or just what that writes."""
+        places = self._states.states[index].places
+        key = (symbol, frozenset((place.node, place.low) for place in places))
+        alike = self._same.get(key)
+        if alike is None:
+            alike = np.ones(len(self._long), bool)
+            for place in places:
+                wanted = self._states.writes(place, (symbol,))
+                alike &= self._writes(place) == wanted if wanted != SOMETHING else False
+            self._same[key] = alike
+        return alike
+
+    def _writes(self, place: Place) -> NDArray[np.int8]:
+        """What a head writes of each kind of several bytes."""
+        key = (place.node, place.low)
+        found = self._written.get(key)
+        if found is None:
+            writes = self._states.writes
+            found = np.array([writes(place, symbols) for symbols in self._long_texts], np.int8)
+            self._written[key] = found
+        return found
 
     def _following(self, key: bytes, members: NDArray[np.bool_], index: int) -> int | None:
         """The state after any of `members`, kinds of one byte; None when they lead to several."""

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.expressions import Classes, Expressions
-from latticework.runtime.constrain.fragments import Fragments
+from latticework.runtime.constrain.fragments import Fragment, Fragments
 from latticework.runtime.constrain.rounds import Rounds
 from latticework.runtime.constrain.rules import Bytes, Either, Empty, Literal, Machine, Repeat, Then, Words
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 DEAD = 0
+NOTHING, WHOLE, SOMETHING = range(3)  # see `States.writes`
 UNKNOWN = -1  # a transition that was not computed yet
 _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
@@ -360,6 +361,39 @@ class States:
                 return after if move.state is None else (*after, self._point(place.node, move.state + 1, 0, rest))
             case _:
                 return self._heads(rest) if byte_class in self._node_classes[place.node] else ()
+
+    def writes(self, place: Place, symbols: tuple[int, ...]) -> int:
+        """What a head writes of some byte classes: NOTHING where it does not go on so, WHOLE where they are all of it,
+        so that what follows it comes next, SOMETHING otherwise."""
+        match self._nodes[place.node] if place.rest is not None else None:
+            case None:
+                return NOTHING
+            case Either():
+                return self._writes_fragment(self._fragments.of(place.node), place.low - 1, symbols)
+            case Literal(data):
+                is_last = place.low + 1 == len(data)
+            case Words():
+                is_last = False
+            case _:
+                is_last = True
+        if symbols[0] not in self._taken(place):
+            return NOTHING
+        return WHOLE if is_last and len(symbols) == 1 else SOMETHING
+
+    @staticmethod
+    def _writes_fragment(fragment: Fragment, state: int, symbols: tuple[int, ...]) -> int:
+        *leading, last = symbols
+        for symbol in leading:
+            move = fragment.moves(state).get(symbol)
+            if move is None:
+                return NOTHING
+            if move.ends or move.state is None:
+                return SOMETHING  # what follows may write the others
+            state = move.state
+        move = fragment.moves(state).get(last)
+        if move is None:
+            return NOTHING
+        return WHOLE if move.state is None else SOMETHING
 
     def _taken(self, place: Place) -> Iterable[int]:
         """The byte classes that a head goes on with."""

@@ -186,7 +186,7 @@ class Terminal:
             children = spread(trie.first_child[nodes], counts, total)
             following = self._follow(np.repeat(at, counts), children)
             if runs is not None:
-                following[runs.inside[children]] = DEAD  # counted there
+                following[runs.covered[children]] = DEAD  # counted there
             live = following.nonzero()[0]
             nodes, at = children[live], following[live]
             all_nodes.append(nodes)
