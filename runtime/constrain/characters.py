@@ -27,17 +27,18 @@ _HEAVY = 8  # a first byte with more than this fraction of all nodes below it ha
 
 
 class Runs:
-    """The nodes below `base` that characters of one set alone lead to, and where that stops.
+    """The nodes below `base` that characters of one set alone, `members`, lead to, and where that stops. dead: the
+    characters that surely lead nowhere from there.
 
     tokens: int32[n], what such nodes write, by number of characters; counts: int64[n], those numbers. inside:
-    bool[N]. covered: bool[N], inside, or within a character and all that goes on from there is inside. edges: int64[e],
-    the nodes just outside that are not covered; edge_counts: the characters before each. longest: characters of the
-    longest run.
+    bool[N]. covered: bool[N], inside, at the end of a dead character, or within a character where all ways on are
+    so. edges: int64[e], the nodes just outside that are not covered; edge_counts: the characters before each. longest:
+    characters of the longest run.
     """
 
     __slots__ = ("counts", "covered", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
 
-    def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_]) -> None:
+    def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> None:
         trie = characters.trie
         inside = np.zeros(len(trie.parent), bool)
         inside[base] = True
@@ -49,7 +50,10 @@ class Runs:
         counts = characters.counts[nodes[which]] - characters.counts[base]
         order = np.argsort(counts, kind="stable")
         self.inside = inside
-        self.covered = inside | characters.leading_into(inside)
+        self.covered = inside.copy()
+        ends = characters.ends
+        self.covered[ends] |= dead[characters.of_node[ends]] & inside[characters.before[ends]]
+        self.covered |= characters.leading_into(self.covered)
         self.tokens = tokens[order]
         self.counts = counts[order]
         is_edge = inside[trie.parent] & ~self.covered
@@ -64,9 +68,9 @@ class Runs:
 class Characters:
     """The C distinct characters of the tokens in a trie.
 
-    texts: uint8[C, 4], zero-padded; lengths: int64[C]; weights: int64[C], trie nodes that each ends at. of_node,
-    before, counts: for a trie node at the end of a character, its number, the node before it, and how many
-    characters lead there. heavy: the child of the
+    texts: uint8[C, 4], zero-padded; lengths: int64[C]; weights: int64[C], trie nodes that each ends at. ends: the
+    trie nodes at the end of a character; of_node, before, counts: for each of those, the character's number, the node
+    before it, and how many characters lead there. heavy: the child of the
     root that most tokens are below, if it stands out (a space).
     """
 
@@ -95,7 +99,7 @@ class Characters:
         is_within[0] = False
         self._below_within = is_within[trie.parent].nonzero()[0]  # the nodes just after those within a character
         self._silent = is_within & (np.diff(trie.token_start) == 0)  # within a character, and no token ends there
-        ends = np.concatenate([np.zeros(0, np.int64), *self.levels])
+        ends = self.ends = np.concatenate([np.zeros(0, np.int64), *self.levels])
         codes, numbers = np.unique(code[ends], return_inverse=True)
         self.of_node = np.zeros(size, np.int64)
         self.of_node[ends] = numbers
@@ -109,15 +113,16 @@ class Characters:
         self._kept_bytes = 0
         self._lock = Lock()
 
-    def runs(self, base: int, members: NDArray[np.bool_]) -> Runs:
-        """The runs of the characters in `members` (bool[C]) from the node `base` on."""
-        key = (base, np.packbits(members).tobytes())
+    def runs(self, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> Runs:
+        """The runs of the characters in `members` (bool[C]) from the node `base` on, where those in `dead` (bool[C])
+        lead nowhere."""
+        key = (base, np.packbits([members, dead]).tobytes())
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-            found = self._kept[key] = Runs(self, base, members)
+            found = self._kept[key] = Runs(self, base, members, dead)
             self._kept_bytes += found.nbytes
             while self._kept_bytes > RUN_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.characters import Characters, Runs
-from latticework.runtime.constrain.places import DEAD, SOMETHING, Place, States
+from latticework.runtime.constrain.places import DEAD, NOTHING, SOMETHING, Place, States
 
 _MIN_SHARE = 0.1  # characters with less weight than this leave little to walk anyway
 _KEPT = 4096  # states whose targets are kept
@@ -56,12 +56,17 @@ class Loops:
     def _forget(self) -> None:
         self._after: dict[int, NDArray[np.int32]] = {}
         self._next: dict[tuple[bytes, int], int | None] = {}
-        self._runs: dict[tuple[int, bytes], Runs] = {}
-        self._same: dict[tuple[int, frozenset[tuple[int, int]]], NDArray[np.bool_]] = {}
+        self._runs: dict[tuple[int, bytes, bytes], Runs] = {}
+        self._known_fates: dict[
+            tuple[int, frozenset[tuple[int, int]]], tuple[NDArray[np.bool_], NDArray[np.bool_]]
+        ] = {}
 
     def chain(self, base: int, index: int) -> Chain | None:
         """The chain from state `index` at the trie node `base` on; None where there is none worth having."""
-        if self._generation != self._states.generation or len(self._after) + len(self._next) + len(self._same) > _KEPT:
+        if (
+            self._generation != self._states.generation
+            or len(self._after) + len(self._next) + len(self._known_fates) > _KEPT
+        ):
             self._forget()
             self._generation = self._states.generation
         short = self._after_short(index)
@@ -77,59 +82,65 @@ class Loops:
             loops = short == found[best]
         members = np.zeros(len(self._weights), bool)
         members[self._short] = loops
+        dead = np.zeros(len(self._weights), bool)
         if is_loop:
-            members[self._long] = self._after_long(index) == index
-            runs = self._runs_of(base, members)
+            long = self._after_long(index)
+            members[self._long], dead[self._long] = long == index, long == DEAD
+            runs = self._runs_of(base, members, dead)
             return Chain(runs, np.full(runs.longest + 1, index, np.int32))
         symbol = int(self._short_classes[self._short_class[loops.argmax()]])
-        members[self._long] = self._alike(index, symbol)
-        return self._counting(base, index, members, symbol)
+        members[self._long], dead[self._long] = self._fates(index, symbol)
+        return self._counting(base, index, members, dead, symbol)
 
-    def _runs_of(self, base: int, members: NDArray[np.bool_]) -> Runs:
-        key = (base, members.tobytes())
+    def _runs_of(self, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> Runs:
+        key = (base, members.tobytes(), dead.tobytes())
         runs = self._runs.get(key)
         if runs is None:
-            runs = self._runs[key] = self._characters.runs(base, members[self._kind])
+            runs = self._runs[key] = self._characters.runs(base, members[self._kind], dead[self._kind])
         return runs
 
-    def _counting(self, base: int, index: int, members: NDArray[np.bool_], symbol: int) -> Chain | None:
+    def _counting(
+        self, base: int, index: int, members: NDArray[np.bool_], dead: NDArray[np.bool_], symbol: int
+    ) -> Chain | None:
         """The chain of `members`, kinds that lead from state `index` to one other; None where they do not always.
-        symbol: the class of one of them that is one byte."""
-        runs = self._runs_of(base, members)
+        dead: those that lead nowhere from it. symbol: the class of one of the members that is one byte."""
+        runs = self._runs_of(base, members, dead)
         states = np.full(runs.longest + 1, index, np.int32)
         short = members[self._short]
         key = short.tobytes()
-        alike = members[self._long]
+        long_members, long_dead = members[self._long], dead[self._long]
         for count in range(1, len(states)):
             following = self._following(key, short, index)
             if following is None:
                 return None
-            alike = alike & self._alike(index, symbol)
             states[count] = following
             if following in (DEAD, index):
                 states[count:] = following
                 break
             index = following
-        if (alike == members[self._long]).all():
+            alike, nothing = self._fates(index, symbol)
+            long_members, long_dead = long_members & alike, long_dead & nothing
+        if (long_members == members[self._long]).all() and (long_dead == dead[self._long]).all():
             return Chain(runs, states)
-        members = members.copy()
-        members[self._long] = alike
-        runs = self._runs_of(base, members)
+        members, dead = members.copy(), dead.copy()
+        members[self._long], dead[self._long] = long_members, long_dead
+        runs = self._runs_of(base, members, dead)
         return Chain(runs, states[: runs.longest + 1])
 
-    def _alike(self, index: int, symbol: int) -> NDArray[np.bool_]:
+    def _fates(self, index: int, symbol: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """The kinds of several bytes that surely lead where the byte class `symbol` leads: at each place, each writes
-        nothing or just what that writes."""
+        nothing or just what that writes; and those that lead nowhere."""
         places = self._states.states[index].places
         key = (symbol, frozenset((place.node, place.low) for place in places))
-        alike = self._same.get(key)
-        if alike is None:
-            alike = np.ones(len(self._long), bool)
+        found = self._known_fates.get(key)
+        if found is None:
+            alike, nothing = np.ones(len(self._long), bool), np.ones(len(self._long), bool)
             for place in places:
-                wanted = self._states.writes(place, (symbol,))
-                alike &= self._writes(place) == wanted if wanted != SOMETHING else False
-            self._same[key] = alike
-        return alike
+                wanted, written = self._states.writes(place, (symbol,)), self._writes(place)
+                alike &= written == wanted if wanted != SOMETHING else False
+                nothing &= written == NOTHING
+            found = self._known_fates[key] = alike, nothing
+        return found
 
     def _writes(self, place: Place) -> NDArray[np.int8]:
         """What a head writes of each kind of several bytes."""

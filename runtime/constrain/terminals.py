@@ -183,10 +183,11 @@ class Terminal:
             total = int(counts.sum())
             if not total:
                 break
-            children = spread(trie.first_child[nodes], counts, total)
-            following = self._follow(np.repeat(at, counts), children)
+            children, above = spread(trie.first_child[nodes], counts, total), np.repeat(at, counts)
             if runs is not None:
-                following[runs.covered[children]] = DEAD  # counted there
+                others = (~runs.covered[children]).nonzero()[0]
+                children, above = children[others], above[others]
+            following = self._follow(above, children)
             live = following.nonzero()[0]
             nodes, at = children[live], following[live]
             all_nodes.append(nodes)

@@ -114,22 +114,23 @@ def test_runs_are_the_tokens_made_of_the_given_characters(vocabulary: Vocabulary
     texts = [bytes(text[:n]) for text, n in zip(characters.texts, characters.lengths.tolist(), strict=True)]
     chosen = {b"a", "é".encode(), "😀".encode(), b" "}
     members = np.array([text in chosen for text in texts])
-    runs = characters.runs(0, members)
+    runs = characters.runs(0, members, ~members)
     counts = dict(zip(runs.tokens.tolist(), runs.counts.tolist(), strict=True))
     for token, data in enumerate(vocabulary.tokens):
         text = data.decode(errors="replace")
         is_run = bool(data) and all(letter.encode() in chosen for letter in text)
         assert counts.get(token) == (len(text) if is_run else None)
-    assert characters.runs(0, members) is runs
+    assert characters.runs(0, members, ~members) is runs
     assert max(counts.values()) == runs.longest
 
 
 def test_kept_runs_stay_within_their_bound(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     characters = Characters(vocabulary.trie)
-    size = Runs(characters, 0, np.ones(len(characters.texts), bool)).nbytes
+    everything, nothing = np.ones(len(characters.texts), bool), np.zeros(len(characters.texts), bool)
+    size = Runs(characters, 0, everything, nothing).nbytes
     monkeypatch.setattr("latticework.runtime.constrain.characters.RUN_BYTES", 3 * size)
     for number in range(20):
-        characters.runs(0, np.arange(len(characters.texts)) != number)
+        characters.runs(0, np.arange(len(characters.texts)) != number, nothing)
         assert characters._kept_bytes == sum(runs.nbytes for runs in characters._kept.values()) <= 3 * size
 
 
