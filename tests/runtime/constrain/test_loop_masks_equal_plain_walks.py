@@ -27,6 +27,17 @@ CONSTRAINTS: list[Constraint] = [
     Regex("(aa|b)*"),
     Regex("[a-zé]{3,12}@(x|yy)"),
     Regex(r'"[^"\\]*(\\.[^"\\]*)*"'),
+    Regex("[aé]{0,5}語"),
+    Regex("[^é]{1,6}é[^語]{0,2}"),
+    Regex("(.{1,4}é){1,3}"),
+    Regex("(a|ab|é){1,7}b"),
+    Regex("([aé語]{1,3} ){2,4}END"),
+    Regex(r"(\w{1,3}\w{2,4}){1,3}x"),
+    Regex("((a{1,3}b?){1,2}|é{2}){1,12} ?"),
+    Regex(".{4,30}.{0,9}(b{5}|é+)"),
+    Regex("(?=.*é)(?!.*b b)[abé ]{3,14}"),
+    JsonSchema({"type": "string", "pattern": "^[aé]+( [bé]+){1,3}$", "minLength": 4, "maxLength": 11}),
+    JsonSchema({"type": "array", "items": {"type": "string", "maxLength": 4}, "minItems": 1, "maxItems": 5}),
     JsonSchema({"type": "string", "minLength": 3, "maxLength": 6}),
     JsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
@@ -68,7 +79,7 @@ def check(thread: Thread, is_whole: bool) -> None:
     assert thread.state is not None
     terminal = thread.terminal
     relaxed = terminal.states.relax(terminal.states.adopt(thread.state))
-    costs, exits = plain(terminal, relaxed)
+    costs, exits = plain(terminal, thread.state)
     inside = terminal.inside(relaxed)
     assert len(set(inside.tokens.tolist())) == len(inside.tokens), "a token is reached twice"
     assert dict(zip(inside.tokens.tolist(), inside.costs.tolist(), strict=True)) == costs
@@ -138,3 +149,26 @@ def test_a_vocabulary_without_tokens_to_write_has_no_characters() -> None:
     characters = Vocabulary([b"", b""], end_ids=(0,)).characters
     assert len(characters.texts) == 0
     assert characters.heavy is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"), [(r"\w{1,50}", 1), (r"(\w{1,50}\s){1,100}END", 1), ("[ -~é-語]*", 2), ("(ab|ac|é)+", 1)]
+)
+def test_a_set_of_characters_is_one_place_however_many_it_has(pattern: str, places: int) -> None:
+    states = Automaton(to_rules(Regex(pattern)), byte_vocabulary()).states
+    assert len(states.start.places) == places  # the end is one
+
+
+def test_far_counts_share_their_masks(vocabulary: Vocabulary) -> None:
+    automaton = Automaton(to_rules(Regex(r"([abé]{1,90} ){1,40}END")), vocabulary)
+    matcher = automaton.matcher()
+    states = automaton.states
+    kept: set[State] = set()
+    for text in ["a", "é", "bab", " ", "a", "a", " ", "bab"] * 4:
+        assert matcher.accept(vocabulary.tokens.index(text.encode()))
+        assert matcher._config is not None
+        (thread,) = matcher._config.threads
+        assert isinstance(thread, Thread)
+        assert thread.state is not None
+        kept.add(states.relax(states.adopt(thread.state)))
+    assert len(kept) == 2  # after a letter, after a blank
