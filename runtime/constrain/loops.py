@@ -49,7 +49,7 @@ class Loops:
         self._long = np.flatnonzero(lengths > 1)
         self._long_symbols = symbols[first[self._long]]
         self._long_texts = [tuple(symbol for symbol in text if symbol >= 0) for text in self._long_symbols.tolist()]
-        self._written: dict[tuple[int, int], NDArray[np.int8]] = {}
+        self._written: dict[tuple[int, int, int], NDArray[np.int8]] = {}
         self._generation = -1
         self._forget()
 
@@ -58,7 +58,7 @@ class Loops:
         self._next: dict[tuple[bytes, int], int | None] = {}
         self._runs: dict[tuple[int, bytes, bytes], Runs] = {}
         self._known_fates: dict[
-            tuple[int, frozenset[tuple[int, int]]], tuple[NDArray[np.bool_], NDArray[np.bool_]]
+            tuple[int, frozenset[tuple[int, int, int]]], tuple[NDArray[np.bool_], NDArray[np.bool_]]
         ] = {}
 
     def chain(self, base: int, index: int) -> Chain | None:
@@ -131,7 +131,7 @@ class Loops:
         """The kinds of several bytes that surely lead where the byte class `symbol` leads: at each place, each writes
         nothing or just what that writes; and those that lead nowhere."""
         places = self._states.states[index].places
-        key = (symbol, frozenset((place.node, place.low) for place in places))
+        key = (symbol, frozenset((place.node, place.low, place.high) for place in places))
         found = self._known_fates.get(key)
         if found is None:
             alike, nothing = np.ones(len(self._long), bool), np.ones(len(self._long), bool)
@@ -144,7 +144,7 @@ class Loops:
 
     def _writes(self, place: Place) -> NDArray[np.int8]:
         """What a head writes of each kind of several bytes."""
-        key = (place.node, place.low)
+        key = (place.node, place.low, place.high)
         found = self._written.get(key)
         if found is None:
             writes = self._states.writes

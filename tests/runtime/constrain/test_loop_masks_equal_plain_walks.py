@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from latticework.lang.ir import Constraint, JsonSchema, Regex
+from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
 from latticework.runtime.constrain.characters import Characters, Runs
 from latticework.runtime.constrain.frames import Thread
@@ -27,6 +27,7 @@ CONSTRAINTS: list[Constraint] = [
     Regex("(aa|b)*"),
     Regex("[a-zé]{3,12}@(x|yy)"),
     Regex(r'"[^"\\]*(\\.[^"\\]*)*"'),
+    Choices(("é", "aa", "ab", "aé", "éa", "éé", "aaa", "aaaa", "語", "é語b")),
     Regex("[aé]{0,5}語"),
     Regex("[^é]{1,6}é[^語]{0,2}"),
     Regex("(.{1,4}é){1,3}"),
