@@ -47,17 +47,24 @@ class Fragment:
         return moves
 
     def _find_moves(self, state: int) -> dict[int, Move]:
+        positions = self._positions[state]
+        if len(positions) == 1:
+            (position,) = positions
+            return dict.fromkeys(self._taken(position), self._move(frozenset(self._after(position))))
         takers: dict[int, list[Position]] = {}
-        for position in self._positions[state]:
+        for position in positions:
             after = self._after(position)
-            node, written = position[-1]
-            kind = self._expressions.nodes[node]
-            if isinstance(kind, Literal):
-                takers.setdefault(int(self._split.classes[kind.data[written]]), []).extend(after)
-            else:
-                for byte_class in self._split.of_node[node]:
-                    takers.setdefault(byte_class, []).extend(after)
+            for byte_class in self._taken(position):
+                takers.setdefault(byte_class, []).extend(after)
         return {byte_class: self._move(frozenset(after)) for byte_class, after in takers.items()}
+
+    def _taken(self, position: Position) -> tuple[int, ...]:
+        """The byte classes that a position goes on with."""
+        node, written = position[-1]
+        kind = self._expressions.nodes[node]
+        if isinstance(kind, Literal):
+            return (int(self._split.classes[kind.data[written]]),)
+        return self._split.of_node[node]
 
     def _move(self, after: frozenset[Position]) -> Move:
         going_on = after - {()}

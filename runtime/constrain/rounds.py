@@ -27,6 +27,9 @@ from latticework.runtime.constrain.rules import (
 )
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
+_MANY = 16  # alternatives
+_BEYOND_ASCII = (1 << 256) - (1 << 128)
+
 
 class Ends(NamedTuple):
     """The bytes of a node's texts, those they may begin and end with, as bits of an integer. nullable: the empty text
@@ -61,12 +64,42 @@ class Rounds:
     def _find_ends(self, node: int) -> Ends:
         work = [node]
         while work:
-            unknown = [child for child in children(self._nodes[work[-1]]) if child not in self._ends]
+            kind = self._nodes[work[-1]]
+            if isinstance(kind, Either) and len(kind.items) > _MANY:
+                index = work.pop()
+                self._ends[index] = self._roughly(index)
+                continue
+            unknown = [child for child in children(kind) if child not in self._ends]
             work += unknown
             if not unknown:
                 index = work.pop()
                 self._ends[index] = self._ends_of(index)
         return self._ends[node]
+
+    def _roughly(self, node: int) -> Ends:
+        """Of a node with many below it, most often a set of characters: any of its bytes may be the first or the last,
+        and so may any beyond ASCII where one is."""
+        alphabet = 0
+        seen = {node}
+        work = [node]
+        nullable = False
+        while work:
+            kind = self._nodes[work.pop()]
+            match kind:
+                case Bytes(ranges) if ranges[0][0] >= 0x80:
+                    alphabet |= _BEYOND_ASCII
+                case Bytes(ranges):
+                    alphabet |= sum((1 << high + 1) - (1 << low) for low, high in ranges)
+                case Literal(data):
+                    alphabet |= _bits(data)
+                case Words(words):
+                    alphabet |= _bits(b"".join(words))
+                case _:
+                    nullable = nullable or not isinstance(kind, Then | Either)
+                    below = [child for child in children(kind) if child not in seen]
+                    seen.update(below)
+                    work += below
+        return Ends(alphabet, alphabet, alphabet, nullable)
 
     def _ends_of(self, index: int) -> Ends:
         match self._nodes[index]:
