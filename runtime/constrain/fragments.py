@@ -25,10 +25,7 @@ class Move(NamedTuple):
 
 
 class Fragment:
-    """The automaton of `items`, nodes without repeats. State 0 is the start; states appear when first needed.
-
-    costs: of each state, tokens that surely suffice to finish.
-    """
+    """The automaton of `items`, nodes without repeats. State 0 is the start; states appear when first needed."""
 
     def __init__(self, items: Iterable[int], expressions: Expressions, split: Classes) -> None:
         self._expressions = expressions
@@ -36,7 +33,7 @@ class Fragment:
         self._numbers: dict[frozenset[Position], int] = {}
         self._positions: list[frozenset[Position]] = []
         self._moves: list[dict[int, Move] | None] = []
-        self.costs: list[int] = []
+        self._costs: dict[int, int] = {}
         self._number(frozenset(found for item in items for found in self._heads(((item, 0),))))
 
     def moves(self, state: int) -> dict[int, Move]:
@@ -45,6 +42,13 @@ class Fragment:
         if moves is None:
             moves = self._moves[state] = self._find_moves(state)
         return moves
+
+    def cost(self, state: int) -> int:
+        """Tokens that surely suffice to finish from a state."""
+        cost = self._costs.get(state)
+        if cost is None:
+            cost = self._costs[state] = min(self._cost(position) for position in self._positions[state])
+        return cost
 
     def _find_moves(self, state: int) -> dict[int, Move]:
         positions = self._positions[state]
@@ -76,7 +80,6 @@ class Fragment:
             number = self._numbers[positions] = len(self._positions)
             self._positions.append(positions)
             self._moves.append(None)
-            self.costs.append(min(self._cost(position) for position in positions))
         return number
 
     def _cost(self, position: Position) -> int:

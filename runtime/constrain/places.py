@@ -274,7 +274,7 @@ class States:
                     cost = self._expressions.machine_cost(node, low, high)
                 case Either() if low:
                     shape_key = (node, low, rest.shape)
-                    cost = self._fragments.of(node).costs[low - 1]
+                    cost = self._fragments.of(node).cost(low - 1)
                 case _:
                     cost = self._expressions.costs[node]
             cost += rest.cost
