@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.characters import Characters, Runs
-from latticework.runtime.constrain.places import DEAD, NOTHING, SOMETHING, Place, States
+from latticework.runtime.constrain.place import NOTHING, SOMETHING, Place
+from latticework.runtime.constrain.places import DEAD, States
 
 _MIN_SHARE = 0.1  # characters with less weight than this leave little to walk anyway
 _KEPT = 4096  # states whose targets are kept
@@ -136,7 +137,7 @@ class Loops:
         if found is None:
             alike, nothing = np.ones(len(self._long), bool), np.ones(len(self._long), bool)
             for place in places:
-                wanted, written = self._states.writes(place, (symbol,)), self._writes(place)
+                wanted, written = self._states.places.writes(place, (symbol,)), self._writes(place)
                 alike &= written == wanted if wanted != SOMETHING else False
                 nothing &= written == NOTHING
             found = self._known_fates[key] = alike, nothing
@@ -147,7 +148,7 @@ class Loops:
         key = (place.node, place.low, place.high)
         found = self._written.get(key)
         if found is None:
-            writes = self._states.writes
+            writes = self._states.places.writes
             found = np.array([writes(place, symbols) for symbols in self._long_texts], np.int8)
             self._written[key] = found
         return found
