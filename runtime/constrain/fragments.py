@@ -2,7 +2,7 @@
 
 A *fragment* is the part of an `Either` that is made of bytes, literals, sequences and alternatives alone. Its states
 are found once (sets of positions in it), whatever follows the node and however often it stands in a text, so that a
-place in it is a number. This file knows the fragment of one node; where it stands, `places.py` knows.
+place in it is a number. This file knows the fragment of one node; where it stands, `place.py` knows.
 """
 
 from __future__ import annotations

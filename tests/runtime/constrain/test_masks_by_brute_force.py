@@ -88,7 +88,7 @@ def check_budgets(shortest: int, expected: set[int], automaton: Automaton, match
             matcher.rollback(1)
 
 
-def check_forced(forced: bytes, text: bytes, language: set[bytes], is_whole: bool) -> None:
+def check_forced(forced: bytes, text: bytes, language: set[bytes], is_whole: bool = True) -> None:
     endings = [whole[len(text) :] for whole in language if whole.startswith(text)]
     common = endings[0]
     for ending in endings:
