@@ -172,13 +172,14 @@ class Loops:
         at = self._after.get(index)
         if at is None:
             follow = self._states.follow
-            at = self._after[index] = follow(np.full(len(self._long), index), self._long_symbols[:, 0])
+            at = follow(np.full(len(self._long), index), self._long_symbols[:, 0])
             live = np.arange(len(at))
             for position in range(1, 4):
                 live = live[(at[live] != DEAD) & (self._long_symbols[live, position] >= 0)]
                 if not len(live):
                     break
                 at[live] = follow(at[live], self._long_symbols[live, position])
+            self._after[index] = at
         return at
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -173,3 +174,20 @@ def test_far_counts_share_their_masks(vocabulary: Vocabulary) -> None:
         assert thread.state is not None
         kept.add(states.relax(states.adopt(thread.state)))
     assert len(kept) == 2  # after a letter, after a blank
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "first", "last"),
+    [(b"ab", b"ab", b"ab"), (b"ab ", b"ab", b" "), (b"aEND", b"E", b"aD"), (b"ab", b"", b"b")],
+)
+def test_rounds_are_counted_in_the_token_with_the_most(
+    vocabulary: Vocabulary, alphabet: bytes, first: bytes, last: bytes
+) -> None:
+    most = 0
+    for token in vocabulary.tokens:
+        begun = 0
+        for before, byte in pairwise(token):
+            begun = begun + (before in last and byte in first) if byte in alphabet else 0
+            most = max(most, begun)
+    sets = [np.isin(np.arange(256), list(letters)) for letters in (alphabet, first, last)]
+    assert vocabulary.characters.most_rounds(*sets) == 1 + most
