@@ -169,7 +169,8 @@ class Frames:
         """The terminal of a regular node."""
         found = self._terminals.get(node)
         if found is None:
-            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary)
+            found = Terminal(self._expressions, node, self._vocabulary, is_whole=self.is_regular)
+            self._terminals[node] = found
         return found
 
     # ------------------------------------------------------------ moving

@@ -40,10 +40,12 @@ class Inside(NamedTuple):
 
 
 class Terminal:
-    """One regular node over one vocabulary. Shared by all places where the node stands."""
+    """One regular node over one vocabulary. Shared by all places where the node stands. is_whole: it is the whole
+    constraint, so that nothing follows and no exits are looked for."""
 
-    def __init__(self, expressions: Expressions, node: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, expressions: Expressions, node: int, vocabulary: Vocabulary, *, is_whole: bool) -> None:
         self.node = node
+        self._is_whole = is_whole
         self.vocabulary = vocabulary
         self.states = States(expressions, node, vocabulary)
         self._symbols: NDArray[np.uint8] | None = None  # of each trie node, the class of its byte: [N]
@@ -101,6 +103,8 @@ class Terminal:
     def _result(self, nodes: Nodes, at: Indexes) -> Inside:
         trie, states = self.vocabulary.trie, self.states
         tokens, which = trie.tokens_at(nodes)
+        if self._is_whole:
+            return Inside(tokens, states.costs[at[which]], _NO_NODES)
         ends = states.accepts[at] & (trie.children[nodes] > 0)
         return Inside(tokens, states.costs[at[which]], nodes[ends])
 
@@ -116,7 +120,7 @@ class Terminal:
             return self._result(*self._walk_below(np.array([base]), np.array([start], np.int32), None))
         if heavy is not None and self._has_chain(heavy, start):
             children = np.arange(1, trie.levels[2])
-            return self._reach_below(children, self.states.table[start, self.symbols[children]], None, base)
+            return self._reach_below(children, self._follow(np.full(len(children), start), children), None, base)
         nodes, at = self._walk(start)
         return self._result(nodes[1:], at[1:])
 
@@ -129,22 +133,19 @@ class Terminal:
     def _has_chain(self, child: int, start: int) -> bool:
         """Whether much can be saved below a child of the root, with state `start` at the root."""
         assert self._loops is not None
-        self._fill(np.array([start], np.int32))
-        following = int(self.states.table[start, self.symbols[child]])
+        following = int(self._follow(np.array([start]), np.array([child]))[0])
         return following != DEAD and self._loops.chain(child, following) is not None
 
     def _reach_from_chain(self, base: int, chain: Chain) -> Inside:
         """`_reach` where the tokens made of one set of characters need no walk."""
         trie, states = self.vocabulary.trie, self.states
         runs, chained = chain
-        self._fill(chained[runs.edge_counts])
-        symbols = self.symbols[runs.edges]
-        beyond = self._reach_below(runs.edges, states.table[chained[runs.edge_counts], symbols], runs, base)
+        beyond = self._reach_below(runs.edges, self._follow(chained[runs.edge_counts], runs.edges), runs, base)
         within = chained[runs.counts]
         dead = np.flatnonzero(chained == DEAD)
         count = len(within) if not len(dead) else int(np.searchsorted(runs.counts, dead[0]))
         exits = beyond.exits
-        if states.accepts[chained].any():
+        if not self._is_whole and states.accepts[chained].any():
             nodes = np.flatnonzero(runs.inside)
             characters = self.vocabulary.characters
             at = chained[characters.counts[nodes] - characters.counts[base]]
@@ -173,7 +174,7 @@ class Terminal:
 
     def _walk_below(self, nodes: Nodes, at: Indexes, runs: Runs | None) -> tuple[Nodes, Indexes]:
         """The live `nodes` and the live nodes below them that are not inside `runs`, and the state at each."""
-        trie, classes = self.vocabulary.trie, self.states.class_count
+        trie = self.vocabulary.trie
         all_nodes, all_at = [nodes], [at]
         while len(nodes):
             counts = trie.children[nodes]
@@ -182,12 +183,11 @@ class Terminal:
             total = int(counts.sum())
             if not total:
                 break
-            self._fill(at)
-            children = spread(trie.first_child[nodes], counts, total)
-            above = np.repeat(at.astype(np.int64) * classes, counts)
-            following = self.states.table.ravel()[above + self.symbols[children]]
+            children, above = spread(trie.first_child[nodes], counts, total), np.repeat(at, counts)
             if runs is not None:
-                following[runs.inside[children]] = DEAD  # counted there
+                others = (~runs.covered[children]).nonzero()[0]
+                children, above = children[others], above[others]
+            following = self._follow(above, children)
             live = following.nonzero()[0]
             nodes, at = children[live], following[live]
             all_nodes.append(nodes)
@@ -200,12 +200,11 @@ class Terminal:
         Level by level, all live nodes at once: where most of a level can be reached the whole level is computed,
         elsewhere only the children of live nodes, and the last few long tokens one by one.
         """
-        trie, classes = self.vocabulary.trie, self.states.class_count
+        trie = self.vocabulary.trie
         nodes, at = np.zeros(1, np.int64), np.full(1, start, np.int32)
         if len(self.states.live_bytes(start)) <= FEW_NODES:
             return self._walk_narrow(start)
         all_nodes, all_at = [nodes], [at]
-        symbols = self.symbols
         for level in range(1, len(trie.levels) - 1):
             counts = trie.children[nodes]
             inner = counts.nonzero()[0]
@@ -216,19 +215,17 @@ class Terminal:
                 all_nodes.append(np.array([node for node, _ in few], np.int64))
                 all_at.append(np.array([index for _, index in few], np.int32))
                 break
-            self._fill(at)
             first, last = trie.levels[level], trie.levels[level + 1]
-            table = self.states.table.ravel()
             if 2 * total > last - first:
                 above = np.zeros(first - trie.levels[level - 1], np.int64)
                 above[nodes - trie.levels[level - 1]] = at
-                above *= classes
-                following = table[above[trie.parent[first:last] - trie.levels[level - 1]] + symbols[first:last]]
+                parents = trie.parent[first:last] - trie.levels[level - 1]
+                following = self.states.follow(above[parents], self.symbols[first:last])
                 live = following.nonzero()[0]
                 nodes, at = live + first, following[live]
             else:
                 children = spread(trie.first_child[nodes], counts, total)
-                following = table[np.repeat(at.astype(np.int64) * classes, counts) + symbols[children]]
+                following = self._follow(np.repeat(at, counts), children)
                 live = following.nonzero()[0]
                 nodes, at = children[live], following[live]
             all_nodes.append(nodes)
@@ -267,22 +264,17 @@ class Terminal:
         work = list(zip(nodes, at, strict=True))
         while work:
             node, index = work.pop()
-            if not states.is_filled[index]:
-                states.fill(index)
             first = trie.first_child.item(node)
             for child in range(first, first + trie.children.item(node)):
-                following = states.table.item(index, self.symbols.item(child))
+                following = states.next(index, self.symbols.item(child))
                 if following:
                     found.append((child, following))
                     work.append((child, following))
         return found
 
-    def _fill(self, at: NDArray[np.int32]) -> None:
-        """Computes the transitions of the states in `at`."""
-        missing = at[~self.states.is_filled[at]]
-        if len(missing):
-            for index in np.unique(missing).tolist():
-                self.states.fill(index)
+    def _follow(self, at: NDArray[np.integer], children: Nodes) -> Indexes:
+        """The states at `children`, trie nodes, where those at their parents are `at`."""
+        return self.states.follow(at, self.symbols[children])
 
 
 __all__ = ["Inside", "Terminal"]
