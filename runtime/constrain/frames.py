@@ -36,6 +36,7 @@ from latticework.runtime.constrain.rules import (
     children,
 )
 from latticework.runtime.constrain.rules import Terminal as TerminalNode
+from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.terminals import Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
@@ -129,8 +130,9 @@ class Config:
 class Frames:
     """The stacks of one constraint over one vocabulary."""
 
-    def __init__(self, expressions: Expressions, vocabulary: Vocabulary) -> None:
+    def __init__(self, expressions: Expressions, vocabulary: Vocabulary, suffixes: Suffixes) -> None:
         self._expressions = expressions
+        self._suffixes = suffixes
         self._nodes = expressions.nodes
         self._costs = expressions.costs
         self._vocabulary = vocabulary
@@ -153,6 +155,7 @@ class Frames:
         self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
         self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
         self._sorted_taken: dict[Frame, list[bytes]] = {}
+        self._costs_after_key: dict[tuple[int, Written, Frame], dict[int, int]] = {}
         self.end.config = None
         self.start = self.config_of(self.node(self._expressions.root, self.end))
 
@@ -169,7 +172,7 @@ class Frames:
         """The terminal of a regular node."""
         found = self._terminals.get(node)
         if found is None:
-            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary)
+            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary, self._suffixes)
         return found
 
     # ------------------------------------------------------------ moving
@@ -279,7 +282,7 @@ class Frames:
         assert thread.terminal is not None
         assert thread.state is not None
         states = thread.terminal.states
-        live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
+        live = list(states.arrows(states.adopt(thread.state).index))
         if thread.text is None or len(live) == 1 or not is_exact:
             return live
         lone = self.lone(thread)
@@ -295,7 +298,7 @@ class Frames:
 
     def key_cost(self, thread: KeyThread, at: KeyNode) -> int:
         """What `thread` costs once it has come to `at`."""
-        return self._key_thread(thread.node, at, thread.written, thread.allowed, thread.rest).cost
+        return self._key_cost(thread.node, at, thread.written, thread.allowed, thread.rest)
 
     @property
     def is_regular(self) -> bool:
@@ -768,10 +771,18 @@ class Frames:
         best = IMPOSSIBLE
         costs = self._expressions.key_costs(node)
         for index in indexes:
-            key = costs[index][at.depth]
-            for choice, after in members.with_property(written, index):
-                best = min(best, key + self._value(node, choice.value, after, rest).cost)
+            best = min(best, costs[index][at.depth] + self._cost_after_key(node, written, index, rest))
         return best
+
+    def _cost_after_key(self, node: int, written: Written, index: int, rest: Frame) -> int:
+        known = self._costs_after_key.setdefault((node, written, rest), {})
+        found = known.get(index)
+        if found is None:
+            members = self._expressions.members(node)
+            choices = members.with_property(written, index)
+            prices = (self._value(node, choice.value, after, rest).cost for choice, after in choices)
+            found = known[index] = min(prices, default=IMPOSSIBLE)
+        return found
 
 
 __all__ = ["UNKNOWN", "Config", "Frame", "Frames", "KeyThread", "Thread"]

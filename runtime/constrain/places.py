@@ -11,7 +11,7 @@ and `relaxed` forgets upper bounds that one token cannot reach, so `.{0,100000}`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import ItemsView, Iterable
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class States:
         self.is_filled = np.zeros(64, bool)
         self.accepts = np.zeros(64, bool)
         self.costs = np.zeros(64, np.int32)
-        self._live_bytes: dict[int, list[tuple[int, int]]] = {}
+        self._arrows: dict[int, dict[int, int]] = {}
         dead = State(frozenset(), False, 0)
         self._number(dead)
         self.is_filled[DEAD] = True
@@ -168,25 +168,24 @@ class States:
         self.table[index] = row  # only now: making states may have moved the table
         self.is_filled[index] = True
 
-    def live_bytes(self, index: int) -> list[tuple[int, int]]:
+    def arrows(self, index: int) -> dict[int, int]:
         """The bytes that go on from a state, each with the state after it."""
-        found = self._live_bytes.get(index)
+        found = self._arrows.get(index)
         if found is None:
             if not self.is_filled[index]:
                 self.fill(index)
             row = self.table[index]
-            live = row.nonzero()[0]
-            if not len(live):
-                found = []
-            else:
-                pairs = self._bytes_of_class
-                found = [
-                    (byte, after)
-                    for number, after in zip(live.tolist(), row[live].tolist(), strict=True)
-                    for byte in pairs[number]
-                ]
-            self._live_bytes[index] = found
+            live = row.nonzero()[0].tolist()
+            found = self._arrows[index] = {
+                byte: after
+                for number, after in zip(live, row[live].tolist() if live else [], strict=True)
+                for byte in self._bytes_of_class[number]
+            }
         return found
+
+    def live_bytes(self, index: int) -> ItemsView[int, int]:
+        """`arrows`, as pairs."""
+        return self.arrows(index).items()
 
     def loops(self, state: State) -> frozenset[int]:
         """The bytes after which `state` is the same again."""

@@ -7,6 +7,7 @@ whole level is walked by one vectorised step. This file knows bytes and ids; it 
 from __future__ import annotations
 
 import json
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime.constrain.characters import Characters
+
+_FEW_TOKENS = 64  # fewer than these are packed one by one
 
 
 class Trie:
@@ -56,14 +59,24 @@ class Trie:
         self.token_ids = np.asarray(ids, np.int32)[np.argsort(at, kind="stable")]
 
     @cached_property
-    def child_of(self) -> dict[int, int]:
-        """The child of node n by byte b, at n << 8 | b."""
-        return dict(zip(self.arrows.tolist(), range(1, len(self.parent)), strict=True))
-
-    @cached_property
     def arrows(self) -> NDArray[np.int64]:
         """[N - 1], ascending: for each node but the root, its parent << 8 | its byte."""
         return self.parent[1:].astype(np.int64) << 8 | self.byte[1:]
+
+    @cached_property
+    def letters(self) -> bytes:
+        """[N]: `byte`, to be sliced in plain Python."""
+        return self.byte.tobytes()
+
+    @cached_property
+    def firsts(self) -> array[int]:
+        """[N + 1]: the children of node n are firsts[n] to firsts[n + 1] - 1."""
+        return array("i", np.append(self.first_child, len(self.parent)).astype(np.intc).tobytes())
+
+    @cached_property
+    def starts(self) -> array[int]:
+        """[N + 1]: `token_start`, for plain Python."""
+        return array("i", self.token_start.astype(np.intc).tobytes())
 
     @cached_property
     def below(self) -> NDArray[np.int64]:
@@ -76,11 +89,14 @@ class Trie:
     def find(self, text: bytes, node: int = 0) -> int | None:
         """The node that `text` leads to."""
         for byte in text:
-            following = self.child_of.get(node << 8 | byte)
-            if following is None:
+            node = self.child(node, byte)
+            if node < 0:
                 return None
-            node = following
         return node
+
+    def child(self, node: int, byte: int) -> int:
+        """The child of `node` by `byte`; -1: there is none."""
+        return self.letters.find(byte, self.firsts[node], self.firsts[node + 1])
 
     def tokens_at(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens that end at `nodes`, and for each the index into `nodes` it ends at."""
@@ -193,6 +209,17 @@ class Vocabulary:
         while end < len(texts) and texts[end].startswith(prefix):
             end += 1
         return ids[start:end]
+
+    def pack(self, tokens: NDArray[np.int32] | list[int]) -> NDArray[np.int32]:
+        """A row, int32[W], with the bits of `tokens` set."""
+        if len(tokens) < _FEW_TOKENS:
+            packed = bytearray(self.words * 4)
+            for token in tokens if isinstance(tokens, list) else tokens.tolist():
+                packed[token >> 3] |= 1 << (token & 7)
+            return np.frombuffer(packed, "<i4").astype(np.int32, copy=False)
+        allowed = np.zeros(self.words * 32, bool)
+        allowed[tokens] = True
+        return np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32, copy=False)
 
     def token_for(self, text: bytes) -> int | None:
         """The lowest id that writes exactly `text`, if any."""
