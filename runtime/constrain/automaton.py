@@ -12,6 +12,7 @@ from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.clock import Clock, Late
 from latticework.runtime.constrain.expressions import Expressions
 from latticework.runtime.constrain.frames import Config, Frames
+from latticework.runtime.constrain.parts import Parts
 from latticework.runtime.constrain.places import States
 from latticework.runtime.constrain.rows import Rows
 from latticework.runtime.constrain.rules import RuleGraph
@@ -42,9 +43,12 @@ class Automaton:
     ) -> None:
         self.vocabulary = vocabulary
         self._expressions = Expressions(rules, vocabulary, is_live)
-        self._suffixes = Suffixes(vocabulary.trie)
-        self.frames = Frames(self._expressions, vocabulary, self._suffixes)
-        self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes)
+        standard = vocabulary.standard
+        self._suffixes = Suffixes(vocabulary.trie, standard and standard.suffixes)
+        known = standard and standard.recognise(self._expressions.nodes)
+        self.frames = Frames(self._expressions, vocabulary, self._suffixes, known)
+        parts = Parts(vocabulary, self._suffixes, standard and standard.parts)
+        self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes, parts)
 
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""

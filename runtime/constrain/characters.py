@@ -22,6 +22,11 @@ RUN_BYTES = 64 << 20  # kept runs of one vocabulary; the least recently used go 
 _HEAVY = 8  # a first byte with more than this fraction of all nodes below it has runs of its own
 
 
+Placed = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]
+"""Nodes at the end of a character, tokens of whole characters by their number, and of both, the places in an order in
+which all below a node comes right after it; places are counted from the node looked below."""
+
+
 class Runs:
     """The nodes below `base` that characters of one set alone lead to, and where that stops.
 
@@ -33,24 +38,24 @@ class Runs:
     __slots__ = ("counts", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
 
     def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_]) -> None:
-        trie = characters.trie
+        trie, counts = characters.trie, characters.counts
+        first, size = int(trie.order[base]), int(trie.below[base])
+        ends, end_places, tokens, token_places = characters.placed(base)
+        stops = ends[~members[characters.of_node[ends]]]
+        places = trie.order[stops] - first
+        closed = np.bincount(places, minlength=size + 1)  # everything below a node comes right after it
+        closed -= np.bincount(places + trie.below[stops], minlength=size + 1)
+        is_open = np.cumsum(closed) == 0
         inside = np.zeros(len(trie.parent), bool)
+        inside[ends] = is_open[end_places]
         inside[base] = True
-        for nodes in characters.levels:
-            inside[nodes] = members[characters.of_node[nodes]] & inside[characters.before[nodes]]
-            inside[base] = True
-        nodes = np.flatnonzero(inside)
-        tokens, which = trie.tokens_at(nodes)
-        counts = characters.counts[nodes[which]] - characters.counts[base]
-        order = np.argsort(counts, kind="stable")
         self.inside = inside
-        self.tokens = tokens[order]
-        self.counts = counts[order]
-        is_edge = inside[trie.parent] & ~inside
-        is_edge[0] = False
-        self.edges = np.flatnonzero(is_edge)
-        self.edge_counts = characters.counts[trie.parent[self.edges]] - characters.counts[base]
-        self.longest = int((characters.counts[nodes] - characters.counts[base]).max())
+        self.tokens = tokens[is_open[token_places]]
+        self.counts = characters.token_counts[self.tokens] - counts[base]
+        self.edges = np.flatnonzero(inside[trie.parent] & ~inside)
+        self.edge_counts = counts[trie.parent[self.edges]] - counts[base]
+        longest = (found[-1] if len(found) else 0 for found in (self.counts, np.sort(self.edge_counts)))
+        self.longest = int(max(longest))  # a run ends with a token or before an edge
         arrays = (inside, self.tokens, self.counts, self.edges, self.edge_counts)
         self.nbytes = sum(array.nbytes for array in arrays)
 
@@ -71,7 +76,7 @@ class Characters:
         code = np.zeros(size, np.int64)
         self.before = np.zeros(size, np.int64)
         self.counts = np.zeros(size, np.int64)
-        self.levels: list[NDArray[np.int64]] = []  # per level, the nodes at the end of a character
+        levels: list[NDArray[np.int64]] = []  # the nodes at the end of a character
         announced = np.full(256, -1, np.int64)
         for low, high, more in ((0, 0x80, 0), (0xC2, 0xE0, 1), (0xE0, 0xF0, 2), (0xF0, 0xF5, 3)):
             announced[low:high] = more
@@ -84,8 +89,14 @@ class Characters:
             self.before[nodes] = np.where(starts, parent, self.before[parent])
             ends = nodes[left[nodes] == 0]
             self.counts[ends] = self.counts[self.before[ends]] + 1
-            self.levels.append(ends)
-        ends = np.concatenate([np.zeros(0, np.int64), *self.levels])
+            levels.append(ends)
+        ends = self._ends = np.concatenate([np.zeros(0, np.int64), *levels])
+        by_count = ends[np.argsort(self.counts[ends], kind="stable")]
+        self._tokens, which = trie.tokens_at(by_count)
+        self._token_nodes = by_count[which]
+        self.token_counts = np.zeros(int(trie.token_ids.max(initial=0)) + 1, np.int64)
+        self.token_counts[self._tokens] = self.counts[self._token_nodes]
+        self._placed: dict[int, Placed] = {}
         codes, numbers = np.unique(code[ends], return_inverse=True)
         self.of_node = np.zeros(size, np.int64)
         self.of_node[ends] = numbers
@@ -93,7 +104,7 @@ class Characters:
         self.lengths = 1 + (codes > 0xFF) + (codes > 0xFFFF) + (codes > 0xFFFFFF).astype(np.int64)
         shifts = 8 * (self.lengths[:, None] - 1 - np.arange(4))
         self.texts = np.where(shifts >= 0, codes[:, None] >> np.maximum(shifts, 0) & 0xFF, 0).astype(np.uint8)
-        self.heavy = self._heaviest(size)
+        self.heavy = self._heaviest(levels[0] if levels else ends, size)
         self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
         self._kept_bytes = 0
         self._lock = Lock()
@@ -112,9 +123,20 @@ class Characters:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
             return found
 
-    def _heaviest(self, size: int) -> int | None:
+    def placed(self, base: int) -> Placed:
+        """What is below a node of the trie."""
+        found = self._placed.get(base)
+        if found is None:
+            order, first, last = self.trie.order, self.trie.order[base], self.trie.order[base] + self.trie.below[base]
+            ends, tokens = self._ends, self._tokens
+            ends = ends[(order[ends] > first) & (order[ends] < last)]
+            places = order[self._token_nodes]
+            is_below = (places >= first) & (places < last)
+            found = self._placed[base] = ends, order[ends] - first, tokens[is_below], places[is_below] - first
+        return found
+
+    def _heaviest(self, ends: NDArray[np.int64], size: int) -> int | None:
         below = self.trie.below
-        ends = self.levels[0] if self.levels else np.zeros(0, np.int64)
         best = int(ends[below[ends].argmax()]) if len(ends) else 0
         return best if best and below[best] * _HEAVY > size else None
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
+from latticework.runtime.constrain.counting import IMPOSSIBLE, Members, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
 from latticework.runtime.constrain.keys import KeyNode, key_trie
@@ -39,6 +39,9 @@ from latticework.runtime.constrain.rules import Terminal as TerminalNode
 from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.terminals import Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.standard import Recognised
 
 MAX_THREADS = 4096
 
@@ -130,13 +133,20 @@ class Config:
 class Frames:
     """The stacks of one constraint over one vocabulary."""
 
-    def __init__(self, expressions: Expressions, vocabulary: Vocabulary, suffixes: Suffixes) -> None:
+    def __init__(
+        self,
+        expressions: Expressions,
+        vocabulary: Vocabulary,
+        suffixes: Suffixes,
+        standard: Recognised | None = None,
+    ) -> None:
+        self._standard = standard
         self._expressions = expressions
         self._suffixes = suffixes
         self._nodes = expressions.nodes
         self._costs = expressions.costs
         self._vocabulary = vocabulary
-        self._terminals: dict[int, Terminal] = {}
+        self.terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
@@ -149,13 +159,13 @@ class Frames:
 
     def forget(self) -> None:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
-        for terminal in self._terminals.values():
+        for terminal in self.terminals.values():
             terminal.forget()
         self._frames: dict[tuple[object, ...], Frame] = {}
         self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
         self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
         self._sorted_taken: dict[Frame, list[bytes]] = {}
-        self._costs_after_key: dict[tuple[int, Written, Frame], dict[int, int]] = {}
+        self._costs_after_key: dict[int, list[int]] = {}
         self.end.config = None
         self.start = self.config_of(self.node(self._expressions.root, self.end))
 
@@ -166,13 +176,15 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        return 300 * self.size + sum(terminal.nbytes for terminal in self._terminals.values())
+        return 300 * self.size + sum(terminal.nbytes for terminal in self.terminals.values())
 
     def terminal(self, node: int) -> Terminal:
         """The terminal of a regular node."""
-        found = self._terminals.get(node)
+        found = self.terminals.get(node)
         if found is None:
-            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary, self._suffixes)
+            equal = None if self._standard is None else self._standard.terminal(node)
+            found = Terminal(self._expressions, node, self._vocabulary, self._suffixes, equal)
+            self.terminals[node] = found
         return found
 
     # ------------------------------------------------------------ moving
@@ -299,6 +311,10 @@ class Frames:
     def key_cost(self, thread: KeyThread, at: KeyNode) -> int:
         """What `thread` costs once it has come to `at`."""
         return self._key_cost(thread.node, at, thread.written, thread.allowed, thread.rest)
+
+    def cost_after_key(self, thread: KeyThread, index: int) -> int:
+        """What it costs to finish once a listed key is written."""
+        return self._cost_after_key(thread.node, thread.written, index, thread.rest)
 
     @property
     def is_regular(self) -> bool:
@@ -775,13 +791,24 @@ class Frames:
         return best
 
     def _cost_after_key(self, node: int, written: Written, index: int, rest: Frame) -> int:
-        known = self._costs_after_key.setdefault((node, written, rest), {})
-        found = known.get(index)
-        if found is None:
-            members = self._expressions.members(node)
+        """Tokens that surely suffice after the listed key number `index`."""
+        members = self._expressions.members(node)
+        if members.counts or not members.node.is_ordered:
             choices = members.with_property(written, index)
             prices = (self._value(node, choice.value, after, rest).cost for choice, after in choices)
-            found = known[index] = min(prices, default=IMPOSSIBLE)
+            return min(prices, default=IMPOSSIBLE)
+        costs = self._costs_after_key.get(node)
+        if costs is None:
+            costs = self._costs_after_key[node] = self._ordered_costs(members)
+        return costs[index] + rest.cost
+
+    def _ordered_costs(self, members: Members) -> list[int]:
+        """The same of each listed key, where what was written before does not matter, less what `rest` costs."""
+        found: list[int] = []
+        around = self._costs[members.node.colon] + self._costs[members.node.close]
+        for index, member in enumerate(members.node.properties):
+            after = around + members.cost(Written(index + 1, members.start.tally, frozenset()))
+            found.append(min((self._costs[choice.value] + after for choice in member.choices), default=IMPOSSIBLE))
         return found
 
 

@@ -18,9 +18,11 @@ from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thre
 from latticework.runtime.constrain.parts import Part, Parts
 from latticework.runtime.constrain.suffixes import Suffix, Suffixes
 from latticework.runtime.constrain.terminals import Inside
+from latticework.runtime.constrain.vocabulary import Vocabulary
 
 _MANY_BYTES = 16  # of more bytes than these that may follow, only those are looked up that tokens go on with
 _ENTRY_BYTES = 300
+MANY_TOKENS = 128  # more of them are packed
 
 Costs = dict[int, int]
 """Tokens and what `shortest()` is after each."""
@@ -33,12 +35,14 @@ class Leaving:
     """Tokens and their costs, gathered from where they end; one token may end in several places. few, words: the
     tokens one by one and packed; most: the largest cost."""
 
-    __slots__ = ("_gone", "_parts", "_rest", "_shares", "few", "most", "words")
+    __slots__ = ("_gone", "_members", "_parts", "_rest", "_shares", "few", "is_tracked", "most", "words")
 
     def __init__(self) -> None:
         self._rest: Leaving | None = None  # others, less those that are gone
         self._gone: list[int] = []
         self._parts: list[Leaving] = []
+        self._members: frozenset[int] | None = None
+        self.is_tracked = False
         self.few: list[int] = []
         self.words: Row | None = None
         self.most = 0
@@ -72,12 +76,18 @@ class Leaving:
             self.words = other.words.copy() if self.words is None else np.bitwise_or(self.words, other.words)
         self.few += other.few
         self.most = max(self.most, other.most)
+        self.is_tracked = self.is_tracked or other.is_tracked
         self._parts.append(other)
 
-    def among(self, tokens: Iterable[int]) -> list[int]:
+    def among(self, tokens: Iterable[int]) -> frozenset[int]:
         """Those of `tokens` that are here."""
-        words = None if self.words is None else self.words.view(np.uint8).data
-        return [t for t in tokens if t in self.few or (words is not None and words[t >> 3] >> (t & 7) & 1)]
+        if self._members is None:
+            self._members = frozenset(self.few)
+        found = self._members.intersection(tokens)
+        if self.words is not None:
+            words = self.words.view(np.uint8).data
+            found |= {token for token in tokens if words[token >> 3] >> (token & 7) & 1}
+        return found
 
     def with_costs(self, costs: Mapping[int, int | None]) -> Leaving:
         """The same, but for these tokens. None: it is not allowed."""
@@ -103,6 +113,14 @@ class Leaving:
             found.append(np.asarray(tokens, np.int32)[np.asarray(costs, np.int64) < limit - after])
         return np.concatenate(found)
 
+    def packed(self, vocabulary: Vocabulary) -> Leaving:
+        """The same, its tokens packed if they are many: to be put into rows often."""
+        if len(self.few) > MANY_TOKENS:
+            words = vocabulary.pack(self.few)
+            self.words = words if self.words is None else words | self.words
+            self.few, self._members = [], None
+        return self
+
     @property
     def nbytes(self) -> int:
         words = 0 if self.words is None else self.words.nbytes
@@ -119,8 +137,9 @@ class Follower:
 
     def follow(self, suffix: Suffix, config: Config, clock: Clock) -> Leaving:
         """The tokens of `suffix` that go on from `config`. Raises Late."""
-        found = Leaving()
-        here = {config: suffix}
+        return self._follow({config: suffix}, Leaving(), clock)
+
+    def _follow(self, here: dict[Config, Suffix], found: Leaving, clock: Clock) -> Leaving:
         while here:
             after: dict[Config, Suffix] = {}
             for config, suffix in here.items():
@@ -134,12 +153,7 @@ class Follower:
         found = Leaving()
         after: dict[Config, Suffix] = {}
         self._pass_keys(self._suffixes.whole, thread, found, after)
-        while after:
-            here, after = after, {}
-            for config, suffix in here.items():
-                for following in config.threads:
-                    self._pass(suffix, following, found, after, clock)
-        return found
+        return self._follow(after, found, clock)
 
     def exact(self, suffix: Suffix, config: Config, clock: Clock) -> Costs:
         """The tokens of `suffix` that go on from `config`, byte by byte. Raises Late."""
@@ -174,6 +188,7 @@ class Follower:
         assert thread.terminal is not None
         assert thread.state is not None
         if thread.text is not None and self._frames.has_few_texts(thread):
+            found.is_tracked = True
             found.add_costs(self.exact(suffix, self._frames.lone(thread), clock))
             return
         part, inside = self._parts.below(suffix, thread.terminal, thread.state, clock)
@@ -189,22 +204,24 @@ class Follower:
         self, suffix: Suffix, thread: Thread, part: Part, inside: Inside, found: Leaving, clock: Clock
     ) -> None:
         """What a tracked thread takes of a suffix. What is taken matters only to tokens that write the beginning of a
-        taken text or more than it, and to those that write a whole text and go on."""
+        taken text or more than it, and to those that come to a tracked thread again."""
         assert thread.text is not None
+        found.is_tracked = True
         lone = self._frames.lone(thread)
+        share = Leaving()
         if part.exits is not None:
-            found.add_costs(self.exact(suffix, lone, clock))
-            return
+            after = dict.fromkeys(self._frames.after(thread, None), part.exits)
+            self._follow(after, share, clock)
+            if share.is_tracked:  # what is written here may matter there
+                found.add_costs(self.exact(suffix, lone, clock))
+                return
+        share.add_part(part, (inside.tokens, inside.costs), thread.rest.cost)
         near: dict[int, int | None] = {}
         for rest in self._frames.taken_after(thread.rest, thread.text):
             self._add_near(suffix, lone, rest, near, clock)
-        share = Leaving()
-        share.add_part(part, (inside.tokens, inside.costs), thread.rest.cost)
         found.add(share.with_costs(near) if near else share)
 
-    def _add_near(
-        self, suffix: Suffix, config: Config, text: bytes, near: dict[int, int | None], clock: Clock
-    ) -> None:
+    def _add_near(self, suffix: Suffix, config: Config, text: bytes, near: dict[int, int | None], clock: Clock) -> None:
         """Tokens of `suffix` that `text` begins with, or that begin with it, and what they cost from `config` on."""
         here: Config | None = config
         for byte in text:
@@ -228,10 +245,9 @@ class Follower:
                 if below.tokens:
                     found.add_tokens(below.tokens, frames.key_cost(thread, at))
                 continue
-            configs = list(frames.after_key(thread, at.ends))
-            found.add_tokens(below.tokens, min(config.cost for config in configs))
+            found.add_tokens(below.tokens, frames.cost_after_key(thread, at.ends))
             if below.inner:
-                for config in configs:
+                for config in frames.after_key(thread, at.ends):
                     self._join(after, config, below)
 
     def _join(self, after: dict[Config, Suffix], config: Config, suffix: Suffix) -> None:

@@ -97,9 +97,8 @@ class Loops:
         """The state after any of `members`, kinds of one byte; None when they lead to several."""
         found = self._next.get((key, index), -1)
         if found == -1:
-            after = self._after_short(index)[members]
-            following = int(after[0])
-            found = self._next[key, index] = following if (after == following).all() else None
+            classes = frozenset(self._short_symbols[members].tolist())
+            found = self._next[key, index] = self._states.step_together(index, classes)
         return found
 
     def _after_short(self, index: int) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from latticework.runtime.constrain.clock import Clock
 from latticework.runtime.constrain.keys import KeyNode
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.suffixes import Suffix, Suffixes
-from latticework.runtime.constrain.terminals import Inside, Terminal
+from latticework.runtime.constrain.terminals import Difference, Inside, Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 FEW_TOKENS = 64  # no more than these are written into a row one by one
@@ -43,15 +43,26 @@ class Part:
             twin.words = self.words & ~vocabulary.pack(tokens)
         return twin
 
+    def with_tokens(self, tokens: list[int], most: int, vocabulary: Vocabulary) -> Part:
+        """The same with these as well, none of them in it. most: their largest cost."""
+        twin = copy(self)
+        twin.most = max(self.most, most)
+        if self.words is not None:
+            twin.words = self.words | vocabulary.pack(tokens)
+        else:
+            twin.few = [*self.few, *tokens]
+        return twin
+
     @property
     def nbytes(self) -> int:
         return _ENTRY_BYTES + (8 * len(self.few) if self.words is None else self.words.nbytes)
 
 
 class Parts:
-    """Makes and keeps parts. nbytes: memory held, roughly."""
+    """Makes and keeps parts. standard: those that need not be made. nbytes: memory held, roughly."""
 
-    def __init__(self, vocabulary: Vocabulary, suffixes: Suffixes) -> None:
+    def __init__(self, vocabulary: Vocabulary, suffixes: Suffixes, standard: Parts | None = None) -> None:
+        self._standard = standard
         self._vocabulary = vocabulary
         self._suffixes = suffixes
         self.forget()
@@ -66,8 +77,15 @@ class Parts:
         """The share of all tokens. Raises Late."""
         relaxed = terminal.states.relax(terminal.states.adopt(state))
         found = self._wholes.get(relaxed)
+        if found is None and self._standard is not None:
+            found = self._standard._wholes.get(relaxed)
         if found is None:
-            found = self._wholes[relaxed] = self._part(terminal.inside(relaxed, clock))
+            difference = terminal.difference(relaxed, clock)
+            if difference is None:
+                found = self._part(terminal.inside(relaxed, clock))
+            else:
+                found = self._changed(self.whole(terminal, difference.base, clock), difference)
+            self._wholes[relaxed] = found
             self.nbytes += found.nbytes
             clock.check()
         return found
@@ -76,6 +94,8 @@ class Parts:
         """The share of the tokens of `suffix`, and the same one by one. Raises Late."""
         relaxed = terminal.states.relax(terminal.states.adopt(state))
         found = self._below.get((suffix, relaxed))
+        if found is None and self._standard is not None:
+            found = self._standard._below.get((suffix, relaxed))
         if found is None:
             inside = terminal.below(relaxed, suffix, clock)
             found = self._below[suffix, relaxed] = self._part(inside), inside
@@ -98,6 +118,15 @@ class Parts:
                     if reached[0].ends < 0:
                         work.append(reached)
             self.nbytes += _ENTRY_BYTES + 80 * len(found)
+        return found
+
+    def _changed(self, base: Part, difference: Difference) -> Part:
+        """The part of a state that is nearly like that of `base`."""
+        _, gone, gone_exits, tokens, costs, exits = difference
+        found = base.without(gone, self._vocabulary).with_tokens(tokens, max(costs, default=0), self._vocabulary)
+        if gone_exits != exits:
+            nodes = set(() if base.exits is None else base.exits.nodes).difference(gone_exits).union(exits)
+            found.exits = self._suffixes.of(nodes) if nodes else None
         return found
 
     def _part(self, inside: Inside) -> Part:

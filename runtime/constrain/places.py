@@ -12,6 +12,7 @@ and `relaxed` forgets upper bounds that one token cannot reach, so `.{0,100000}`
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable
+from operator import is_not
 
 import numpy as np
 
@@ -167,6 +168,22 @@ class States:
                     row[byte_class] = known[key]
         self.table[index] = row  # only now: making states may have moved the table
         self.is_filled[index] = True
+
+    def step_together(self, index: int, classes: frozenset[int]) -> int | None:
+        """The state after a byte of any of `classes`; None when they lead to several. Needs no other transition."""
+        if self.is_filled[index]:
+            after = {self.table.item(index, number) for number in classes}
+            return after.pop() if len(after) == 1 else None
+        groups: dict[int, list[tuple[Place, ...]]] = {number: [] for number in classes}
+        for place in self.states[index].places:
+            if place.node != _END:
+                for taken, after_place in self._moves(place):
+                    for number in classes.intersection(taken):
+                        groups[number].append(after_place)
+        first, *others = groups.values()
+        if any(len(other) != len(first) or any(map(is_not, other, first)) for other in others):
+            return None
+        return self._state([place for after_place in first for place in after_place]).index if first else DEAD
 
     def arrows(self, index: int) -> dict[int, int]:
         """The bytes that go on from a state, each with the state after it."""

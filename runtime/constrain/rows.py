@@ -51,11 +51,11 @@ class CachedRow:
 class Rows:
     """Makes and keeps rows."""
 
-    def __init__(self, frames: Frames, vocabulary: Vocabulary, suffixes: Suffixes, limit: int) -> None:
+    def __init__(self, frames: Frames, vocabulary: Vocabulary, suffixes: Suffixes, limit: int, parts: Parts) -> None:
         self._frames = frames
         self._vocabulary = vocabulary
         self._limit = limit
-        self._parts = Parts(vocabulary, suffixes)
+        self._parts = parts
         self._follower = Follower(frames, self._parts, suffixes)
         self._tracked = Tracked(frames, vocabulary, self._follower, suffixes)
         self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
@@ -66,7 +66,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return self._bytes + self._after_bytes + self._parts.nbytes
+        return self._bytes + self._after_bytes + self._parts.nbytes + self._tracked.nbytes
 
     def forget(self) -> None:
         self._rows.clear()
@@ -74,6 +74,7 @@ class Rows:
         self._made.clear()
         self._after.clear()
         self._parts.forget()
+        self._tracked.forget()
         self._bytes = self._after_bytes = 0
 
     def has(self, config: Config) -> bool:
@@ -153,7 +154,8 @@ class Rows:
         for config in self._frames.after(thread, None):
             leaving = self._after.get((part, config))
             if leaving is None:
-                leaving = self._after[part, config] = self._follower.follow(part.exits, config, clock)
+                leaving = self._follower.follow(part.exits, config, clock).packed(self._vocabulary)
+                self._after[part, config] = leaving
                 self._after_bytes += leaving.nbytes
                 clock.check()
             found.append(leaving)

@@ -102,11 +102,12 @@ class Suffix:
 class Suffixes:
     """The suffixes that somebody came to: equal ones are one object, so that what is known of one is known of all.
 
-    whole: all tokens. nbytes: memory held, roughly.
+    whole: all tokens. nbytes: memory held, roughly. standard: those that need not be made.
     """
 
-    def __init__(self, trie: Trie) -> None:
+    def __init__(self, trie: Trie, standard: Suffixes | None = None) -> None:
         self.trie = trie
+        self._standard = standard
         self.forget()
 
     def forget(self) -> None:
@@ -118,6 +119,8 @@ class Suffixes:
         """The one of these nodes."""
         key = tuple(sorted(nodes))
         found = self._known.get(key)
+        if found is None and self._standard is not None and len(key) > 1:
+            found = self._standard._known.get(key)
         if found is None:
             found = self._known[key] = Suffix(self, list(key))
             self.nbytes += _SUFFIX_BYTES + 16 * len(key)

@@ -9,8 +9,8 @@ skip most of it (`loops.py`).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ Indexes = NDArray[np.int32]
 FEW_NODES = 16  # fewer trie nodes than this are walked one by one
 FEW_ARROWS = 16  # a state that goes on with more bytes than these is wide: from the root, numpy walks it
 FEW_BELOW = 400  # a suffix of fewer trie nodes is walked one by one
+MOST_DIFFERENT = 3000  # states that may differ at more trie nodes than these are walked apart
 KEPT_TOKENS = 512  # longer lists of tokens are kept only for the latest walks
 KEPT_WALKS = 8
 
@@ -46,20 +47,44 @@ class Inside(NamedTuple):
     exits: Nodes  # [e], none of them the node begun at
 
 
-class Terminal:
-    """One regular node over one vocabulary. Shared by all places where the node stands."""
+class Difference(NamedTuple):
+    """What the tokens do from one state on, by what they do from `base` on: without `gone` and `gone_exits`, and with
+    `tokens`, their costs, and `exits`."""
 
-    def __init__(self, expressions: Expressions, node: int, vocabulary: Vocabulary, suffixes: Suffixes) -> None:
+    base: State
+    gone: list[int]
+    gone_exits: list[int]
+    tokens: list[int]
+    costs: list[int]
+    exits: list[int]
+
+
+class Terminal:
+    """One regular node over one vocabulary. Shared by all places where the node stands.
+
+    equal: a terminal with the same texts, of which all states are known: they are its own, too.
+    """
+
+    def __init__(
+        self,
+        expressions: Expressions,
+        node: int,
+        vocabulary: Vocabulary,
+        suffixes: Suffixes,
+        equal: Terminal | None = None,
+    ) -> None:
         self.node = node
-        self._suffixes = suffixes
         self.vocabulary = vocabulary
-        self.states = States(expressions, node, vocabulary)
-        self._symbols: NDArray[np.uint8] | None = None  # of each trie node, the class of its byte: [N]
-        self._loops: Loops | None = None
+        self._suffixes = suffixes
+        self._is_shared = equal is not None
+        self.states = States(expressions, node, vocabulary) if equal is None else equal.states
+        # of each trie node, the class of its byte: [N]
+        self._symbols: NDArray[np.uint8] | None = None if equal is None else equal._symbols
+        self._loops: Loops | None = None if equal is None else equal._loops
         self._inside: dict[State, Inside] = {}
         self._inside_bytes = 0
         self._latest: OrderedDict[State, Inside] = OrderedDict()
-        self._unfinished: dict[tuple[State, Suffix | None], Steps[Inside]] = {}
+        self._unfinished: dict[tuple[object, ...], Steps[Any]] = {}
 
     @property
     def start(self) -> State:
@@ -68,11 +93,12 @@ class Terminal:
     @property
     def nbytes(self) -> int:
         """Memory held, roughly."""
-        return self.states.nbytes + self._inside_bytes
+        return self._inside_bytes + (0 if self._is_shared else self.states.nbytes)
 
     def forget(self) -> None:
         """Drops all states; those held elsewhere stay usable."""
-        self.states.reset()
+        if not self._is_shared:
+            self.states.reset()
         self._inside.clear()
         self._inside_bytes = 0
         self._latest.clear()
@@ -89,7 +115,7 @@ class Terminal:
             found = self._latest.get(state)
         if found is None:
             self.states.adopt(state)
-            found = self._finished(state, None, clock)
+            found = self._finished((state,), lambda: self._walk_whole(state.index), clock)
             if len(found.tokens) <= KEPT_TOKENS:
                 self._inside[state] = found
                 self._inside_bytes += found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
@@ -101,28 +127,41 @@ class Terminal:
 
     def below(self, state: State, suffix: Suffix, clock: Clock = ENDLESS) -> Inside:
         """What the tokens do that go on with `suffix` where the state is `state`. Raises Late."""
-        self.states.adopt(state)
-        return self._finished(state, suffix, clock)
+        index = self.states.adopt(state).index
+        walk = self._walk_many if suffix.size > FEW_BELOW else self._walk_suffix
+        return self._finished((state, suffix), lambda: walk(suffix, index), clock)
 
-    def _finished(self, state: State, suffix: Suffix | None, clock: Clock) -> Inside:
-        """Walks on from where the clock stopped a walk of the same before."""
-        walk = self._unfinished.pop((state, suffix), None)
+    def difference(self, state: State, clock: Clock = ENDLESS) -> Difference | None:
+        """What distinguishes `state` from one that loops and that it comes to with nearly every byte; None where there
+        is none, or much does. The state should be `relaxed`. Raises Late."""
+        states = self.states
+        index = states.adopt(state).index
+        if len(states.arrows(index)) <= FEW_ARROWS:
+            return None
+        after = states.table[index][states.classes]
+        base = int(np.bincount(after[after > DEAD]).argmax())
+        if base == index or 2 * len(states.loops(states.states[base])) < np.count_nonzero(after):
+            return None
+        instead = states.table[base][states.classes]
+        whole = self._suffixes.whole.children
+        for byte in np.flatnonzero((after == DEAD) != (instead == DEAD)).tolist():
+            if byte in whole and whole[byte].size > MOST_DIFFERENT:
+                return None
+        return self._finished((state, base), lambda: self._differ(index, base), clock)
+
+    def _finished(self, key: tuple[object, ...], start: Callable[[], Steps[T]], clock: Clock) -> T:
+        """Goes on with a walk from where the clock stopped it, or starts it."""
+        walk = self._unfinished.pop(key, None)
         if walk is None:
-            start = state.index
-            if suffix is None:
-                walk = self._walk_whole(start)
-            elif suffix.size > FEW_BELOW:
-                walk = self._walk_many(suffix, start)
-            else:
-                walk = self._walk_suffix(suffix, start)
+            walk = start()
         try:
             while True:
                 next(walk)
                 if clock.is_late():
-                    self._unfinished[state, suffix] = walk
+                    self._unfinished[key] = walk
                     raise Late
         except StopIteration as end:
-            found: Inside = end.value
+            found: T = end.value
             return found
 
     # ------------------------------------------------------------ walking
@@ -173,6 +212,38 @@ class Terminal:
         found = Inside(np.array(tokens, np.int32), states.costs[at], np.array(exits, np.int64))
         for here, index in many:
             found = _together(found, (yield from self._walk_many(here, index)))
+        return found
+
+    def _differ(self, start: int, base: int) -> Steps[Difference | None]:
+        """Both walks at once, wherever they come to different states."""
+        states = self.states
+        found = Difference(states.states[base], [], [], [], [], [])
+        work = [(self._suffixes.whole, start, base)]
+        left = MOST_DIFFERENT
+        while work:
+            here, one, other = work.pop()
+            left -= len(here.children)
+            if left < 0:
+                return None
+            if not (states.is_filled.item(one) and states.is_filled.item(other)):
+                yield
+            mine, others = states.arrows(one), states.arrows(other)
+            for byte, child in here.children.items():
+                after, instead = mine.get(byte, DEAD), others.get(byte, DEAD)
+                if after == instead:
+                    continue
+                ended, inner = child.tokens, child.inner
+                if after:
+                    found.tokens.extend(ended)
+                    found.costs.extend([states.costs.item(after)] * len(ended))
+                if instead:
+                    found.gone.extend(ended)
+                if states.accepts.item(after):
+                    found.exits.extend(inner)
+                if states.accepts.item(instead):
+                    found.gone_exits.extend(inner)
+                if inner:
+                    work.append((child, after, instead))
         return found
 
     def _result(self, nodes: Nodes, at: Indexes) -> Inside:

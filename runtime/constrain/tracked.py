@@ -13,18 +13,22 @@ from latticework.runtime.constrain.clock import Clock
 from latticework.runtime.constrain.frames import Config, Frames, Thread
 from latticework.runtime.constrain.leaving import Follower, Leaving
 from latticework.runtime.constrain.parts import Part
+from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
+_ENTRY_BYTES = 300
+
 
 class Tracked:
-    """Finds the few tokens that what is taken matters to."""
+    """Finds the few tokens that what is taken matters to. nbytes: memory held, roughly."""
 
     def __init__(self, frames: Frames, vocabulary: Vocabulary, follower: Follower, suffixes: Suffixes) -> None:
         self._frames = frames
         self._vocabulary = vocabulary
         self._follower = follower
         self._suffixes = suffixes
+        self.forget()
 
     def all(self, thread: Thread, clock: Clock) -> Leaving:
         """All tokens that go on from a thread with few texts. Raises Late."""
@@ -32,11 +36,22 @@ class Tracked:
         found.add_costs(self._follower.exact(self._suffixes.whole, self._frames.lone(thread), clock))
         return found
 
+    def forget(self) -> None:
+        self._suspects: dict[tuple[Leaving, frozenset[bytes], bytes], list[int]] = {}
+        self._unblocked: dict[tuple[Part, State, frozenset[bytes], bytes], Part] = {}
+        self.nbytes = 0
+
     def allowed(self, thread: Thread, leaving: Leaving) -> Leaving:
         """`leaving`, less the tokens that what is taken forbids."""
-        suspects = dict.fromkeys(leaving.among(self._vocabulary.spanning))
-        for rest in self._rests(thread):
-            suspects.update(dict.fromkeys(leaving.among(self._vocabulary.tokens_with_prefix(rest))))
+        assert thread.text is not None
+        key = leaving, self._frames.taken(thread.rest), thread.text
+        suspects = self._suspects.get(key)
+        if suspects is None:
+            tokens = list(self._vocabulary.spanning)
+            for rest in self._rests(thread):
+                tokens += self._vocabulary.tokens_with_prefix(rest)
+            suspects = self._suspects[key] = list(leaving.among(tokens))
+            self.nbytes += _ENTRY_BYTES
         if not suspects:
             return leaving
         lone = self._frames.lone(thread)
@@ -44,9 +59,21 @@ class Tracked:
 
     def unblocked(self, thread: Thread, part: Part) -> Part:
         """`part`, less the tokens that come to a text that is taken, or to where all others are."""
+        assert thread.text is not None
+        assert thread.state is not None
         rests = self._rests(thread)
         if not rests:
             return part
+        key = part, thread.state, self._frames.taken(thread.rest), thread.text
+        found = self._unblocked.get(key)
+        if found is None:
+            blocked = self._blocked(thread, rests)
+            found = self._unblocked[key] = part.without(blocked, self._vocabulary) if blocked else part
+            self.nbytes += found.nbytes if blocked else _ENTRY_BYTES
+        return found
+
+    def _blocked(self, thread: Thread, rests: list[bytes]) -> list[int]:
+        """The tokens inside the terminal that the thread may not take. Whether it may depends on nothing behind it."""
         assert thread.terminal is not None
         assert thread.state is not None
         states = thread.terminal.states
@@ -58,8 +85,7 @@ class Tracked:
         for rest in rests:
             is_free = len(rest) > 1 and loops.issuperset(rest[1:-1])
             tokens.update(self._vocabulary.tokens_with_prefix(rest) if is_free else self._on_the_way(rest))
-        blocked = [token for token in tokens if self._cost(lone, token) is None]
-        return part.without(blocked, self._vocabulary) if blocked else part
+        return [token for token in tokens if self._cost(lone, token) is None]
 
     def affordable(
         self, thread: Thread, inside: NDArray[np.int32], leaving: list[Leaving], remaining: int

@@ -55,7 +55,7 @@ def plain(terminal: Terminal, state: State) -> tuple[dict[int, int], set[int]]:
             here = terminal.step(here, byte) if here is not None else None
             if here is None:
                 break
-            node = trie.child_of[node << 8 | byte]
+            node = trie.child(node, byte)
             if here.is_complete and place + 1 < len(text):
                 exits.add(node)
         if here is not None:
