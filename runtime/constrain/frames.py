@@ -223,10 +223,8 @@ class Frames:
         """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
         rest = thread.rest
         if rest.kind == Kind.EXTRA:
-            if text is not None and text in self.taken(rest):
-                return
-            for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
-                yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
+            for colon, value, after in self.members_after(thread, text):
+                yield self.config_of(self.node(colon, self.node(value, after)))
         elif rest.kind == Kind.UNIQUE_ITEM:
             position, tally, texts = rest.b
             if text is not None and text in self.taken(rest):
@@ -235,6 +233,13 @@ class Frames:
             yield self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
         else:
             yield self.config_of(rest)
+
+    def members_after(self, thread: Thread, text: bytes | None) -> Iterator[tuple[int, int, Frame]]:
+        """What may follow an extra key: colon, value, and what comes after the member."""
+        node, written, index, rest = thread.rest.a, thread.rest.b, thread.rest.c, thread.rest.rest
+        if text is None or text not in self.taken(thread.rest):
+            for choice, after in self._expressions.members(node).with_extra(written, index, text):
+                yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
     def _advance_key(self, thread: KeyThread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
         at = thread.at.children.get(byte)
@@ -253,9 +258,14 @@ class Frames:
 
     def after_key(self, thread: KeyThread, index: int) -> Iterator[Config]:
         """What may follow the listed key number `index`."""
-        members = self._expressions.members(thread.node)
-        for choice, written in members.with_property(thread.written, index):
-            yield self.config_of(self._value(thread.node, choice.value, written, thread.rest))
+        for colon, value, after in self.members_after_key(thread, index):
+            yield self.config_of(self.node(colon, self.node(value, after)))
+
+    def members_after_key(self, thread: KeyThread, index: int) -> Iterator[tuple[int, int, Frame]]:
+        """As `members_after`, of a listed key."""
+        node, written, rest = thread.node, thread.written, thread.rest
+        for choice, after in self._expressions.members(node).with_property(written, index):
+            yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
     def key_trie(self, node: int) -> KeyNode:
         found = self._keys.get(node)
@@ -716,10 +726,17 @@ class Frames:
 
     def _value(self, node: int, value: int, written: Written, rest: Frame) -> Frame:
         """Colon, value, and what follows the member in its object."""
+        return self.node(self._colon(node), self.node(value, self._after_member(node, written, rest)))
+
+    def _colon(self, node: int) -> int:
         kind = self._nodes[node]
         assert isinstance(kind, Object)
-        cost = self._expressions.members(node).cost(written) + self._costs[kind.close] + rest.cost
-        return self.node(kind.colon, self.node(value, self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)))
+        return kind.colon
+
+    def _after_member(self, node: int, written: Written, rest: Frame) -> Frame:
+        members = self._expressions.members(node)
+        cost = members.cost(written) + self._costs[members.node.close] + rest.cost
+        return self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)
 
     def _keys_frame(self, kind: Kind, node: int, written: Written, rest: Frame) -> Frame:
         """Where a key must come. Its cost is that of the member it would rather write."""

@@ -35,12 +35,13 @@ class Leaving:
     """Tokens and their costs, gathered from where they end; one token may end in several places. few, words: the
     tokens one by one and packed; most: the largest cost."""
 
-    __slots__ = ("_gone", "_members", "_parts", "_rest", "_shares", "few", "is_tracked", "most", "words")
+    __slots__ = ("_gone", "_members", "_parts", "_rest", "_shares", "exits", "few", "is_tracked", "most", "words")
 
     def __init__(self) -> None:
         self._rest: Leaving | None = None  # others, less those that are gone
         self._gone: list[int] = []
-        self._parts: list[Leaving] = []
+        self._parts: list[tuple[Leaving, int]] = []
+        self.exits: Suffix | None = None
         self._members: frozenset[int] | None = None
         self.is_tracked = False
         self.few: list[int] = []
@@ -71,13 +72,14 @@ class Leaving:
             self.most = max(self.most, *costs.values())
             self._shares.append((list(costs), list(costs.values()), 0))
 
-    def add(self, other: Leaving) -> None:
+    def add(self, other: Leaving, after: int = 0) -> None:
+        """after: what all behind it costs."""
         if other.words is not None:
             self.words = other.words.copy() if self.words is None else np.bitwise_or(self.words, other.words)
         self.few += other.few
-        self.most = max(self.most, other.most)
+        self.most = max(self.most, other.most + after)
         self.is_tracked = self.is_tracked or other.is_tracked
-        self._parts.append(other)
+        self._parts.append((other, after))
 
     def among(self, tokens: Iterable[int]) -> frozenset[int]:
         """Those of `tokens` that are here."""
@@ -105,7 +107,7 @@ class Leaving:
 
     def below(self, limit: int) -> NDArray[np.int32]:
         """The tokens that cost less than `limit`; some more than once."""
-        found = [np.zeros(0, np.int32), *(part.below(limit) for part in self._parts)]
+        found = [np.zeros(0, np.int32), *(part.below(limit - after) for part, after in self._parts)]
         if self._rest is not None:
             kept = self._rest.below(limit)
             found.append(kept[~np.isin(kept, self._gone)])
@@ -128,12 +130,19 @@ class Leaving:
 
 
 class Follower:
-    """Follows tokens from config to config."""
+    """Follows tokens from config to config. nbytes: memory held, roughly."""
 
-    def __init__(self, frames: Frames, parts: Parts, suffixes: Suffixes) -> None:
+    def __init__(self, frames: Frames, parts: Parts, suffixes: Suffixes, vocabulary: Vocabulary) -> None:
         self._frames = frames
         self._parts = parts
         self._suffixes = suffixes
+        self._vocabulary = vocabulary
+        self.forget()
+
+    def forget(self) -> None:
+        self._members: dict[tuple[Suffix, int, int], Leaving] = {}
+        self._far: set[tuple[Suffix, frozenset[bytes], bytes]] = set()  # that no taken text is near
+        self.nbytes = 0
 
     def follow(self, suffix: Suffix, config: Config, clock: Clock) -> Leaving:
         """The tokens of `suffix` that go on from `config`. Raises Late."""
@@ -143,16 +152,31 @@ class Follower:
         while here:
             after: dict[Config, Suffix] = {}
             for config, suffix in here.items():
+                if config.is_complete:
+                    found.exits = suffix if found.exits is None else self._suffixes.either(found.exits, suffix)
                 for thread in config.threads:
                     self._pass(suffix, thread, found, after, clock)
             here = after
+        return found
+
+    def member(self, suffix: Suffix, colon: int, value: int, clock: Clock) -> Leaving:
+        """What the tokens of `suffix` do in a member of an object, behind its key, whatever is around it. Raises
+        Late."""
+        found = self._members.get((suffix, colon, value))
+        if found is None:
+            frames = self._frames
+            config = frames.config_of(frames.node(colon, frames.node(value, frames.end)))
+            found = self.follow(suffix, config, clock).packed(self._vocabulary)
+            self._members[suffix, colon, value] = found
+            self.nbytes += found.nbytes
+            clock.check()
         return found
 
     def keys(self, thread: KeyThread, clock: Clock) -> Leaving:
         """All tokens that go on from a place among listed keys. Raises Late."""
         found = Leaving()
         after: dict[Config, Suffix] = {}
-        self._pass_keys(self._suffixes.whole, thread, found, after)
+        self._pass_keys(self._suffixes.whole, thread, found, after, clock)
         return self._follow(after, found, clock)
 
     def exact(self, suffix: Suffix, config: Config, clock: Clock) -> Costs:
@@ -183,7 +207,7 @@ class Follower:
     ) -> None:
         """What one thread takes of a suffix, and in `after` what is left of it."""
         if isinstance(thread, KeyThread):
-            self._pass_keys(suffix, thread, found, after)
+            self._pass_keys(suffix, thread, found, after, clock)
             return
         assert thread.terminal is not None
         assert thread.state is not None
@@ -217,8 +241,13 @@ class Follower:
                 return
         share.add_part(part, (inside.tokens, inside.costs), thread.rest.cost)
         near: dict[int, int | None] = {}
-        for rest in self._frames.taken_after(thread.rest, thread.text):
-            self._add_near(suffix, lone, rest, near, clock)
+        place = suffix, self._frames.taken(thread.rest), thread.text
+        if place not in self._far:
+            for rest in self._frames.taken_after(thread.rest, thread.text):
+                self._add_near(suffix, lone, rest, near, clock)
+            if not near:
+                self._far.add(place)
+                self.nbytes += _ENTRY_BYTES
         found.add(share.with_costs(near) if near else share)
 
     def _add_near(self, suffix: Suffix, config: Config, text: bytes, near: dict[int, int | None], clock: Clock) -> None:
@@ -236,7 +265,9 @@ class Follower:
             near.update(dict.fromkeys(suffix.tokens, here.cost))
             near.update(self.exact(suffix, here, clock))
 
-    def _pass_keys(self, suffix: Suffix, thread: KeyThread, found: Leaving, after: dict[Config, Suffix]) -> None:
+    def _pass_keys(
+        self, suffix: Suffix, thread: KeyThread, found: Leaving, after: dict[Config, Suffix], clock: Clock
+    ) -> None:
         frames = self._frames
         for at, below in self._parts.keys(suffix, thread.at):
             if not at.mask & thread.allowed:
@@ -246,9 +277,13 @@ class Follower:
                     found.add_tokens(below.tokens, frames.key_cost(thread, at))
                 continue
             found.add_tokens(below.tokens, frames.cost_after_key(thread, at.ends))
-            if below.inner:
-                for config in frames.after_key(thread, at.ends):
-                    self._join(after, config, below)
+            if not below.inner:
+                continue
+            for colon, value, rest in frames.members_after_key(thread, at.ends):
+                member = self.member(below, colon, value, clock)
+                found.add(member, rest.cost)
+                if member.exits is not None:
+                    self._join(after, frames.config_of(rest), member.exits)
 
     def _join(self, after: dict[Config, Suffix], config: Config, suffix: Suffix) -> None:
         known = after.get(config)

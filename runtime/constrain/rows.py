@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.clock import ENDLESS, Clock
 from latticework.runtime.constrain.expressions import TRACKED_COST
-from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thread
+from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Kind, Thread
 from latticework.runtime.constrain.leaving import Follower, Leaving
 from latticework.runtime.constrain.parts import Part, Parts
-from latticework.runtime.constrain.suffixes import Suffixes
+from latticework.runtime.constrain.suffixes import Suffix, Suffixes
 from latticework.runtime.constrain.tracked import Tracked
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
@@ -56,17 +56,17 @@ class Rows:
         self._vocabulary = vocabulary
         self._limit = limit
         self._parts = parts
-        self._follower = Follower(frames, self._parts, suffixes)
+        self._follower = Follower(frames, self._parts, suffixes, vocabulary)
         self._tracked = Tracked(frames, vocabulary, self._follower, suffixes)
         self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
         self._words: dict[bytes, Words] = {}
         self._made: dict[tuple[object, ...], Words] = {}  # by what they were put together from
-        self._after: dict[tuple[Part, Config], Leaving] = {}
+        self._after: dict[tuple[Suffix, Config], Leaving] = {}
         self._bytes = self._after_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        return self._bytes + self._after_bytes + self._parts.nbytes + self._tracked.nbytes
+        return self._bytes + self._after_bytes + self._parts.nbytes + self._follower.nbytes + self._tracked.nbytes
 
     def forget(self) -> None:
         self._rows.clear()
@@ -74,6 +74,7 @@ class Rows:
         self._made.clear()
         self._after.clear()
         self._parts.forget()
+        self._follower.forget()
         self._tracked.forget()
         self._bytes = self._after_bytes = 0
 
@@ -118,10 +119,10 @@ class Rows:
         part, after = self._part(thread, clock), thread.rest.cost
         leaving = self._leaving(thread, part, clock)
         if thread.text is not None:
-            leaving = [self._tracked.allowed(thread, found) for found in leaving]
+            leaving = [(self._tracked.allowed(thread, found, cost), cost) for found, cost in leaving]
             part = self._tracked.unblocked(thread, part)
             after += TRACKED_COST
-        return [(part, after), *((found, 0) for found in leaving)]
+        return [(part, after), *leaving]
 
     def _pack(self, shares: list[Part | Leaving], is_complete: bool) -> Words:
         packed = [share.words for share in shares if share.words is not None]
@@ -146,19 +147,26 @@ class Rows:
         assert thread.state is not None
         return self._parts.whole(thread.terminal, thread.state, clock)
 
-    def _leaving(self, thread: Thread, part: Part, clock: Clock = ENDLESS) -> list[Leaving]:
-        """The tokens that leave the terminal and go on, by what follows it."""
+    def _leaving(self, thread: Thread, part: Part, clock: Clock = ENDLESS) -> list[tuple[Leaving, int]]:
+        """The tokens that leave the terminal and go on, by what follows it, and what all behind that costs."""
         if part.exits is None:
             return []
-        found: list[Leaving] = []
-        for config in self._frames.after(thread, None):
-            leaving = self._after.get((part, config))
-            if leaving is None:
-                leaving = self._follower.follow(part.exits, config, clock).packed(self._vocabulary)
-                self._after[part, config] = leaving
-                self._after_bytes += leaving.nbytes
-                clock.check()
-            found.append(leaving)
+        if thread.rest.kind != Kind.EXTRA:
+            return [(self._follow(part.exits, config, clock), 0) for config in self._frames.after(thread, None)]
+        found: list[tuple[Leaving, int]] = []
+        for colon, value, after in self._frames.members_after(thread, None):
+            member = self._follower.member(part.exits, colon, value, clock)
+            found.append((member, after.cost))
+            if member.exits is not None:
+                found.append((self._follow(member.exits, self._frames.config_of(after), clock), 0))
+        return found
+
+    def _follow(self, suffix: Suffix, config: Config, clock: Clock) -> Leaving:
+        found = self._after.get((suffix, config))
+        if found is None:
+            found = self._after[suffix, config] = self._follower.follow(suffix, config, clock).packed(self._vocabulary)
+            self._after_bytes += found.nbytes
+            clock.check()
         return found
 
     # ------------------------------------------------------------ within a budget
@@ -177,7 +185,7 @@ class Rows:
         leaving = self._leaving(thread, self._part(thread))
         if thread.text is not None:
             return self._tracked.affordable(thread, kept, leaving, remaining)
-        return np.concatenate([kept, *(found.below(remaining) for found in leaving)])
+        return np.concatenate([kept, *(found.below(remaining - after) for found, after in leaving)])
 
     # ------------------------------------------------------------ keeping
 

@@ -37,25 +37,44 @@ class Tracked:
         return found
 
     def forget(self) -> None:
-        self._suspects: dict[tuple[Leaving, frozenset[bytes], bytes], list[int]] = {}
+        self._suspects: dict[tuple[Leaving, frozenset[bytes], bytes], dict[int, bool]] = {}
         self._unblocked: dict[tuple[Part, State, frozenset[bytes], bytes], Part] = {}
         self.nbytes = 0
 
-    def allowed(self, thread: Thread, leaving: Leaving) -> Leaving:
-        """`leaving`, less the tokens that what is taken forbids."""
+    def allowed(self, thread: Thread, leaving: Leaving, after: int) -> Leaving:
+        """`leaving`, less the tokens that what is taken forbids. after: what all behind it costs."""
         assert thread.text is not None
         key = leaving, self._frames.taken(thread.rest), thread.text
         suspects = self._suspects.get(key)
         if suspects is None:
-            tokens = list(self._vocabulary.spanning)
-            for rest in self._rests(thread):
-                tokens += self._vocabulary.tokens_with_prefix(rest)
-            suspects = self._suspects[key] = list(leaving.among(tokens))
-            self.nbytes += _ENTRY_BYTES
+            suspects = self._suspects[key] = self._find_suspects(thread, leaving)
+            self.nbytes += _ENTRY_BYTES + 100 * len(suspects)
         if not suspects:
             return leaving
         lone = self._frames.lone(thread)
-        return leaving.with_costs({token: self._cost(lone, token) for token in suspects})
+        costs: dict[int, int | None] = {}
+        for token, is_taken in suspects.items():
+            cost = None if is_taken else self._cost(lone, token)
+            costs[token] = None if cost is None else cost - after
+        return leaving.with_costs(costs)
+
+    def _find_suspects(self, thread: Thread, leaving: Leaving) -> dict[int, bool]:
+        """The tokens of `leaving` that what is taken may forbid, and whether it surely does."""
+        found = dict.fromkeys(leaving.among(self._vocabulary.spanning), False)
+        for rest in self._rests(thread):
+            tokens = leaving.among(self._vocabulary.tokens_with_prefix(rest))
+            if tokens:
+                found |= dict.fromkeys(tokens, self._is_end(thread, rest))
+        return found
+
+    def _is_end(self, thread: Thread, rest: bytes) -> bool:
+        """Whether nothing goes on from the taken text that `rest` leads to."""
+        here: Config | None = self._frames.lone(thread)
+        for byte in rest:
+            if here is None:
+                break
+            here = self._frames.step(here, byte)
+        return here is None
 
     def unblocked(self, thread: Thread, part: Part) -> Part:
         """`part`, less the tokens that come to a text that is taken, or to where all others are."""
@@ -82,23 +101,30 @@ class Tracked:
             loops = states.loops(states.states[next(iter(live.values()))])  # of the only state after the first byte
         lone = self._frames.lone(thread)
         tokens: set[int] = set()
+        blocked: set[int] = set()
         for rest in rests:
-            is_free = len(rest) > 1 and loops.issuperset(rest[1:-1])
-            tokens.update(self._vocabulary.tokens_with_prefix(rest) if is_free else self._on_the_way(rest))
-        return [token for token in tokens if self._cost(lone, token) is None]
+            beyond = self._vocabulary.tokens_with_prefix(rest)
+            if beyond and self._is_end(thread, rest):
+                blocked.update(beyond)
+            else:
+                tokens.update(beyond)
+            if len(rest) == 1 or not loops.issuperset(rest[1:-1]):
+                tokens.update(self._on_the_way(rest))
+        blocked.update(token for token in tokens - blocked if self._cost(lone, token) is None)
+        return list(blocked)
 
     def affordable(
-        self, thread: Thread, inside: NDArray[np.int32], leaving: list[Leaving], remaining: int
+        self, thread: Thread, inside: NDArray[np.int32], leaving: list[tuple[Leaving, int]], remaining: int
     ) -> NDArray[np.int32]:
         """The tokens of those inside the terminal and those leaving it that cost less than `remaining`. Only tokens
         near texts that are taken cost more than `inside` takes into account."""
         allowed = np.zeros(self._vocabulary.words * 32, bool)
         allowed[inside] = True
-        for found in leaving:
-            allowed[self.allowed(thread, found).below(remaining)] = True
+        for found, after in leaving:
+            allowed[self.allowed(thread, found, after).below(remaining - after)] = True
         lone = self._frames.lone(thread)
         for rest in self._rests(thread):
-            for token in self._on_the_way(rest):
+            for token in (*self._on_the_way(rest), *self._vocabulary.tokens_with_prefix(rest)):
                 cost = self._cost(lone, token)
                 if cost is None or cost >= remaining:
                     allowed[token] = False
@@ -110,9 +136,9 @@ class Tracked:
         return self._frames.taken_after(thread.rest, thread.text)
 
     def _on_the_way(self, text: bytes) -> list[int]:
-        """The tokens that `text` begins with, or that begin with it."""
+        """The tokens that `text` begins with."""
         trie = self._vocabulary.trie
-        found = self._vocabulary.tokens_with_prefix(text)[:]
+        found: list[int] = []
         node = 0
         for byte in text:
             node = trie.child(node, byte)
