@@ -44,10 +44,15 @@ class Automaton:
         self.vocabulary = vocabulary
         self._expressions = Expressions(rules, vocabulary, is_live)
         standard = vocabulary.standard
-        self._suffixes = Suffixes(vocabulary.trie, standard and standard.suffixes)
-        known = standard and standard.recognise(self._expressions.nodes)
-        self.frames = Frames(self._expressions, vocabulary, self._suffixes, known)
-        parts = Parts(vocabulary, self._suffixes, standard and standard.parts)
+        if standard is None:
+            self._suffixes = Suffixes(vocabulary.trie)
+            self.frames = Frames(self._expressions, vocabulary, self._suffixes)
+            parts = Parts(vocabulary, self._suffixes)
+        else:
+            self._suffixes = Suffixes(vocabulary.trie, standard.suffixes)
+            known = standard.recognise(self._expressions.nodes)
+            self.frames = Frames(self._expressions, vocabulary, self._suffixes, known)
+            parts = Parts(vocabulary, self._suffixes, standard.parts)
         self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes, parts)
 
     def matcher(self) -> ConstraintMatcher:

@@ -107,11 +107,14 @@ class Characters:
         self.heavy = self._heaviest(levels[0] if levels else ends, size)
         self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
         self._kept_bytes = 0
+        self._pinned: dict[tuple[int, bytes], Runs] = {}
         self._lock = Lock()
 
     def runs(self, base: int, members: NDArray[np.bool_]) -> Runs:
         """The runs of the characters in `members` (bool[C]) from the node `base` on."""
         key = (base, np.packbits(members).tobytes())
+        if key in self._pinned:
+            return self._pinned[key]
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -134,6 +137,19 @@ class Characters:
             is_below = (places >= first) & (places < last)
             found = self._placed[base] = ends, order[ends] - first, tokens[is_below], places[is_below] - first
         return found
+
+    def pin(self) -> None:
+        """Keeps what is kept now for good."""
+        with self._lock:
+            self._pinned |= self._kept
+            self._kept.clear()
+            self._kept_bytes = 0
+
+    def forget(self) -> None:
+        """Drops all runs that are not pinned."""
+        with self._lock:
+            self._kept.clear()
+            self._kept_bytes = 0
 
     def _heaviest(self, ends: NDArray[np.int64], size: int) -> int | None:
         below = self.trie.below

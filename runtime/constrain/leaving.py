@@ -258,12 +258,12 @@ class Follower:
             if below is None:
                 return
             suffix = below
-            here = here and self._frames.step(here, byte)
-            near.update(dict.fromkeys(suffix.tokens, here and here.cost))
-        near.update(dict.fromkeys(suffix.all_tokens()))
+            here = None if here is None else self._frames.step(here, byte)
+            near |= dict.fromkeys(suffix.tokens, None if here is None else here.cost)
+        near |= dict.fromkeys(suffix.all_tokens())
         if here is not None:
-            near.update(dict.fromkeys(suffix.tokens, here.cost))
-            near.update(self.exact(suffix, here, clock))
+            near |= dict.fromkeys(suffix.tokens, here.cost)
+            near |= self.exact(suffix, here, clock)
 
     def _pass_keys(
         self, suffix: Suffix, thread: KeyThread, found: Leaving, after: dict[Config, Suffix], clock: Clock

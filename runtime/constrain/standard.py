@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from latticework.lang.errors import ConstraintError
 from latticework.lang.ir import JsonSchema
@@ -28,8 +29,9 @@ from latticework.runtime.constrain.vocabulary import Vocabulary
 
 MOST_STATES = 500  # terminals of more states are left out
 
-_SCHEMAS = ({}, {"type": "integer"}, {"type": "string", "minLength": 1})
-_WHITESPACE = ("compact", "spaced", "flexible")
+_NONE = -1
+_SCHEMAS: tuple[dict[str, Any], ...] = ({}, {"type": "integer"}, {"type": "string", "minLength": 1})
+_WHITESPACE: tuple[Literal["compact", "spaced", "flexible"], ...] = ("compact", "spaced", "flexible")
 _TEXT = [{"a": "b\n", "c d": [-1.5e3, 20, "e", [], {}, [{"f": 0}], None], "g": {"h": True, "i": False}, "j": ""}, 1]
 
 
@@ -75,44 +77,42 @@ class Recognised:
         self._nodes = nodes
         self._numbers = numbers
         self._terminals = terminals
-        self._found: dict[int, int | None] = {}
+        self._found: dict[int, int] = {}
 
     def terminal(self, node: int) -> Terminal | None:
         """The standard terminal with the same texts as a regular node, if there is one."""
-        number = self._number(node)
-        return None if number is None else self._terminals.get(number)
+        return self._terminals.get(self._number(node))
 
-    def _number(self, node: int) -> int | None:
-        """The standard node that is equal to `node`."""
+    def _number(self, node: int) -> int:
+        """The standard node that is equal to `node`, or _NONE."""
+        found = self._found
         work = [node]
         while work:
             here = work[-1]
-            if here in self._found:
-                work.pop()
-                continue
             below = children(self._nodes[here])
-            waiting = [child for child in below if child not in self._found]
-            if any(self._found.get(child, 0) is None for child in below):
-                self._found[here] = None
+            waiting = [child for child in below if child not in found]
+            if here in found:
+                work.pop()
+            elif any(found.get(child) == _NONE for child in below):
+                found[here] = _NONE
             elif waiting:
                 work += waiting
             else:
-                self._found[here] = self._numbers.get(_with_children(self._nodes[here], self._found))
-        return self._found[node]
+                found[here] = self._numbers.get(_with_children(self._nodes[here], found), _NONE)
+        return found[node]
 
 
-def _with_children(node: Node, numbers: Mapping[int, int | None]) -> Node:
+def _with_children(node: Node, numbers: Mapping[int, int]) -> Node:
     """A regular node that names others by their `numbers`."""
-    number = numbers.__getitem__
     match node:
         case Then(first, rest):
-            return Then(number(first), number(rest))
+            return Then(numbers[first], numbers[rest])
         case Either(items):
-            return Either(tuple(number(item) for item in items))
+            return Either(tuple(numbers[item] for item in items))
         case Repeat(item, low, high):
-            return Repeat(number(item), low, high)
+            return Repeat(numbers[item], low, high)
         case Machine(states, low, high):
-            moved = (tuple((number(part), target) for part, target in state.moves) for state in states)
+            moved = (tuple((numbers[part], target) for part, target in state.moves) for state in states)
             renamed = (MachineState(state.accepts, moves) for state, moves in zip(states, moved, strict=True))
             return Machine(tuple(renamed), low, high)
         case _:

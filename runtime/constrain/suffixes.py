@@ -92,7 +92,7 @@ class Suffix:
         letters = trie.byte[children].astype(np.int64)
         order = np.argsort(letters, kind="stable")
         children, letters = children[order], letters[order]
-        starts = np.flatnonzero(np.diff(letters, prepend=-1)) if len(letters) else []
+        starts: list[int] = np.flatnonzero(np.diff(letters, prepend=-1)).tolist()
         found: dict[int, Suffix] = {}
         for start, end in zip(starts, [*starts[1:], len(letters)], strict=True):
             found[letters.item(start)] = Suffix(self._owner, children[start:end].tolist())

@@ -36,6 +36,7 @@ FEW_BELOW = 400  # a suffix of fewer trie nodes is walked one by one
 MOST_DIFFERENT = 3000  # states that may differ at more trie nodes than these are walked apart
 KEPT_TOKENS = 512  # longer lists of tokens are kept only for the latest walks
 KEPT_WALKS = 8
+_UNFINISHED_BYTES = 1 << 20  # what a walk holds that waits for another deadline, at most, roughly
 
 
 class Inside(NamedTuple):
@@ -77,7 +78,7 @@ class Terminal:
         self.vocabulary = vocabulary
         self._suffixes = suffixes
         self._is_shared = equal is not None
-        self.states = States(expressions, node, vocabulary) if equal is None else equal.states
+        self.states: States = States(expressions, node, vocabulary) if equal is None else equal.states
         # of each trie node, the class of its byte: [N]
         self._symbols: NDArray[np.uint8] | None = None if equal is None else equal._symbols
         self._loops: Loops | None = None if equal is None else equal._loops
@@ -93,7 +94,11 @@ class Terminal:
     @property
     def nbytes(self) -> int:
         """Memory held, roughly."""
-        return self._inside_bytes + (0 if self._is_shared else self.states.nbytes)
+        return (
+            self._inside_bytes
+            + _UNFINISHED_BYTES * len(self._unfinished)
+            + (0 if self._is_shared else self.states.nbytes)
+        )
 
     def forget(self) -> None:
         """Drops all states; those held elsewhere stay usable."""
@@ -138,16 +143,21 @@ class Terminal:
         index = states.adopt(state).index
         if len(states.arrows(index)) <= FEW_ARROWS:
             return None
-        after = states.table[index][states.classes]
-        base = int(np.bincount(after[after > DEAD]).argmax())
-        if base == index or 2 * len(states.loops(states.states[base])) < np.count_nonzero(after):
-            return None
-        instead = states.table[base][states.classes]
+        base = self._usual(index)
+        if base == index or self._usual(base) != base or states.relax(states.states[base]).index != base:
+            return None  # the base of a base is none
+        after, instead = states.table[index][states.classes], states.table[base][states.classes]
         whole = self._suffixes.whole.children
         for byte in np.flatnonzero((after == DEAD) != (instead == DEAD)).tolist():
             if byte in whole and whole[byte].size > MOST_DIFFERENT:
                 return None
         return self._finished((state, base), lambda: self._differ(index, base), clock)
+
+    def _usual(self, index: int) -> int:
+        """The state that most bytes lead to."""
+        self.states.arrows(index)
+        after = self.states.table[index][self.states.classes]
+        return int(np.bincount(after[after > DEAD], minlength=1).argmax())
 
     def _finished(self, key: tuple[object, ...], start: Callable[[], Steps[T]], clock: Clock) -> T:
         """Goes on with a walk from where the clock stopped it, or starts it."""
@@ -409,7 +419,11 @@ class Terminal:
 
 
 def _together(one: Inside, other: Inside) -> Inside:
-    return Inside(*(np.concatenate(pair) for pair in zip(one, other, strict=True)))
+    return Inside(
+        np.concatenate([one.tokens, other.tokens]),
+        np.concatenate([one.costs, other.costs]),
+        np.concatenate([one.exits, other.exits]),
+    )
 
 
 __all__ = ["Inside", "Terminal"]

@@ -179,7 +179,12 @@ class Vocabulary:
 
         if self.standard is None:
             self.standard = Standard(self)
+            self.characters.pin()
         return self
+
+    def forget(self) -> None:
+        """Drops what automata found out about the vocabulary; it is found again when needed."""
+        self.characters.forget()
 
     @cached_property
     def spanning(self) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ import pytest
 from latticework.lang.ir import Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
 from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.clock import ENDLESS
 from latticework.runtime.constrain.frames import Thread
+from latticework.runtime.constrain.parts import Parts
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.terminals import Terminal
 from tests.runtime.constrain.oracle import allowed, byte_vocabulary
@@ -29,6 +31,8 @@ CONSTRAINTS: list[Constraint] = [
     Regex(r'"[^"\\]*(\\.[^"\\]*)*"'),
     JsonSchema({"type": "string", "minLength": 3, "maxLength": 6}),
     JsonSchema({"type": "array", "items": {"type": "string"}}),
+    JsonSchema({"type": "string", "not": {"enum": ["bab", "END b", "a", "é é", "語b語b"]}}),
+    Regex("(?!ab|aé)[ab é]*"),
 ]
 
 
@@ -63,7 +67,7 @@ def plain(terminal: Terminal, state: State) -> tuple[dict[int, int], set[int]]:
     return costs, exits
 
 
-def check(thread: Thread) -> None:
+def check(thread: Thread, parts: Parts) -> None:
     assert thread.terminal is not None
     assert thread.state is not None
     terminal = thread.terminal
@@ -73,6 +77,11 @@ def check(thread: Thread) -> None:
     assert len(set(inside.tokens.tolist())) == len(inside.tokens), "a token is reached twice"
     assert dict(zip(inside.tokens.tolist(), inside.costs.tolist(), strict=True)) == costs
     assert set(inside.exits.tolist()) == exits
+    part = parts.whole(terminal, relaxed, ENDLESS)
+    packed = [] if part.words is None else np.flatnonzero(np.unpackbits(part.words.view(np.uint8), bitorder="little"))
+    assert sorted([*part.few, *packed]) == sorted(costs)
+    assert part.most >= max(costs.values(), default=0)
+    assert set([] if part.exits is None else part.exits.nodes) == exits
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
@@ -87,11 +96,23 @@ def test_rows_and_prices_equal_the_plain_walk(constraint: Constraint, vocabulary
             assert matcher._config is not None
             for thread in matcher._config.threads:
                 if isinstance(thread, Thread):
-                    check(thread)
+                    check(thread, automaton.rows._parts)
             going_on = sorted(allowed(matcher, vocabulary) - set(vocabulary.end_ids))
             if not going_on:
                 break
             assert matcher.accept(rng.choice(going_on))
+
+
+def test_a_state_that_excludes_a_word_is_told_by_what_distinguishes_it(vocabulary: Vocabulary) -> None:
+    (thread,) = Automaton(to_rules(Regex("(?!END b).*")), vocabulary).frames.start.threads
+    assert isinstance(thread, Thread)
+    assert thread.terminal is not None
+    assert thread.state is not None
+    relaxed = thread.terminal.states.relax(thread.state)
+    difference = thread.terminal.difference(relaxed)
+    assert difference is not None
+    assert 0 < len(difference.gone) < 100 < len(thread.terminal.inside(relaxed).tokens)
+    assert thread.terminal.difference(difference.base) is None
 
 
 def test_budgeted_rows_near_a_count_equal_the_plain_walk(vocabulary: Vocabulary) -> None:
