@@ -66,7 +66,8 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return self._bytes + self._after_bytes + self._parts.nbytes + self._follower.nbytes + self._tracked.nbytes
+        found = self._parts.nbytes + self._follower.nbytes + self._tracked.nbytes
+        return found + self._bytes + self._after_bytes + _ENTRY_BYTES * len(self._made)
 
     def forget(self) -> None:
         self._rows.clear()
@@ -104,6 +105,8 @@ class Rows:
             for share, after in self._shares(thread, clock):
                 shares.append(share)
                 need = max(need, share.most + after)
+        if any(isinstance(thread, KeyThread) or thread.text is not None for thread in config.threads):
+            return self._pack(shares, config.is_complete), need + 1  # nobody else has these shares
         made = (config.is_complete, *shares)
         words = self._made.get(made)
         if words is None:

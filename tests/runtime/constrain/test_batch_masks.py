@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.ir import JsonSchema, Regex
@@ -40,7 +43,7 @@ def test_a_batch_of_several_constraints_gets_each_matchers_mask() -> None:
 def test_rows_and_budgets_that_do_not_fit_are_refused(
     shape: tuple[int, ...], kind: type, remaining: list[int | None] | None, field: str
 ) -> None:
-    rows = np.full(shape, 3, kind)
+    rows: NDArray[Any] = np.full(shape, 3, kind)
     with pytest.raises(InvalidArgument) as raised:
         fill_masks([compile_constraint(Regex("a"), VOCABULARY).matcher()], rows, remaining)
     assert raised.value.field == field
