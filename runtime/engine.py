@@ -141,7 +141,7 @@ class Engine:
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
-        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids)
+        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids).warm()
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 

@@ -102,12 +102,15 @@ class Characters:
         self._rounds: dict[bytes, int] = {}
         self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
         self._kept_bytes = 0
+        self._pinned: dict[tuple[int, bytes], Runs] = {}
         self._lock = Lock()
 
     def runs(self, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> Runs:
         """The runs of the characters in `members` (bool[C]) from the node `base` on, where those in `dead` (bool[C])
         lead nowhere."""
         key = (base, np.packbits([members, dead]).tobytes())
+        if key in self._pinned:
+            return self._pinned[key]
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
@@ -185,6 +188,19 @@ class Characters:
     def _byte_before(self) -> NDArray[np.uint8]:
         """[N]: the byte before that of each node."""
         return self.trie.byte[self.trie.parent]
+
+    def pin(self) -> None:
+        """Keeps what is kept now for good."""
+        with self._lock:
+            self._pinned |= self._kept
+            self._kept.clear()
+            self._kept_bytes = 0
+
+    def forget(self) -> None:
+        """Drops all runs that are not pinned."""
+        with self._lock:
+            self._kept.clear()
+            self._kept_bytes = 0
 
     def _heaviest(self, ends: NDArray[np.int64], size: int) -> int | None:
         below = self.trie.below

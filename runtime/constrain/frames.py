@@ -16,10 +16,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
+from latticework.runtime.constrain.counting import IMPOSSIBLE, Members, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
 from latticework.runtime.constrain.keys import KeyNode, key_trie
@@ -36,8 +36,12 @@ from latticework.runtime.constrain.rules import (
     children,
 )
 from latticework.runtime.constrain.rules import Terminal as TerminalNode
+from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.terminals import Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.standard import Recognised
 
 MAX_THREADS = 4096
 
@@ -129,12 +133,20 @@ class Config:
 class Frames:
     """The stacks of one constraint over one vocabulary."""
 
-    def __init__(self, expressions: Expressions, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        expressions: Expressions,
+        vocabulary: Vocabulary,
+        suffixes: Suffixes,
+        standard: Recognised | None = None,
+    ) -> None:
+        self._standard = standard
         self._expressions = expressions
+        self._suffixes = suffixes
         self._nodes = expressions.nodes
         self._costs = expressions.costs
         self._vocabulary = vocabulary
-        self._terminals: dict[int, Terminal] = {}
+        self.terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
@@ -147,12 +159,13 @@ class Frames:
 
     def forget(self) -> None:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
-        for terminal in self._terminals.values():
+        for terminal in self.terminals.values():
             terminal.forget()
         self._frames: dict[tuple[object, ...], Frame] = {}
         self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
         self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
         self._sorted_taken: dict[Frame, list[bytes]] = {}
+        self._costs_after_key: dict[int, list[int]] = {}
         self.end.config = None
         self.start = self.config_of(self.node(self._expressions.root, self.end))
 
@@ -163,14 +176,16 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        return 300 * self.size + sum(terminal.nbytes for terminal in self._terminals.values())
+        return 300 * self.size + sum(terminal.nbytes for terminal in self.terminals.values())
 
     def terminal(self, node: int) -> Terminal:
         """The terminal of a regular node."""
-        found = self._terminals.get(node)
+        found = self.terminals.get(node)
         if found is None:
-            found = Terminal(self._expressions, node, self._vocabulary, is_whole=self.is_regular)
-            self._terminals[node] = found
+            equal = None if self._standard is None else self._standard.terminal(node)
+            is_whole = self.is_regular
+            found = Terminal(self._expressions, node, self._vocabulary, self._suffixes, equal, is_whole=is_whole)
+            self.terminals[node] = found
         return found
 
     # ------------------------------------------------------------ moving
@@ -209,10 +224,8 @@ class Frames:
         """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
         rest = thread.rest
         if rest.kind == Kind.EXTRA:
-            if text is not None and text in self.taken(rest):
-                return
-            for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
-                yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
+            for colon, value, after in self.members_after(thread, text):
+                yield self.config_of(self.node(colon, self.node(value, after)))
         elif rest.kind == Kind.UNIQUE_ITEM:
             position, tally, texts = rest.b
             if text is not None and text in self.taken(rest):
@@ -221,6 +234,13 @@ class Frames:
             yield self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest))
         else:
             yield self.config_of(rest)
+
+    def members_after(self, thread: Thread, text: bytes | None) -> Iterator[tuple[int, int, Frame]]:
+        """What may follow an extra key: colon, value, and what comes after the member."""
+        node, written, index, rest = thread.rest.a, thread.rest.b, thread.rest.c, thread.rest.rest
+        if text is None or text not in self.taken(thread.rest):
+            for choice, after in self._expressions.members(node).with_extra(written, index, text):
+                yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
     def _advance_key(self, thread: KeyThread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
         at = thread.at.children.get(byte)
@@ -239,9 +259,14 @@ class Frames:
 
     def after_key(self, thread: KeyThread, index: int) -> Iterator[Config]:
         """What may follow the listed key number `index`."""
-        members = self._expressions.members(thread.node)
-        for choice, written in members.with_property(thread.written, index):
-            yield self.config_of(self._value(thread.node, choice.value, written, thread.rest))
+        for colon, value, after in self.members_after_key(thread, index):
+            yield self.config_of(self.node(colon, self.node(value, after)))
+
+    def members_after_key(self, thread: KeyThread, index: int) -> Iterator[tuple[int, int, Frame]]:
+        """As `members_after`, of a listed key."""
+        node, written, rest = thread.node, thread.written, thread.rest
+        for choice, after in self._expressions.members(node).with_property(written, index):
+            yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
     def key_trie(self, node: int) -> KeyNode:
         found = self._keys.get(node)
@@ -280,7 +305,7 @@ class Frames:
         assert thread.terminal is not None
         assert thread.state is not None
         states = thread.terminal.states
-        live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
+        live = list(states.arrows(states.adopt(thread.state).index))
         if thread.text is None or len(live) == 1 or not is_exact:
             return live
         lone = self.lone(thread)
@@ -296,7 +321,11 @@ class Frames:
 
     def key_cost(self, thread: KeyThread, at: KeyNode) -> int:
         """What `thread` costs once it has come to `at`."""
-        return self._key_thread(thread.node, at, thread.written, thread.allowed, thread.rest).cost
+        return self._key_cost(thread.node, at, thread.written, thread.allowed, thread.rest)
+
+    def cost_after_key(self, thread: KeyThread, index: int) -> int:
+        """What it costs to finish once a listed key is written."""
+        return self._cost_after_key(thread.node, thread.written, index, thread.rest)
 
     @property
     def is_regular(self) -> bool:
@@ -698,10 +727,17 @@ class Frames:
 
     def _value(self, node: int, value: int, written: Written, rest: Frame) -> Frame:
         """Colon, value, and what follows the member in its object."""
+        return self.node(self._colon(node), self.node(value, self._after_member(node, written, rest)))
+
+    def _colon(self, node: int) -> int:
         kind = self._nodes[node]
         assert isinstance(kind, Object)
-        cost = self._expressions.members(node).cost(written) + self._costs[kind.close] + rest.cost
-        return self.node(kind.colon, self.node(value, self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)))
+        return kind.colon
+
+    def _after_member(self, node: int, written: Written, rest: Frame) -> Frame:
+        members = self._expressions.members(node)
+        cost = members.cost(written) + self._costs[members.node.close] + rest.cost
+        return self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)
 
     def _keys_frame(self, kind: Kind, node: int, written: Written, rest: Frame) -> Frame:
         """Where a key must come. Its cost is that of the member it would rather write."""
@@ -769,10 +805,29 @@ class Frames:
         best = IMPOSSIBLE
         costs = self._expressions.key_costs(node)
         for index in indexes:
-            key = costs[index][at.depth]
-            for choice, after in members.with_property(written, index):
-                best = min(best, key + self._value(node, choice.value, after, rest).cost)
+            best = min(best, costs[index][at.depth] + self._cost_after_key(node, written, index, rest))
         return best
+
+    def _cost_after_key(self, node: int, written: Written, index: int, rest: Frame) -> int:
+        """Tokens that surely suffice after the listed key number `index`."""
+        members = self._expressions.members(node)
+        if members.counts or not members.node.is_ordered:
+            choices = members.with_property(written, index)
+            prices = (self._value(node, choice.value, after, rest).cost for choice, after in choices)
+            return min(prices, default=IMPOSSIBLE)
+        costs = self._costs_after_key.get(node)
+        if costs is None:
+            costs = self._costs_after_key[node] = self._ordered_costs(members)
+        return costs[index] + rest.cost
+
+    def _ordered_costs(self, members: Members) -> list[int]:
+        """The same of each listed key, where what was written before does not matter, less what `rest` costs."""
+        found: list[int] = []
+        around = self._costs[members.node.colon] + self._costs[members.node.close]
+        for index, member in enumerate(members.node.properties):
+            after = around + members.cost(Written(index + 1, members.start.tally, frozenset()))
+            found.append(min((self._costs[choice.value] + after for choice in member.choices), default=IMPOSSIBLE))
+        return found
 
 
 __all__ = ["UNKNOWN", "Config", "Frame", "Frames", "KeyThread", "Thread"]

@@ -109,9 +109,10 @@ class Loops:
         states = np.full(runs.longest + 1, index, np.int32)
         short = members[self._short]
         key = short.tobytes()
+        classes: list[int] = self._short_classes[np.unique(self._short_class[short])].tolist()
         long_members, long_dead = members[self._long], dead[self._long]
         for count in range(1, len(states)):
-            following = self._following(key, short, index)
+            following = self._following(key, classes, index)
             if following is None:
                 return None
             states[count] = following
@@ -153,13 +154,12 @@ class Loops:
             self._written[key] = found
         return found
 
-    def _following(self, key: bytes, members: NDArray[np.bool_], index: int) -> int | None:
-        """The state after any of `members`, kinds of one byte; None when they lead to several."""
+    def _following(self, key: bytes, classes: list[int], index: int) -> int | None:
+        """The state after a byte of any of `classes`, those of the kinds `key`; None when they lead to several."""
         found = self._next.get((key, index), -1)
         if found == -1:
-            after = self._after_short(index)[members]
-            following = int(after[0])
-            found = self._next[key, index] = following if (after == following).all() else None
+            after = {self._states.next(index, byte_class) for byte_class in classes}
+            found = self._next[key, index] = after.pop() if len(after) == 1 else None
         return found
 
     def _after_short(self, index: int) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ and `relax` forgets upper bounds that one token cannot reach (`rounds.py`), so `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, ItemsView, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class States:
         self.class_count = split.count
         self._single_byte = split.single_byte
         self._bytes_of_class = split.bytes_of
+        self._ascii, self._ascii_weights = np.unique(split.classes[:0x80], return_counts=True)
         self.places = Places(expressions, vocabulary, split)
         self.generation = 0
         self._forget()
@@ -72,7 +73,7 @@ class States:
         self.table = np.full((64, self.class_count), UNKNOWN, np.int32)
         self.accepts = np.zeros(64, bool)
         self.costs = np.zeros(64, np.int32)
-        self._live_bytes: dict[int, list[tuple[int, int]]] = {}
+        self._arrows: dict[int, dict[int, int]] = {}
         dead = State(frozenset(), False, 0)
         self._number(dead)
         self.table[DEAD] = DEAD
@@ -108,11 +109,24 @@ class States:
 
     def follow(self, at: NDArray[np.integer], symbols: NDArray[np.integer]) -> NDArray[np.int32]:
         """The states after those numbered `at`, each by its own one of `symbols`, byte classes."""
+        steps = self.follow_in_steps(at, symbols)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                following: NDArray[np.int32] = end.value
+                return following
+
+    def follow_in_steps(
+        self, at: NDArray[np.integer], symbols: NDArray[np.integer]
+    ) -> Generator[None, None, NDArray[np.int32]]:
+        """`follow`, one new transition a step."""
         cells = at.astype(np.int64) * self.class_count + symbols
         following = self.table.ravel()[cells]
         if following.min(initial=0) < 0:
             for cell in set(cells[following < 0].tolist()):
                 self._find(*divmod(cell, self.class_count))
+                yield
             following = self.table.ravel()[cells]  # the table may have moved
         return following
 
@@ -145,23 +159,42 @@ class States:
         self.table[index, byte_class] = following  # only now: making the state may have moved the table
         return following
 
-    def live_bytes(self, index: int) -> list[tuple[int, int]]:
+    def arrows(self, index: int) -> dict[int, int]:
         """The bytes that go on from a state, each with the state after it."""
-        found = self._live_bytes.get(index)
+        found = self._arrows.get(index)
         if found is None:
             row = self.fill(index)
-            live = row.nonzero()[0]
-            if not len(live):
-                found = []
-            else:
-                pairs = self._bytes_of_class
-                found = [
-                    (byte, after)
-                    for number, after in zip(live.tolist(), row[live].tolist(), strict=True)
-                    for byte in pairs[number]
-                ]
-            self._live_bytes[index] = found
+            live = row.nonzero()[0].tolist()
+            found = self._arrows[index] = {
+                byte: after
+                for number, after in zip(live, row[live].tolist() if live else [], strict=True)
+                for byte in self._bytes_of_class[number]
+            }
         return found
+
+    def has_arrows(self, index: int) -> bool:
+        """Whether `arrows` costs nothing any more."""
+        return index in self._arrows
+
+    def live_bytes(self, index: int) -> ItemsView[int, int]:
+        """`arrows`, as pairs."""
+        return self.arrows(index).items()
+
+    def is_wide(self, index: int, most: int) -> bool:
+        """Whether more bytes than `most` go on from a state. Needs no transition."""
+        arrows = self._arrows.get(index)
+        if arrows is not None:
+            return len(arrows) > most
+        taken = {byte_class for place in self.states[index].places for byte_class in self.places.taken(place)}
+        return sum(len(self._bytes_of_class[byte_class]) for byte_class in taken) > most
+
+    def usual(self, index: int) -> int:
+        """The state that most ASCII bytes lead to; DEAD where none goes on. Needs their transitions only."""
+        after = self.follow(np.full(len(self._ascii), index), self._ascii)
+        found, which = np.unique(after, return_inverse=True)
+        weights = np.bincount(which, weights=self._ascii_weights)
+        weights[found == DEAD] = 0
+        return int(found[weights.argmax()])
 
     def loops(self, state: State) -> frozenset[int]:
         """The bytes after which `state` is the same again."""

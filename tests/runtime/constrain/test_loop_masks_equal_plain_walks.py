@@ -11,7 +11,9 @@ import pytest
 from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
 from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.clock import ENDLESS
 from latticework.runtime.constrain.frames import Thread
+from latticework.runtime.constrain.parts import Parts
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.terminals import Terminal
 from tests.runtime.constrain.oracle import allowed, byte_vocabulary
@@ -42,6 +44,8 @@ CONSTRAINTS: list[Constraint] = [
     JsonSchema({"type": "array", "items": {"type": "string", "maxLength": 4}, "minItems": 1, "maxItems": 5}),
     JsonSchema({"type": "string", "minLength": 3, "maxLength": 6}),
     JsonSchema({"type": "array", "items": {"type": "string"}}),
+    JsonSchema({"type": "string", "not": {"enum": ["bab", "END b", "a", "é é", "語b語b"]}}),
+    Regex("(?!ab|aé)[ab é]*"),
 ]
 
 
@@ -68,7 +72,7 @@ def plain(terminal: Terminal, state: State) -> tuple[dict[int, int], set[int]]:
             here = terminal.step(here, byte) if here is not None else None
             if here is None:
                 break
-            node = trie.child_of[node << 8 | byte]
+            node = trie.child(node, byte)
             if here.is_complete and place + 1 < len(text):
                 exits.add(node)
         if here is not None:
@@ -76,7 +80,7 @@ def plain(terminal: Terminal, state: State) -> tuple[dict[int, int], set[int]]:
     return costs, exits
 
 
-def check(thread: Thread, is_whole: bool) -> None:
+def check(thread: Thread, parts: Parts, is_whole: bool) -> None:
     assert thread.terminal is not None
     assert thread.state is not None
     terminal = thread.terminal
@@ -85,7 +89,15 @@ def check(thread: Thread, is_whole: bool) -> None:
     inside = terminal.inside(relaxed)
     assert len(set(inside.tokens.tolist())) == len(inside.tokens), "a token is reached twice"
     assert dict(zip(inside.tokens.tolist(), inside.costs.tolist(), strict=True)) == costs
-    assert set(inside.exits.tolist()) == (set() if is_whole else exits)
+    exits = set() if is_whole else exits
+    assert set(inside.exits.tolist()) == exits
+    part = parts.whole(terminal, relaxed, ENDLESS)
+    tokens = set(part.few)
+    if part.words is not None:
+        tokens |= set(np.flatnonzero(np.unpackbits(part.words.view(np.uint8), bitorder="little")).tolist())
+    assert tokens == set(costs)
+    assert part.most >= max(costs.values(), default=0)
+    assert set([] if part.exits is None else part.exits.nodes) == exits
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=str)
@@ -100,11 +112,23 @@ def test_rows_and_prices_equal_the_plain_walk(constraint: Constraint, vocabulary
             assert matcher._config is not None
             for thread in matcher._config.threads:
                 if isinstance(thread, Thread):
-                    check(thread, automaton.frames.is_regular)
+                    check(thread, automaton.rows._parts, automaton.frames.is_regular)
             going_on = sorted(allowed(matcher, vocabulary) - set(vocabulary.end_ids))
             if not going_on:
                 break
             assert matcher.accept(rng.choice(going_on))
+
+
+def test_a_state_that_excludes_a_word_is_told_by_what_distinguishes_it(vocabulary: Vocabulary) -> None:
+    (thread,) = Automaton(to_rules(Regex("(?!END b).*")), vocabulary).frames.start.threads
+    assert isinstance(thread, Thread)
+    assert thread.terminal is not None
+    assert thread.state is not None
+    relaxed = thread.terminal.states.relax(thread.state)
+    difference = thread.terminal.difference(relaxed)
+    assert difference is not None
+    assert 0 < len(difference.gone) < 100 < len(thread.terminal.inside(relaxed).tokens)
+    assert thread.terminal.difference(difference.base) is None
 
 
 def test_budgeted_rows_near_a_count_equal_the_plain_walk(vocabulary: Vocabulary) -> None:
