@@ -9,6 +9,7 @@ matter here. This file knows tokens; what the characters lead to, `loops.py` kno
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -27,34 +28,50 @@ _MOST_BYTES = 4  # of a character
 _HEAVY = 8  # a first byte with more than this fraction of all nodes below it has runs of its own
 
 
-class Runs:
-    """The nodes below `base` that characters of one set alone, `members`, lead to, and where that stops. dead: the
-    characters that surely lead nowhere from there.
+class Reach:
+    """The nodes below `base` that characters of one set alone, `members`, lead to.
 
     tokens: int32[n], what such nodes write, by number of characters; counts: int64[n], those numbers. inside:
-    bool[N]. covered: bool[N], inside, at the end of a dead character, or within a character where all ways on are
-    so. edges: int64[e], the nodes just outside that are not covered; edge_counts: the characters before each. longest:
-    characters of the longest run.
+    bool[N], `base` included. longest: characters of the longest way.
+    """
+
+    __slots__ = ("base", "counts", "inside", "longest", "nbytes", "tokens")
+
+    def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_]) -> None:
+        inside = characters.reached(base, members)
+        tokens, at, counts = characters.by_count
+        written = inside[at]
+        before = int(characters.counts[base])
+        self.base = base
+        self.inside = inside
+        self.tokens = tokens[written]
+        self.counts = counts[written] - before
+        self.longest = int(characters.counts[inside.nonzero()[0]].max()) - before
+        self.nbytes = inside.nbytes + self.tokens.nbytes + self.counts.nbytes
+
+
+class Runs:
+    """A reach, and where it stops. dead: the characters that surely lead nowhere from there.
+
+    tokens, counts, inside, longest: see `Reach`. covered: bool[N], inside, at the end of a dead character, or within
+    a character where all ways on are so. edges: int64[e], the nodes just outside that are not covered; edge_counts:
+    the characters before each.
     """
 
     __slots__ = ("counts", "covered", "edge_counts", "edges", "inside", "longest", "nbytes", "tokens")
 
-    def __init__(self, characters: Characters, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> None:
-        trie = characters.trie
-        inside = characters.reached(base, members)
-        self.covered = characters.followed_by(inside, dead)
-        tokens, at, counts = characters.by_count
-        written = inside[at]
-        self.inside = inside
-        self.tokens = tokens[written]
-        self.counts = counts[written] - characters.counts[base]
-        is_edge = inside[trie.parent] & ~self.covered
+    def __init__(self, characters: Characters, reach: Reach, dead: NDArray[np.bool_]) -> None:
+        self.inside = reach.inside
+        self.tokens = reach.tokens
+        self.counts = reach.counts
+        self.longest = reach.longest
+        self.covered = characters.followed_by(reach.inside, dead)
+        parent = characters.trie.parent
+        is_edge = reach.inside[parent] & ~self.covered
         is_edge[0] = False
         self.edges = is_edge.nonzero()[0]
-        self.edge_counts = characters.counts[trie.parent[self.edges]] - characters.counts[base]
-        self.longest = int(characters.counts[inside.nonzero()[0]].max() - characters.counts[base])
-        arrays = (inside, self.covered, self.tokens, self.counts, self.edges, self.edge_counts)
-        self.nbytes = sum(array.nbytes for array in arrays)
+        self.edge_counts = characters.counts[parent[self.edges]] - characters.counts[reach.base]
+        self.nbytes = self.covered.nbytes + self.edges.nbytes + self.edge_counts.nbytes
 
 
 class Characters:
@@ -100,15 +117,27 @@ class Characters:
         self.texts = np.where(shifts >= 0, codes[:, None] >> np.maximum(shifts, 0) & 0xFF, 0).astype(np.uint8)
         self.heavy = self._heaviest(levels[0] if levels else np.zeros(0, np.int64), size)
         self._rounds: dict[bytes, int] = {}
-        self._kept: OrderedDict[tuple[int, bytes], Runs] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bytes, bytes | None], Reach | Runs] = OrderedDict()
         self._kept_bytes = 0
-        self._pinned: dict[tuple[int, bytes], Runs] = {}
+        self._pinned: dict[tuple[int, bytes, bytes | None], Reach | Runs] = {}
         self._lock = Lock()
+
+    def reach(self, base: int, members: NDArray[np.bool_]) -> Reach:
+        """What the characters in `members` (bool[C]) lead to from the node `base` on."""
+        found = self._keep((base, np.packbits(members).tobytes(), None), lambda: Reach(self, base, members))
+        assert isinstance(found, Reach)
+        return found
 
     def runs(self, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> Runs:
         """The runs of the characters in `members` (bool[C]) from the node `base` on, where those in `dead` (bool[C])
         lead nowhere."""
-        key = (base, np.packbits([members, dead]).tobytes())
+        key = base, np.packbits(members).tobytes(), np.packbits(dead).tobytes()
+        found = self._keep(key, lambda: Runs(self, self.reach(base, members), dead))
+        assert isinstance(found, Runs)
+        return found
+
+    def _keep(self, key: tuple[int, bytes, bytes | None], make: Callable[[], Reach | Runs]) -> Reach | Runs:
+        """What is kept at `key`, made if it is not there."""
         if key in self._pinned:
             return self._pinned[key]
         with self._lock:
@@ -116,11 +145,15 @@ class Characters:
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-            found = self._kept[key] = Runs(self, base, members, dead)
+        found = make()
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]  # another thread was faster
+            self._kept[key] = found
             self._kept_bytes += found.nbytes
             while self._kept_bytes > RUN_BYTES and len(self._kept) > 1:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-            return found
+        return found
 
     def reached(self, base: int, members: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """bool[N]: the nodes that characters in `members` alone lead to from `base`, itself included."""
@@ -208,4 +241,4 @@ class Characters:
         return best if best and below[best] * _HEAVY > size else None
 
 
-__all__ = ["RUN_BYTES", "Characters", "Runs"]
+__all__ = ["RUN_BYTES", "Characters", "Reach", "Runs"]

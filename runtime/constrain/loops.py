@@ -105,12 +105,12 @@ class Loops:
     ) -> Chain | None:
         """The chain of `members`, kinds that lead from state `index` to one other; None where they do not always.
         dead: those that lead nowhere from it. symbol: the class of one of the members that is one byte."""
-        runs = self._runs_of(base, members, dead)
-        states = np.full(runs.longest + 1, index, np.int32)
+        longest = self._characters.reach(base, members[self._kind]).longest
+        states = np.full(longest + 1, index, np.int32)
         short = members[self._short]
         key = short.tobytes()
         classes: list[int] = self._short_classes[np.unique(self._short_class[short])].tolist()
-        long_members, long_dead = members[self._long], dead[self._long]
+        members, dead = members.copy(), dead.copy()
         for count in range(1, len(states)):
             following = self._following(key, classes, index)
             if following is None:
@@ -121,11 +121,8 @@ class Loops:
                 break
             index = following
             alike, nothing = self._fates(index, symbol)
-            long_members, long_dead = long_members & alike, long_dead & nothing
-        if (long_members == members[self._long]).all() and (long_dead == dead[self._long]).all():
-            return Chain(runs, states)
-        members, dead = members.copy(), dead.copy()
-        members[self._long], dead[self._long] = long_members, long_dead
+            members[self._long] &= alike
+            dead[self._long] &= nothing
         runs = self._runs_of(base, members, dead)
         return Chain(runs, states[: runs.longest + 1])
 

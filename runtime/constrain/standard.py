@@ -43,12 +43,14 @@ class Standard:
         self.suffixes = Suffixes(vocabulary.trie)
         self.parts = Parts(vocabulary, self.suffixes)
         self._numbers: dict[Node, int] = {}
+        self._shapes: frozenset[tuple[type[Node], int]] = frozenset()
         self._terminals: dict[int, Terminal] = {}
         try:
             expressions = Expressions(_rules(), vocabulary, is_live=True)
         except ConstraintError:
             return  # the vocabulary cannot write such text
         self._numbers = {node: number for number, node in enumerate(expressions.nodes)}
+        self._shapes = frozenset(map(_shape, expressions.nodes))
         frames = Frames(expressions, vocabulary, self.suffixes)
         rows = Rows(frames, vocabulary, self.suffixes, 1 << 40, self.parts)
         for text in (json.dumps(_TEXT), json.dumps(_TEXT, separators=(",", ":"))):
@@ -67,15 +69,22 @@ class Standard:
 
     def recognise(self, nodes: Sequence[Node]) -> Recognised:
         """The terminals among the nodes of a constraint that are known here."""
-        return Recognised(nodes, self._numbers, self._terminals)
+        return Recognised(nodes, self._numbers, self._shapes, self._terminals)
 
 
 class Recognised:
     """Which nodes of one constraint are equal to which of the standard ones."""
 
-    def __init__(self, nodes: Sequence[Node], numbers: dict[Node, int], terminals: dict[int, Terminal]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        numbers: dict[Node, int],
+        shapes: frozenset[tuple[type[Node], int]],
+        terminals: dict[int, Terminal],
+    ) -> None:
         self._nodes = nodes
         self._numbers = numbers
+        self._shapes = shapes
         self._terminals = terminals
         self._found: dict[int, int] = {}
 
@@ -93,13 +102,18 @@ class Recognised:
             waiting = [child for child in below if child not in found]
             if here in found:
                 work.pop()
-            elif any(found.get(child) == _NONE for child in below):
+            elif _shape(self._nodes[here]) not in self._shapes or any(found.get(child) == _NONE for child in below):
                 found[here] = _NONE
             elif waiting:
                 work += waiting
             else:
                 found[here] = self._numbers.get(_with_children(self._nodes[here], found), _NONE)
         return found[node]
+
+
+def _shape(node: Node) -> tuple[type[Node], int]:
+    """What is seen of a node without a look at those below it: its kind, and how many they are."""
+    return type(node), len(children(node))
 
 
 def _with_children(node: Node, numbers: Mapping[int, int]) -> Node:

@@ -10,7 +10,7 @@ import pytest
 
 from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
-from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.characters import Characters, Reach
 from latticework.runtime.constrain.clock import ENDLESS
 from latticework.runtime.constrain.frames import Thread
 from latticework.runtime.constrain.parts import Parts
@@ -164,7 +164,7 @@ def test_runs_are_the_tokens_made_of_the_given_characters(vocabulary: Vocabulary
 def test_kept_runs_stay_within_their_bound(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     characters = Characters(vocabulary.trie)
     everything, nothing = np.ones(len(characters.texts), bool), np.zeros(len(characters.texts), bool)
-    size = Runs(characters, 0, everything, nothing).nbytes
+    size = Reach(characters, 0, everything).nbytes
     monkeypatch.setattr("latticework.runtime.constrain.characters.RUN_BYTES", 3 * size)
     for number in range(20):
         characters.runs(0, np.arange(len(characters.texts)) != number, nothing)
