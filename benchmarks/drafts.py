@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,7 @@ class Ties:
         x = logits[ids].astype(np.float64) / ask.sampling.temperature
         p = np.exp(x - x.max())
         edges = np.concatenate([[0.0], np.cumsum(p) / p.sum()])
+        assert ask.sampling.seed is not None
         u = float(uniform([ask.sampling.seed], [at])[0])
         places = [int(np.searchsorted(ids, token)) for token in (left[at], right[at])]
         return max(max(edges[place] - u, u - edges[place + 1], 0.0) for place in places), EDGE_EPSILON
@@ -277,8 +279,8 @@ def rates(
     rules = [constraints[asks[number].schema] for number in chosen]
     runs: dict[tuple[str, str], Callable[[], list[lw.Result]]] = {}
     for kind, engine in engines.items():
-        runs[kind, "constrained"] = lambda engine=engine: engine.generate(prompts, bound, rules)
-        runs[kind, "free"] = lambda engine=engine: engine.generate(prompts, free)
+        runs[kind, "constrained"] = partial(engine.generate, prompts, bound, rules)
+        runs[kind, "free"] = partial(engine.generate, prompts, free)
     measured: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():

@@ -87,7 +87,7 @@ class Characters:
         size = len(trie.parent)
         left = np.zeros(size, np.int64)  # bytes that the character still lacks; -1: no characters lead here
         code = np.zeros(size, np.int64)
-        self.before = np.zeros(size, np.int32)
+        self.before = np.zeros(size, np.int64)
         self.counts = np.zeros(size, np.int64)
         levels: list[NDArray[np.int64]] = []  # per level, the nodes at the end of a character
         announced = np.full(256, -1, np.int64)
@@ -95,7 +95,7 @@ class Characters:
             announced[low:high] = more
         for first, last in zip(trie.levels[1:-1], trie.levels[2:], strict=True):
             nodes = np.arange(first, last)
-            parent, byte = trie.parent[nodes].astype(np.int64), trie.byte[nodes].astype(np.int64)
+            parent, byte = trie.parent[nodes], trie.byte[nodes].astype(np.int64)
             starts, goes_on = left[parent] == 0, (left[parent] > 0) & (byte >= 0x80) & (byte < 0xC0)
             left[nodes] = np.where(starts, announced[byte], np.where(goes_on, left[parent] - 1, -1))
             code[nodes] = np.where(starts, byte, code[parent] << 8 | byte)
@@ -109,7 +109,7 @@ class Characters:
         self._silent = is_within & (np.diff(trie.token_start) == 0)  # within a character, and no token ends there
         ends = np.concatenate([np.zeros(0, np.int64), *levels])
         codes, numbers = np.unique(code[ends], return_inverse=True)
-        self._number = np.full(size, len(codes), np.int32)  # of the character that ends at a node; C where none does
+        self._number = np.full(size, len(codes), np.int64)  # of the character that ends at a node; C where none does
         self._number[ends] = numbers
         self.weights = np.bincount(numbers, minlength=len(codes))
         self.lengths = 1 + (codes > 0xFF) + (codes > 0xFFFF) + (codes > 0xFFFFFF).astype(np.int64)

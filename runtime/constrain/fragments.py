@@ -17,6 +17,10 @@ Position: TypeAlias = tuple[tuple[int, int], ...]
 """What is still to be written: nodes, the next one last, each with how much of it is written (of a literal)."""
 
 
+_LEAVES = (Bytes, Literal)
+_PLAIN = (Bytes, Literal, Then, Either)  # what fragments are made of
+
+
 class Move(NamedTuple):
     """What a byte class leads to. ends: the fragment may be over; state: where it goes on, None where it cannot."""
 
@@ -143,20 +147,23 @@ class Fragments:
         return fragment
 
     def _plain(self, node: int) -> bool:
+        is_plain = self._is_plain
         work = [node]
         while work:
             index = work[-1]
             kind = self._expressions.nodes[index]
-            if index in self._is_plain:
+            if index in is_plain:
                 work.pop()
-            elif not isinstance(kind, Bytes | Literal | Then | Either):
-                self._is_plain[work.pop()] = False
+            elif isinstance(kind, _LEAVES):
+                is_plain[work.pop()] = True
+            elif not isinstance(kind, _PLAIN):
+                is_plain[work.pop()] = False
             else:
-                unknown = [child for child in children(kind) if child not in self._is_plain]
+                unknown = [child for child in children(kind) if child not in is_plain]
                 work += unknown
                 if not unknown:
-                    self._is_plain[work.pop()] = all(self._is_plain[child] for child in children(kind))
-        return self._is_plain[node]
+                    is_plain[work.pop()] = all(is_plain[child] for child in children(kind))
+        return is_plain[node]
 
 
 __all__ = ["Fragment", "Fragments", "Move"]

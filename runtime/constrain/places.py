@@ -180,13 +180,14 @@ class States:
         """`arrows`, as pairs."""
         return self.arrows(index).items()
 
-    def is_wide(self, index: int, most: int) -> bool:
-        """Whether more bytes than `most` go on from a state. Needs no transition."""
-        arrows = self._arrows.get(index)
-        if arrows is not None:
-            return len(arrows) > most
-        taken = {byte_class for place in self.states[index].places for byte_class in self.places.taken(place)}
-        return sum(len(self._bytes_of_class[byte_class]) for byte_class in taken) > most
+    def goes_on(self, index: int) -> NDArray[np.bool_]:
+        """bool[256], the bytes that go on from a state. Needs no transition."""
+        if index in self._arrows:
+            return (self.table[index] != DEAD)[self.classes]
+        live = np.zeros(self.class_count, bool)
+        for place in self.states[index].places:
+            live[list(self.places.taken(place))] = True
+        return live[self.classes]
 
     def usual(self, index: int) -> int:
         """The state that most ASCII bytes lead to; DEAD where none goes on. Needs their transitions only."""

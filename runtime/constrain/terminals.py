@@ -146,14 +146,14 @@ class Terminal:
         is none, or much does. The state should be `relaxed`. Raises Late."""
         states = self.states
         index = states.adopt(state).index
-        if not states.is_wide(index, FEW_ARROWS):
+        mine = states.goes_on(index)
+        if mine.sum() <= FEW_ARROWS:
             return None
         base = states.usual(index)
         if base in (DEAD, index) or states.usual(base) != base or states.relax(states.states[base]).index != base:
             return None  # the base of a base is none
-        after, instead = states.fill(index)[states.classes], states.fill(base)[states.classes]
         whole = self._suffixes.whole.children
-        for byte in np.flatnonzero((after == DEAD) != (instead == DEAD)).tolist():
+        for byte in np.flatnonzero(mine != states.goes_on(base)).tolist():
             if byte in whole and whole[byte].size > MOST_DIFFERENT:
                 return None
         return self._finished((state, base), lambda: self._differ(index, base), clock)
@@ -179,7 +179,7 @@ class Terminal:
 
     def _walk_whole(self, start: int) -> Steps[Inside]:
         """The tokens of the whole vocabulary; the root is no way out."""
-        if self.states.is_wide(start, FEW_ARROWS):
+        if self.states.goes_on(start).sum() > FEW_ARROWS:
             return (yield from self._reach(0, start))
         return (yield from self._walk_suffix(self._suffixes.whole, start))
 
@@ -281,7 +281,8 @@ class Terminal:
     @property
     def symbols(self) -> NDArray[np.uint8]:
         if self._symbols is None:
-            self._symbols = self.states.classes[self.vocabulary.trie.byte]
+            letters = self.vocabulary.trie.letters.translate(self.states.classes.tobytes())
+            self._symbols = np.frombuffer(letters, np.uint8)
         return self._symbols
 
     def _has_chain(self, child: int, start: int) -> bool:

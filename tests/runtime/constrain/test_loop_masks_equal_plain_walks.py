@@ -131,6 +131,16 @@ def test_a_state_that_excludes_a_word_is_told_by_what_distinguishes_it(vocabular
     assert thread.terminal.difference(difference.base) is None
 
 
+@pytest.mark.parametrize("pattern", [r"(\w{1,3}\s){1,4}END", "(ab|é|語)*[^a]x?", "(?!ab|aé)[ab é]*"])
+def test_the_bytes_that_go_on_are_known_without_their_transitions(pattern: str) -> None:
+    states = Automaton(to_rules(Regex(pattern)), byte_vocabulary()).states
+    index = 1
+    while index < min(states.size, 60):
+        before = np.flatnonzero(states.goes_on(index)).tolist()
+        assert before == sorted(states.arrows(index)) == np.flatnonzero(states.goes_on(index)).tolist()
+        index += 1
+
+
 def test_budgeted_rows_near_a_count_equal_the_plain_walk(vocabulary: Vocabulary) -> None:
     automaton = Automaton(to_rules(Regex("[ab é]{4,9}END")), vocabulary)
     matcher = automaton.matcher()
