@@ -58,8 +58,9 @@ def needs_only(graph: RuleGraph, writable: frozenset[int]) -> bool:
 def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None]) -> RuleGraph | None:
     """`graph` without the parts that need a byte outside `writable` or never end; nodes keep their numbers. None
     where nothing is left."""
-    few = FewTexts(graph.nodes)
-    live = _live_nodes(graph, writable, few, tick)
+    live = [False] * len(graph.nodes)
+    few = FewTexts(graph.nodes, graph.rules, live)
+    _find_live(graph, writable, few, tick, live)
     if not live[graph.root]:
         return None
     nodes = tuple(
@@ -68,11 +69,13 @@ def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], No
     return RuleGraph(nodes, graph.root, graph.rules)
 
 
-def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick: Callable[[], None]) -> list[bool]:
-    """For each node, whether some text of it can be written. Each node is asked once, and again only after something
-    that it names has come to life; those before it first."""
+def _find_live(
+    graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick: Callable[[], None], live: list[bool]
+) -> None:
+    """Marks the nodes of which some text can be written. Each node is asked once, and again only after something that
+    it names has come to life; those before it first. What an array without repeats depends on may be deeper."""
     nodes = graph.nodes
-    live = [False] * len(nodes)
+    picky = [index for index, node in enumerate(nodes) if isinstance(node, Array) and node.is_unique and node.low > 1]
     rules = [False] * len(graph.rules)
     texts: dict[int, list[int]] = {}  # node -> the rules whose text it is
     for rule, index in enumerate(graph.rules):
@@ -101,7 +104,8 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick:
             if not live[user] and not waiting[user]:
                 waiting[user] = True
                 heappush(work, user)
-    return live
+        if not work and picky:
+            work = [index for index in picky if not live[index] and _is_live(nodes[index], live, rules, writable, few)]
 
 
 def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts) -> bool:

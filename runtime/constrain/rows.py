@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.base import Row
-from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thread
+from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Thread
+from latticework.runtime.constrain.item_rows import ItemRows
 from latticework.runtime.constrain.keys import KeyNode
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.terminals import Inside, Terminal
@@ -137,17 +138,19 @@ class Rows:
         self._bytes = 0
         self._parts: dict[State, Part] = {}
         self._part_bytes = 0
+        self._items = ItemRows(frames, vocabulary, lambda inner: Rows(inner, vocabulary, limit))
         self._end_row = vocabulary.end_row
         self._no_tokens = np.zeros(vocabulary.words, np.int32)
 
     @property
     def nbytes(self) -> int:
-        return self._bytes + self._part_bytes
+        return self._bytes + self._part_bytes + self._items.nbytes
 
     def forget(self) -> None:
         self._rows.clear()
         self._words.clear()
         self._parts.clear()
+        self._items.forget()
         self._bytes = self._part_bytes = 0
 
     def has(self, config: Config) -> bool:
@@ -194,8 +197,10 @@ class Rows:
             words |= self._end_row
         return words, need + 1
 
-    def _thread(self, thread: Thread) -> tuple[Row, int, Iterable[int]]:
+    def _thread(self, thread: Thread | ItemThread) -> tuple[Row, int, Iterable[int]]:
         """A thread's own words, the most that may remain after any of its tokens, and its tokens beyond the words."""
+        if isinstance(thread, ItemThread):
+            return self._items.get(thread, self._exact)
         assert thread.terminal is not None
         assert thread.state is not None
         if thread.text is not None and self._frames.has_few_texts(thread):
@@ -259,7 +264,7 @@ class Rows:
     def _walk(self, config: Config, suffix: Suffix, leaving: Leaving) -> None:
         """`_follow` for very many tokens: by terminal."""
         for thread in config.threads:
-            if isinstance(thread, KeyThread) or thread.text is not None:
+            if not isinstance(thread, Thread) or thread.text is not None:
                 self._follow_exactly(suffix, self._frames.lone(thread), leaving.few)
                 continue
             assert thread.terminal is not None
@@ -412,12 +417,14 @@ class Rows:
             self._part_bytes += found.words.nbytes + 16 * len(exits.nodes) + _ENTRY_BYTES
         return found
 
-    def _affordable(self, thread: Thread | KeyThread, remaining: int) -> NDArray[np.int32]:
+    def _affordable(self, thread: AnyThread, remaining: int) -> NDArray[np.int32]:
         """The tokens of a thread that leave fewer than `remaining` to write."""
         found: Costs = {}
         if isinstance(thread, KeyThread):
             self._keys(thread, 0, thread.at, found)
             return _cheaper(found, remaining)
+        if isinstance(thread, ItemThread):
+            return self._items.affordable(thread, remaining, self._exact)
         assert thread.terminal is not None
         assert thread.state is not None
         if thread.text is not None and self._frames.has_few_texts(thread):
