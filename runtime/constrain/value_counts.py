@@ -1,6 +1,7 @@
 """How many JSON values the texts of a node write at least.
 
-Counted from below, up to a number that is wanted: what cannot be told is not counted. A regular node writes each value
+Counted from below, up to a number that is wanted: what cannot be told is not counted. Where that is not enough, the
+values themselves are looked at (`few_values.py`). A regular node writes each value
 in one way (its texts are counted one by one); arrays and objects write different values when a member or an item, or
 which members there are, differs.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from latticework.runtime.constrain.few_texts import few_texts
+from latticework.runtime.constrain.few_texts import MANY, few_texts
+from latticework.runtime.constrain.few_values import FewValues
 from latticework.runtime.constrain.rules import Array, Call, Choice, Either, Node, Object, Structured, children
 
 MOST_WANTED = 1 << 16  # more are never found
@@ -31,7 +33,11 @@ class ValueCounts:
     def at_least(self, index: int, wanted: int) -> bool:
         """Whether a node surely writes so many values."""
         self._known.clear()
-        return wanted <= MOST_WANTED and self._count(index, wanted) >= wanted
+        if wanted > MOST_WANTED:
+            return False
+        if self._count(index, wanted) >= wanted:
+            return True
+        return wanted <= MANY and FewValues(self._nodes, self._rules, self._live, wanted).are_enough(index)
 
     def _count(self, index: int, wanted: int) -> int:
         if not self._live[index]:
@@ -66,12 +72,15 @@ class ValueCounts:
     def _objects(self, node: Object, wanted: int) -> int:
         required = [self._choices(p.choices, wanted) for p in node.properties if p.is_required]
         optional = [self._choices(p.choices, wanted) for p in node.properties if p.choices and not p.is_required]
+        is_endless = any(few_texts(self._nodes, e.key, wanted + len(node.properties)) is None for e in node.extras)
+        if is_endless and node.high is None and not node.bounds:
+            return wanted
         if node.bounds or node.low > len(required):
             return max([1, *required])
         found = prod(max(count, 1) for count in required)
         if node.high is not None and node.high <= len(required):
             return found
-        if any(few_texts(self._nodes, extra.key, wanted + len(node.properties)) is None for extra in node.extras):
+        if is_endless:
             return wanted
         return found * (prod(1 + count for count in optional) if node.high is None else 1 + max([0, *optional]))
 
