@@ -113,7 +113,7 @@ def _schema_options() -> dict[str, Any]:
     if pydantic is None:
         return {}
 
-    class Generator(pydantic.GenerateJsonSchema):  # type: ignore[name-defined, misc]
+    class Generator(pydantic.GenerateJsonSchema):  # type: ignore[name-defined]
         def decimal_schema(self, schema: Any) -> Any:
             found = super().decimal_schema(schema)
             return next((part for part in found.get("anyOf", ()) if part.get("type") == "number"), found)

@@ -67,8 +67,8 @@ class FewValues:
                 elif isinstance(node, Object):
                     yield from self._objects(node, depth - 1)
                 else:
-                    items = Items(node, [[1] * len(choices) for choices in node.first], [1] * len(node.rest))
-                    yield from self._arrays(items, depth - 1, 0, items.bounds.start, ())
+                    places = Items(node, [[1] * len(choices) for choices in node.first], [1] * len(node.rest))
+                    yield from self._arrays(places, depth - 1, 0, places.bounds.start, ())
             case _:
                 yield from self._texts(node.item if isinstance(node, Terminal) else index)
 
