@@ -37,6 +37,7 @@ from latticework.runtime.constrain.rules import (
     Words,
     children,
 )
+from latticework.runtime.constrain.value_counts import reachable
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 _EXACT_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
@@ -88,7 +89,7 @@ class Expressions:
         self.nodes = live.nodes
         self.rules = live.rules
         self._vocabulary = vocabulary
-        self.few_texts = FewTexts(self.nodes)
+        self.few_texts = FewTexts(self.nodes, self.rules, [True] * len(self.nodes))
         self._exact_left = _EXACT_BYTES
         self._literal_costs: dict[int, list[int]] = {}
         self._tables: dict[int, WordTable] = {}
@@ -98,6 +99,7 @@ class Expressions:
         self._costs_of_keys: dict[int, list[list[int]]] = {}
         self._members: dict[int, Members] = {}
         self._items: dict[int, Items] = {}
+        self._spreads: dict[int, int] = {}
         self.costs: list[int] = []
         self._price_all()
 
@@ -193,8 +195,28 @@ class Expressions:
         texts = [self.few_texts(choice.value) for choice in offered]
         many = [self.costs[c.value] for c, found in zip(offered, texts, strict=True) if found is None]
         if many:
-            return min(many) + TRACKED_COST
+            return min(many) + TRACKED_COST + (max(array.low, 1) - 1) * self._spread(value)
         return max(len(text) for found in texts for text in found or ())
+
+    def _spread(self, value: int) -> int:
+        """Tokens by which a text of an array or object that has to differ from one other may be longer than the
+        shortest: everything that can stand in it, once; 0 for others."""
+        found = self._spreads.get(value)
+        if found is None:
+            below = reachable(self.nodes, self.rules, value)
+            is_plain = not any(isinstance(self.nodes[node], Array | Object) for node in below)
+            found = self._spreads[value] = 0 if is_plain else min(sum(map(self._longest, below)), _MOST_TOKENS)
+        return found
+
+    def _longest(self, index: int) -> int:
+        """What one node may write by itself, or what its keys do."""
+        match self.nodes[index]:
+            case Words(words):
+                return max(map(len, words))
+            case Object(properties=properties):
+                return sum(len(member.key) for member in properties) + TRACKED_COST + self.costs[index]
+            case _:
+                return self.costs[index]
 
     def spell(self, data: bytes) -> list[int]:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""

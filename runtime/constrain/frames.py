@@ -8,7 +8,8 @@ is what a text has come to: the set of its threads. Everything is found when fir
 at tokens. Frames and configs have costs: tokens that surely suffice to finish.
 
 The keys of an object that are not listed, and the items of an array without repeats, are *tracked*: the thread
-carries what has been written of them, and never comes to a text that is taken.
+carries what has been written of them, and never comes to a text that is taken. Where such an item is an array or an
+object, it has frames of its own (`item_language.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any
 
 from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.copies import Copies, Copybook, normal_text
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Members, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
+from latticework.runtime.constrain.item_language import Escape, ItemLanguage, cost_of, last_bytes
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.rules import (
@@ -117,12 +120,42 @@ class KeyThread:
         self.cost = cost
 
 
+class ItemThread:
+    """A place in an array or object that is an item of an array without repeats. config: of the item's own frames;
+    text: what is written of it; copies: those in `book` of taken values that it may still become; escape: the way out
+    of them; rest: the `UNIQUE_ITEM` after it."""
+
+    __slots__ = ("book", "config", "copies", "cost", "escape", "language", "rest", "text")
+
+    def __init__(
+        self,
+        language: ItemLanguage,
+        config: Config,
+        text: bytes,
+        book: Copybook,
+        copies: Copies,
+        escape: Escape | None,
+        rest: Frame,
+    ) -> None:
+        self.language = language
+        self.config = config
+        self.text = text
+        self.book = book
+        self.copies = copies
+        self.escape = escape
+        self.rest = rest
+        self.cost = rest.cost + cost_of(config, escape)
+
+
+AnyThread = Thread | KeyThread | ItemThread
+
+
 class Config:
     """What a text has come to. is_complete: it may end here; cost: tokens that surely suffice until it may."""
 
     __slots__ = ("cost", "is_complete", "next", "steps", "threads")
 
-    def __init__(self, threads: tuple[Thread | KeyThread, ...], is_complete: bool) -> None:
+    def __init__(self, threads: tuple[AnyThread, ...], is_complete: bool) -> None:
         self.threads = threads
         self.is_complete = is_complete
         self.cost = 0 if is_complete else min(thread.cost for thread in threads)
@@ -139,10 +172,13 @@ class Frames:
         vocabulary: Vocabulary,
         suffixes: Suffixes,
         standard: Recognised | None = None,
+        root: int | None = None,
     ) -> None:
+        """root: of the texts, if it is not that of the constraint."""
         self._standard = standard
         self._expressions = expressions
         self._suffixes = suffixes
+        self._root = expressions.root if root is None else root
         self._nodes = expressions.nodes
         self._costs = expressions.costs
         self._vocabulary = vocabulary
@@ -151,6 +187,7 @@ class Frames:
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
+        self._languages: dict[int, ItemLanguage] = {}
         self._structured = self._find_structured()
         self._ranks = self._find_ranks()
         self.end = Frame(Kind.END, None, None, 0, None, 0)
@@ -161,13 +198,16 @@ class Frames:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
         for terminal in self.terminals.values():
             terminal.forget()
+        for language in self._languages.values():
+            language.frames.forget()
+        self._books: dict[frozenset[bytes], Copybook] = {}
         self._frames: dict[tuple[object, ...], Frame] = {}
-        self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
-        self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
+        self._threads: dict[tuple[object, ...], AnyThread] = {}
+        self._configs: dict[frozenset[AnyThread], Config] = {}
         self._sorted_taken: dict[Frame, list[bytes]] = {}
         self._costs_after_key: dict[int, list[int]] = {}
         self.end.config = None
-        self.start = self.config_of(self.node(self._expressions.root, self.end))
+        self.start = self.config_of(self.node(self._root, self.end))
 
     @property
     def size(self) -> int:
@@ -176,7 +216,8 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        return 300 * self.size + sum(terminal.nbytes for terminal in self.terminals.values())
+        inner = sum(language.frames.nbytes for language in self._languages.values())
+        return 300 * self.size + inner + sum(terminal.nbytes for terminal in self.terminals.values())
 
     def terminal(self, node: int) -> Terminal:
         """The terminal of a regular node."""
@@ -196,17 +237,19 @@ class Frames:
             return config.steps[byte]
         except KeyError:
             pass
-        found: dict[Thread | KeyThread, None] = {}
+        found: dict[AnyThread, None] = {}
         for thread in config.threads:
             if isinstance(thread, Thread):
                 self._advance(thread, byte, found)
+            elif isinstance(thread, ItemThread):
+                self._advance_item(thread, byte, found)
             else:
                 self._advance_key(thread, byte, found)
         following = self._config(found) if found else None
         config.steps[byte] = following
         return following
 
-    def _advance(self, thread: Thread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+    def _advance(self, thread: Thread, byte: int, found: dict[AnyThread, None]) -> None:
         if thread.terminal is None:
             return
         assert thread.state is not None
@@ -242,7 +285,47 @@ class Frames:
             for choice, after in self._expressions.members(node).with_extra(written, index, text):
                 yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
-    def _advance_key(self, thread: KeyThread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+    def _advance_item(self, thread: ItemThread, byte: int, found: dict[AnyThread, None]) -> None:
+        config = thread.language.frames.step(thread.config, byte)
+        if config is None:
+            return
+        text = thread.text + bytes((byte,))
+        copies = thread.book.step(thread.copies, byte)
+        escape = thread.escape
+        if escape is not None and copies:
+            is_followed = escape.text[0] == byte and len(escape.text) > 1
+            escape = Escape(escape.text[1:], escape.cost) if is_followed else None
+        self._enter_item(thread.language, config, text, thread.book, copies, escape, thread.rest, found)
+
+    def _enter_item(
+        self,
+        language: ItemLanguage,
+        config: Config,
+        text: bytes,
+        book: Copybook,
+        copies: Copies,
+        escape: Escape | None,
+        rest: Frame,
+        found: dict[AnyThread, None],
+    ) -> None:
+        """What goes on where `text` of an item is written. escape: one that is known already."""
+        if config.threads:
+            if not copies:
+                escape = None
+            elif escape is None:
+                escape = language.escape(config, book, copies)
+            if not copies or escape is not None:
+                key = (language, config, text, rest)
+                thread = self._threads.get(key)
+                if thread is None:
+                    thread = self._threads[key] = ItemThread(language, config, text, book, copies, escape, rest)
+                found[thread] = None
+        if config.is_complete and not book.has_copy(copies):
+            position, tally, texts = rest.b
+            texts |= {normal_text(text)}
+            self._join(found, self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest)))
+
+    def _advance_key(self, thread: KeyThread, byte: int, found: dict[AnyThread, None]) -> None:
         at = thread.at.children.get(byte)
         if at is None or not at.mask & thread.allowed:
             return
@@ -252,7 +335,7 @@ class Frames:
         for config in self.after_key(thread, at.ends):
             self._join(found, config)
 
-    def _join(self, found: dict[Thread | KeyThread, None], config: Config) -> None:
+    def _join(self, found: dict[AnyThread, None], config: Config) -> None:
         found.update(dict.fromkeys(config.threads))
         if config.is_complete:
             found[self._end_thread] = None
@@ -298,10 +381,16 @@ class Frames:
                     return None
         return only if only is not None and self.step(config, only) is not None else None
 
-    def _next_bytes(self, thread: Thread | KeyThread, is_exact: bool) -> list[int]:
+    def _next_bytes(self, thread: AnyThread, is_exact: bool) -> list[int]:
         """Every byte that may come next; where texts may be taken, more than those unless it is to be exact."""
         if isinstance(thread, KeyThread):
             return [byte for byte, at in thread.at.children.items() if at.mask & thread.allowed]
+        if isinstance(thread, ItemThread):
+            inner = thread.language.frames.next_bytes(thread.config)
+            if not is_exact:
+                return list(inner)
+            alone = self.lone(thread)
+            return [byte for byte in inner if self.step(alone, byte) is not None]
         assert thread.terminal is not None
         assert thread.state is not None
         states = thread.terminal.states
@@ -315,7 +404,7 @@ class Frames:
         assert thread.terminal is not None
         return self._expressions.few_texts(thread.terminal.node) is not None
 
-    def lone(self, thread: Thread | KeyThread) -> Config:
+    def lone(self, thread: AnyThread) -> Config:
         """The config of one thread alone."""
         return self._config({thread: None})
 
@@ -329,7 +418,7 @@ class Frames:
 
     @property
     def is_regular(self) -> bool:
-        return not self._structured[self._expressions.root]
+        return not self._structured[self._root]
 
     # ------------------------------------------------------------ tracked texts
 
@@ -366,7 +455,7 @@ class Frames:
         return [word[len(text) :] for word in taken[start:end]] if end > start else _NOTHING
 
     def is_spent(self, terminal: Terminal, state: State, rests: list[bytes]) -> bool:
-        """Whether every text that the terminal still can write is one of `rests`."""
+        """Whether every text with which the terminal can go on is one of `rests`."""
         if terminal.states.loops(state):
             return False
         wanted = set(rests)
@@ -374,7 +463,7 @@ class Frames:
         work: list[tuple[State, bytes]] = [(state, b"")]
         while work:
             here, text = work.pop()
-            if here.is_complete and text not in wanted:
+            if text and here.is_complete and text not in wanted:
                 return False
             if here.goes_on and len(text) >= longest:
                 return False  # a longer text than any of them
@@ -410,7 +499,7 @@ class Frames:
             frame.config = self._config(self._expand(frame))
         return frame.config
 
-    def _config(self, threads: dict[Thread | KeyThread, None]) -> Config:
+    def _config(self, threads: dict[AnyThread, None]) -> Config:
         if len(threads) > 1:
             threads = self._merged(threads)
             if len(threads) > MAX_THREADS:
@@ -423,7 +512,7 @@ class Frames:
             )
         return found
 
-    def _merged(self, threads: dict[Thread | KeyThread, None]) -> dict[Thread | KeyThread, None]:
+    def _merged(self, threads: dict[AnyThread, None]) -> dict[AnyThread, None]:
         """Threads in the same place of the same terminal become one."""
         groups: dict[tuple[object, ...], list[Thread]] = {}
         for thread in threads:
@@ -459,8 +548,8 @@ class Frames:
                 flat.add(rest)
         return self._frame(Kind.AFTER_ANY, frozenset(flat), None, 0, None, min(frame.cost for frame in flat))
 
-    def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
-        found: dict[Thread | KeyThread, None] = {}
+    def _expand(self, start: Frame) -> dict[AnyThread, None]:
+        found: dict[AnyThread, None] = {}
         entered: dict[tuple[int, Frame], list[tuple[int, int]]] = {}
         called: dict[int, dict[Frame, None]] = {}  # rule -> what follows it, for all its calls together
         seen: set[Frame] = set()
@@ -499,7 +588,7 @@ class Frames:
                     self._expand_after_item(frame, work)
         return found
 
-    def _expand_node(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+    def _expand_node(self, frame: Frame, found: dict[AnyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
         kind = self._nodes[node]
         match kind:
@@ -584,7 +673,7 @@ class Frames:
         terminal: Terminal,
         text: bytes | None,
         rest: Frame,
-        found: dict[Thread | KeyThread, None],
+        found: dict[AnyThread, None],
         work: list[Frame],
     ) -> None:
         start = terminal.start
@@ -610,7 +699,7 @@ class Frames:
         after = self._repeat(node, max(low - 1, 0), following, rest) if following else rest
         work.append(self.node(kind.item, after))
 
-    def _expand_keys(self, frame: Frame, found: dict[Thread | KeyThread, None]) -> None:
+    def _expand_keys(self, frame: Frame, found: dict[AnyThread, None]) -> None:
         node, written, rest = frame.a, frame.b, frame.rest
         members = self._expressions.members(node)
         allowed = members.candidates(written)
@@ -665,7 +754,7 @@ class Frames:
             found = self._endless[terminal] = any(states.loops(state) for state in after)
         return found
 
-    def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+    def _expand_item(self, frame: Frame, found: dict[AnyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
         position, tally, texts = frame.b
         items = self._expressions.items(node)
@@ -676,6 +765,12 @@ class Frames:
             cost = self._items(Kind.AFTER_ITEM, node, at, reached, texts, rest).cost
             after = self._frame(Kind.UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
             for part in self._unique_parts(choice.value):
+                if self._structured[part]:
+                    language = self._language(part)
+                    book = self._book(texts)
+                    start = language.frames.start
+                    self._enter_item(language, start, b"", book, book.start, None, after, found)
+                    continue
                 terminal = self.terminal(part)
                 if self._is_spent(terminal, terminal.start, b"", after):
                     continue
@@ -687,7 +782,7 @@ class Frames:
                         self._join(found, config)
 
     def _unique_parts(self, node: int) -> list[int]:
-        """The regular nodes that the value of a unique item is one of."""
+        """The nodes that the value of a unique item is one of: regular ones, arrays, objects."""
         kind = self._nodes[node]
         if isinstance(kind, TerminalNode):
             return [kind.item]
@@ -695,9 +790,23 @@ class Frames:
             return [part for item in kind.items for part in self._unique_parts(item)]
         if isinstance(kind, Call):
             return self._unique_parts(self._expressions.rules[kind.rule])
-        if self._structured[node]:
-            raise ConstraintError("the items of an array without repeats are no plain values")
         return [node]
+
+    def _language(self, node: int) -> ItemLanguage:
+        found = self._languages.get(node)
+        if found is None:
+            found = self._languages[node] = ItemLanguage(
+                Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node),
+                last_bytes(self._nodes, node),
+            )
+        return found
+
+    def _book(self, texts: frozenset[bytes]) -> Copybook:
+        """The texts that are taken."""
+        found = self._books.get(texts)
+        if found is None:
+            found = self._books[texts] = Copybook(texts)
+        return found
 
     def _expand_after_item(self, frame: Frame, work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
@@ -710,7 +819,7 @@ class Frames:
 
     def _has_another(self, frame: Frame) -> bool:
         """Whether some item of an array without repeats is not taken yet."""
-        found: dict[Thread | KeyThread, None] = {}
+        found: dict[AnyThread, None] = {}
         self._expand_item(self._items(Kind.ITEM, frame.a, frame.b[0], frame.b[1], frame.b[2], frame.rest), found, [])
         return bool(found)
 
@@ -830,4 +939,4 @@ class Frames:
         return found
 
 
-__all__ = ["UNKNOWN", "Config", "Frame", "Frames", "KeyThread", "Thread"]
+__all__ = ["UNKNOWN", "AnyThread", "Config", "Frame", "Frames", "ItemThread", "KeyThread", "Thread"]

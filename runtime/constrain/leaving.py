@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.clock import Clock
-from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thread
+from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Thread
 from latticework.runtime.constrain.parts import Part, Parts
 from latticework.runtime.constrain.suffixes import Suffix, Suffixes
 from latticework.runtime.constrain.terminals import Inside
@@ -71,6 +71,11 @@ class Leaving:
             self.few += costs
             self.most = max(self.most, *costs.values())
             self._shares.append((list(costs), list(costs.values()), 0))
+
+    def add_words(self, words: Row, most: int) -> None:
+        """Tokens of which only the largest cost is known: not for `below`."""
+        self.words = words if self.words is None else self.words | words
+        self.most = max(self.most, most)
 
     def add(self, other: Leaving, after: int = 0) -> None:
         """after: what all behind it costs."""
@@ -203,11 +208,15 @@ class Follower:
         return costs
 
     def _pass(
-        self, suffix: Suffix, thread: Thread | KeyThread, found: Leaving, after: dict[Config, Suffix], clock: Clock
+        self, suffix: Suffix, thread: AnyThread, found: Leaving, after: dict[Config, Suffix], clock: Clock
     ) -> None:
         """What one thread takes of a suffix, and in `after` what is left of it."""
         if isinstance(thread, KeyThread):
             self._pass_keys(suffix, thread, found, after, clock)
+            return
+        if isinstance(thread, ItemThread):
+            found.is_tracked = True
+            found.add_costs(self.exact(suffix, self._frames.lone(thread), clock))
             return
         assert thread.terminal is not None
         assert thread.state is not None

@@ -58,13 +58,13 @@ class _Search:
     """
 
     def __init__(self, graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None], *, is_live: bool) -> None:
-        self.live: list[bool] = []
+        self.live = [False] * len(graph.nodes)
         self.kept: list[Node] = []
         self._graph = graph
         self._writable = writable
         self._tick = tick
         self._is_live = is_live
-        self._few = FewTexts(graph.nodes)
+        self._few = FewTexts(graph.nodes, graph.rules, self.live)
         self._is_whole = True  # nothing has died so far
 
     def run(self) -> None:
@@ -85,7 +85,7 @@ class _Search:
             elif self._has_dead_part(node) or not (self._is_live or _lives_by_parts(node)):
                 found = self._possible(node)
             self._is_whole = self._is_whole and found is not None
-            live.append(found is not None)
+            live[index] = found is not None
             kept.append(_EMPTY if found is None else found)
         if recursive and (has_lost or not self._is_live or not all(live[node] for node in self._graph.rules)):
             self._find_fixpoint(recursive)
@@ -109,9 +109,10 @@ class _Search:
             texts.setdefault(index, []).append(rule)
         users: dict[int, list[int]] = {}  # node -> those not yet live that name it
         callers: dict[int, list[int]] = {}
+        picky = [index for index in recursive if _counts_values(nodes[index])]
         work = list(recursive)
         waiting = set(recursive)
-        while work:
+        while work or (work := [index for index in picky if not live[index] and self._possible(nodes[index])]):
             index = heappop(work)
             waiting.discard(index)
             self._tick()
@@ -139,6 +140,11 @@ class _Search:
             found = _without_dead(nodes[index], live) if live[index] else _EMPTY
             assert found is not None
             self.kept[index] = found
+
+
+def _counts_values(node: Node) -> bool:
+    """Whether it depends on what is deeper than its parts: on how many values they have."""
+    return isinstance(node, Array) and node.is_unique and node.low > 1
 
 
 def _lives_by_parts(node: Node) -> bool:

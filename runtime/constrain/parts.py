@@ -67,6 +67,10 @@ class Parts:
         self._suffixes = suffixes
         self.forget()
 
+    def empty(self) -> Parts:
+        """Others over the same vocabulary, of which nothing but what is standard is known yet."""
+        return Parts(self._vocabulary, self._suffixes, self._standard)
+
     def forget(self) -> None:
         self._wholes: dict[State, Part] = {}
         self._below: dict[tuple[Suffix, State], tuple[Part, Inside]] = {}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.clock import ENDLESS, Clock
 from latticework.runtime.constrain.expressions import TRACKED_COST
-from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Kind, Thread
-from latticework.runtime.constrain.leaving import Follower, Leaving
+from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Kind, Thread
+from latticework.runtime.constrain.item_rows import ItemRows
+from latticework.runtime.constrain.leaving import Costs, Follower, Leaving
 from latticework.runtime.constrain.parts import Part, Parts
 from latticework.runtime.constrain.suffixes import Suffix, Suffixes
 from latticework.runtime.constrain.tracked import Tracked
@@ -56,6 +57,10 @@ class Rows:
         self._vocabulary = vocabulary
         self._limit = limit
         self._parts = parts
+        self._suffixes = suffixes
+        self._items = ItemRows(
+            frames, vocabulary, lambda inner: Rows(inner, vocabulary, suffixes, limit, parts.empty()), self._exact
+        )
         self._follower = Follower(frames, self._parts, suffixes, vocabulary)
         self._tracked = Tracked(frames, vocabulary, self._follower, suffixes)
         self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
@@ -66,7 +71,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        found = self._parts.nbytes + self._follower.nbytes + self._tracked.nbytes
+        found = self._parts.nbytes + self._follower.nbytes + self._tracked.nbytes + self._items.nbytes
         return found + self._bytes + self._after_bytes + _ENTRY_BYTES * len(self._made)
 
     def forget(self) -> None:
@@ -77,6 +82,7 @@ class Rows:
         self._parts.forget()
         self._follower.forget()
         self._tracked.forget()
+        self._items.forget()
         self._bytes = self._after_bytes = 0
 
     def has(self, config: Config) -> bool:
@@ -105,7 +111,7 @@ class Rows:
             for share, after in self._shares(thread, clock):
                 shares.append(share)
                 need = max(need, share.most + after)
-        if any(isinstance(thread, KeyThread) or thread.text is not None for thread in config.threads):
+        if any(not isinstance(thread, Thread) or thread.text is not None for thread in config.threads):
             return self._pack(shares, config.is_complete), need + 1  # nobody else has these shares
         made = (config.is_complete, *shares)
         words = self._made.get(made)
@@ -113,10 +119,12 @@ class Rows:
             words = self._made[made] = self._pack(shares, config.is_complete)
         return words, need + 1
 
-    def _shares(self, thread: Thread | KeyThread, clock: Clock) -> list[tuple[Part | Leaving, int]]:
+    def _shares(self, thread: AnyThread, clock: Clock) -> list[tuple[Part | Leaving, int]]:
         """What a row gets of one thread, and what all behind it costs."""
         if isinstance(thread, KeyThread):
             return [(self._follower.keys(thread, clock), 0)]
+        if isinstance(thread, ItemThread):
+            return [(self._items.get(thread, clock), 0)]
         if thread.text is not None and self._frames.has_few_texts(thread):
             return [(self._tracked.all(thread, clock), 0)]
         part, after = self._part(thread, clock), thread.rest.cost
@@ -172,12 +180,18 @@ class Rows:
             clock.check()
         return found
 
+    def _exact(self, config: Config, node: int, clock: Clock) -> Costs:
+        """The tokens below a trie node that go on from `config`, byte by byte."""
+        return self._follower.exact(self._suffixes.of((node,)), config, clock)
+
     # ------------------------------------------------------------ within a budget
 
-    def _affordable(self, thread: Thread | KeyThread, remaining: int) -> NDArray[np.int32]:
+    def _affordable(self, thread: AnyThread, remaining: int) -> NDArray[np.int32]:
         """The tokens of a thread that leave fewer than `remaining` to write."""
         if isinstance(thread, KeyThread):
             return self._follower.keys(thread, ENDLESS).below(remaining)
+        if isinstance(thread, ItemThread):
+            return self._items.affordable(thread, remaining)
         if thread.text is not None and self._frames.has_few_texts(thread):
             return self._tracked.all(thread, ENDLESS).below(remaining)
         assert thread.terminal is not None

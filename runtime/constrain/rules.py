@@ -146,8 +146,8 @@ class Array(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """`empty`, or `open` item (`comma` item)* `close`.
 
     first: the choices of the first items, one by one; rest: those of all others (none: no more). low, high: number of
-    items. bounds: (low, high) for the sum of each mark. is_unique: no two items have the same text; every value is
-    then a `Terminal`, each value of which is written in exactly one way, and there are no bounds on marks.
+    items. bounds: (low, high) for the sum of each mark. is_unique: no two items write the same value; every scalar in
+    them is then written in exactly one way, and there are no bounds on marks.
     """
 
     empty: int
