@@ -82,6 +82,7 @@ class Outcome:
 
 def main() -> None:
     options = arguments()
+    kinds = ("off", *options.drafts)
     schemas = read_schemas(options.data)[: options.schemas]
     card = find_model(options.model)
     tokenizer = Tokenizer.from_file(card.tokenizer)
@@ -95,11 +96,11 @@ def main() -> None:
             kind: stack.enter_context(
                 lw.Engine(options.model, dtype=options.dtype, drafts=kind, max_running=RUNNING, kv_tokens=KV_TOKENS)
             )
-            for kind in KINDS
+            for kind in kinds
         }
-        outcomes = {kind: answer_all(engines[kind], asks, constraints, schemas) for kind in KINDS}
+        outcomes = {kind: answer_all(engines[kind], asks, constraints, schemas) for kind in kinds}
         ties = Ties(options.model, options.dtype)
-        for kind in KINDS[1:]:
+        for kind in kinds[1:]:
             compare(outcomes["off"], outcomes[kind], asks, constraints, ties)
         print_outcomes(outcomes, len(asks))
         report["outcomes"] = {kind: _without_tokens(outcome) for kind, outcome in outcomes.items()}
@@ -119,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LATTICEWORK_DATA", "../shared/data")))
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float64"))
+    parser.add_argument("--drafts", nargs="*", default=KINDS[1:], choices=KINDS[1:], help="kinds beside none")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--schemas", type=int, default=20)
     parser.add_argument("--timed", type=int, default=40, help="requests whose tokens a second are measured")
@@ -191,7 +193,7 @@ def compare(plain: Outcome, other: Outcome, asks: list[Ask], constraints: list[l
         at = next(i for i, (a, b) in enumerate(itertools.zip_longest(left, right)) if a != b)
         margin, limit = ties.margin(ask, constraints[ask.schema], left, right, at)
         other.differences.append(margin)
-        other.unexplained += margin > limit
+        other.unexplained += int(margin > limit)
 
 
 class Ties:
@@ -228,8 +230,10 @@ class Ties:
         edges = np.concatenate([[0.0], np.cumsum(p) / p.sum()])
         assert ask.sampling.seed is not None
         u = float(uniform([ask.sampling.seed], [at])[0])
-        places = [int(np.searchsorted(ids, token)) for token in (left[at], right[at])]
-        return max(max(edges[place] - u, u - edges[place + 1], 0.0) for place in places), EDGE_EPSILON
+        both = (left[at], right[at])
+        places = [int(np.searchsorted(ids, token)) for token in both]
+        assert all(ids[place] == token for place, token in zip(places, both, strict=True))
+        return max(max(float(edges[place] - u), float(u - edges[place + 1]), 0.0) for place in places), EDGE_EPSILON
 
     def _logits(self, tokens: list[int]) -> Any:
         kv = allocate_kv(self._model.spec, 1, len(tokens), self._dtype)
