@@ -46,7 +46,7 @@ from latticework.runtime.text.tokenizer import Tokenizer
 SCHEMAS = "e2e-schemas.json"
 KINDS = ("off", "forced", "all")
 MAX_TOKENS = 300
-RUNNING = 8
+SCHEMA_CHARACTERS = 600  # of a schema that a prompt shows
 KV_TOKENS = 32768  # three engines stand side by side
 LOGIT_EPSILON = 1e-3  # two logits closer than this, or u and an edge of the distribution, are a near-tie
 EDGE_EPSILON = 1e-4
@@ -89,20 +89,23 @@ def main() -> None:
     asks = requests(schemas, tokenizer, options.requests)
     constraints = [lw.JsonSchema(schema) for schema in schemas]
     report: dict[str, Any] = {
-        **conditions(), "model": options.model, "dtype": options.dtype, "requests": len(asks), "running": RUNNING
+        **conditions(), "model": options.model, "dtype": options.dtype, "requests": len(asks), "running": options.running
     }  # fmt: skip
     with ExitStack() as stack:
         engines = {
             kind: stack.enter_context(
-                lw.Engine(options.model, dtype=options.dtype, drafts=kind, max_running=RUNNING, kv_tokens=KV_TOKENS)
+                lw.Engine(
+                    options.model, dtype=options.dtype, drafts=kind, max_running=options.running, kv_tokens=KV_TOKENS
+                )
             )
             for kind in kinds
         }
-        outcomes = {kind: answer_all(engines[kind], asks, constraints, schemas) for kind in kinds}
         ties = Ties(options.model, options.dtype)
-        for kind in kinds[1:]:
-            compare(outcomes["off"], outcomes[kind], asks, constraints, ties)
-        print_outcomes(outcomes, len(asks))
+        outcomes: dict[str, Outcome] = {}
+        for kind in kinds:
+            outcome = outcomes[kind] = answer_all(engines[kind], asks, constraints, schemas)
+            compare(outcomes["off"], outcome, asks, constraints, ties)
+            print_outcome(kind, outcome, outcomes["off"])
         report["outcomes"] = {kind: _without_tokens(outcome) for kind, outcome in outcomes.items()}
         if options.repeats:
             chosen = list(range(0, len(asks), max(1, len(asks) // options.timed)))[: options.timed]
@@ -123,6 +126,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--drafts", nargs="*", default=KINDS[1:], choices=KINDS[1:], help="kinds beside none")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--schemas", type=int, default=20)
+    parser.add_argument("--running", type=int, default=8, help="sequences in one batch")
     parser.add_argument("--timed", type=int, default=40, help="requests whose tokens a second are measured")
     parser.add_argument("--repeats", type=int, default=3, help="of the measurement of speed; 0: none")
     return parser.parse_args()
@@ -144,7 +148,7 @@ def requests(schemas: list[Any], tokenizer: Tokenizer, count: int) -> list[Ask]:
     asks = []
     for number in range(count):
         schema, topic = number % len(schemas), TOPICS[number // len(schemas) % len(TOPICS)]
-        text = json.dumps(schemas[schema])[:1200]
+        text = json.dumps(schemas[schema])[:SCHEMA_CHARACTERS]
         prompt = f"Schema: {text}\nA JSON document of this schema about {topic}:\n"
         greedy = (number + number // len(schemas)) % 2 == 0
         sampling = lw.Sampling(max_tokens=MAX_TOKENS, temperature=0.0 if greedy else 1.0, seed=number)
@@ -241,17 +245,16 @@ class Ties:
         return to_numpy(runner.run(build_batch([Entry(tokens, 0, [0], 1)], len(tokens))))[0]
 
 
-def print_outcomes(outcomes: dict[str, Outcome], count: int) -> None:
-    plain = outcomes["off"]
-    print(f"{count} answers, {plain.output} tokens without drafts")
-    for kind, one in outcomes.items():
-        share = f"{one.accepted / one.drafted:.0%}" if one.drafted else "-"
-        margins = f", margins up to {max(one.differences):.1e}" if one.differences else ""
-        print(
-            f"  drafts {kind:6}  valid {one.valid}/{count}  steps {one.steps} ({one.steps / plain.steps:.2f}x)  "
-            f"drafted {one.drafted}, accepted {one.accepted} ({share})  differing texts {len(one.differences)}"
-            f"{margins}, unexplained {one.unexplained}  {one.output / one.seconds:.1f} tok/s"
-        )
+def print_outcome(kind: str, one: Outcome, plain: Outcome) -> None:
+    share = f"{one.accepted / one.drafted:.0%}" if one.drafted else "-"
+    margins = f", margins up to {max(one.differences):.1e}" if one.differences else ""
+    print(
+        f"drafts {kind:6}  valid {one.valid}/{len(one.tokens)}  tokens {one.output}  "
+        f"steps {one.steps} ({one.steps / plain.steps:.2f}x)  drafted {one.drafted}, accepted {one.accepted} ({share})  "
+        f"differing texts {len(one.differences)}{margins}, unexplained {one.unexplained}  "
+        f"{one.output / one.seconds:.1f} tok/s",
+        flush=True,
+    )
 
 
 def _without_tokens(outcome: Outcome) -> dict[str, Any]:
@@ -299,7 +302,7 @@ def rates(
 def print_rates(measured: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in measured.items()}
     base = medians["off", "free"]
-    print(f"\ntokens a second at batch {RUNNING}, same lengths; ratio to free text without drafts, and with the same")
+    print("\ntokens a second, same lengths; ratio to free text without drafts, and with the same")
     found: dict[str, Any] = {}
     for (kind, what), values in measured.items():
         rate, own = medians[kind, what], medians[kind, "free"]
