@@ -89,7 +89,8 @@ def main() -> None:
     asks = requests(schemas, tokenizer, options.requests)
     constraints = [lw.JsonSchema(schema) for schema in schemas]
     report: dict[str, Any] = {
-        **conditions(), "model": options.model, "dtype": options.dtype, "requests": len(asks), "running": options.running
+        **conditions(), "model": options.model, "dtype": options.dtype, "requests": len(asks),
+        "running": options.running,
     }  # fmt: skip
     with ExitStack() as stack:
         engines = {
@@ -250,8 +251,8 @@ def print_outcome(kind: str, one: Outcome, plain: Outcome) -> None:
     margins = f", margins up to {max(one.differences):.1e}" if one.differences else ""
     print(
         f"drafts {kind:6}  valid {one.valid}/{len(one.tokens)}  tokens {one.output}  "
-        f"steps {one.steps} ({one.steps / plain.steps:.2f}x)  drafted {one.drafted}, accepted {one.accepted} ({share})  "
-        f"differing texts {len(one.differences)}{margins}, unexplained {one.unexplained}  "
+        f"steps {one.steps} ({one.steps / plain.steps:.2f}x)  drafted {one.drafted}, accepted {one.accepted} "
+        f"({share})  differing texts {len(one.differences)}{margins}, unexplained {one.unexplained}  "
         f"{one.output / one.seconds:.1f} tok/s",
         flush=True,
     )
