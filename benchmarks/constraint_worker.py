@@ -43,8 +43,10 @@ class Refused(Exception):
 
 
 class Engine(Protocol):
-    """One adapter. `compile` returns what every matcher starts from; kind: json, regex, lark or gbnf."""
+    """One adapter. `compile` returns what every matcher starts from; kind: json, regex, lark or gbnf. `forget` drops
+    what earlier cases left behind, so that each begins cold."""
 
+    def forget(self) -> None: ...
     def compile(self, kind: str, source: Any) -> Any: ...
     def matcher(self, compiled: Any) -> Any: ...
     def fill(self, matcher: Any, row: Row) -> None: ...
@@ -58,13 +60,16 @@ class Latticework:
         constrain = importlib.import_module("latticework.runtime.constrain")
         self._compile = constrain.compile_constraint
         self._error: type[Exception] = importlib.import_module("latticework.lang.errors").ConstraintError
-        self._vocabulary = constrain.Vocabulary(job.tokens, job.end_ids)
+        self._vocabulary = constrain.Vocabulary(job.tokens, job.end_ids).warm()
         self._kinds: dict[str, Callable[[Any], Any]] = {
             "json": lambda schema: ir.JsonSchema(schema, whitespace="flexible", key_order="schema", formats="assert"),
             "regex": ir.Regex,
             "lark": lambda text: ir.Lark(text),
             "gbnf": lambda text: ir.Gbnf(text),
         }
+
+    def forget(self) -> None:
+        self._vocabulary.forget()
 
     def compile(self, kind: str, source: Any) -> Any:
         try:
@@ -92,6 +97,9 @@ class Llguidance:
         # It takes forced text as the tokenizer would write it, so it has to have the real one.
         self._general = llguidance.LLTokenizer(job.tokenizer, n_vocab=len(job.tokens), eos_token=job.end_ids)
         self._json = self._general.with_slices(llguidance.LLTokenizer.json_slices())
+
+    def forget(self) -> None:
+        """Nothing is kept from case to case."""
 
     def compile(self, kind: str, source: Any) -> Any:
         make = self._make
@@ -134,6 +142,9 @@ class Xgrammar:
         )
         self._compiler = xgrammar.GrammarCompiler(vocabulary, max_threads=1)
 
+    def forget(self) -> None:
+        """Nothing is kept from case to case."""
+
     def compile(self, kind: str, source: Any) -> Any:
         compiler = self._compiler
         try:
@@ -172,6 +183,9 @@ class OutlinesCore:
                 ids.setdefault(token, []).append(index)
         self._module = outlines_core
         self._vocabulary = outlines_core.Vocabulary(job.end_ids[0], ids)
+
+    def forget(self) -> None:
+        """Nothing is kept from case to case."""
 
     def compile(self, kind: str, source: Any) -> Any:
         try:
@@ -242,6 +256,7 @@ class Harness:
 
     def _run(self, number: int, case: Case) -> dict[str, Any]:
         engine, row = self._engine, self._row
+        engine.forget()
         self._say({"case": number, "stage": "compile"})
         began = time.process_time_ns()  # of the process: some compile in threads of their own
         compiled = engine.compile(case["kind"], case["source"])

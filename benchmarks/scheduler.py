@@ -23,8 +23,13 @@ from latticework.runtime.cache.leases import LeaseTable
 from latticework.runtime.cache.pages import PagePool
 from latticework.runtime.cache.radix import RadixTree
 from latticework.runtime.config import EngineConfig
+from latticework.runtime.constrain import Automaton
 from latticework.runtime.engine import Engine
+from latticework.runtime.profile import Profile
 from latticework.runtime.request import GenSegment, Request, TextSegment
+from latticework.runtime.schedule.automata import Automata
+from latticework.runtime.schedule.drafts import Drafts
+from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.scheduler import Scheduler
 from latticework.runtime.schedule.sequence import Output, Sequence
@@ -82,13 +87,18 @@ def sequence(number: int, prompt: list[int], tenant: str) -> Sequence:
     return made
 
 
+def no_constraint(rules: bytes) -> Automaton:
+    raise AssertionError("no sequence here has a constraint")
+
+
 def steps(tenants: int) -> Iterator[float]:
     """Seconds of each step: schedule, and hand every sequence its token; who is done makes room for the next."""
     rng = random.Random(1)
     pool = PagePool(200_000 // PAGE, PAGE)
     tree = RadixTree(pool)
     memory = Memory(pool, tree, LeaseTable(tree), lambda *_: None, True)
-    scheduler = Scheduler(memory, RUNNING, 4096, lambda *_: True)
+    masks = Masks(Automata(no_constraint, 0), VOCABULARY, Profile(False))
+    scheduler = Scheduler(memory, RUNNING, 4096, lambda *_: True, Drafts("off", lambda _: [], [], masks))
     prefixes = [tokens(rng, PROMPT - 20) for _ in range(50)]
     number = 0
 

@@ -22,6 +22,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The seconds are those it waited in the engine's queue, its constraint was compiled, and steps computed its prompt
     and its output: a step's time counts for all who share it. truncated: tokens left out of the prompt, on request.
+    drafted, accepted: output tokens that were guessed, and those of them that were then drawn.
     """
 
     prompt: int = 0
@@ -33,6 +34,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     truncated: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))

@@ -34,6 +34,8 @@ def total_usage(drawn: Sequence[Usage]) -> Usage:
         first.cached,
         first.computed,
         sum(usage.output for usage in drawn),
+        drafted=sum(usage.drafted for usage in drawn),
+        accepted=sum(usage.accepted for usage in drawn),
         queue_seconds=max(usage.queue_seconds for usage in drawn),
         compile_seconds=max(usage.compile_seconds for usage in drawn),
         prefill_seconds=max(usage.prefill_seconds for usage in drawn),

@@ -4,14 +4,16 @@ A pydantic model is recognised by its methods, so pydantic is never imported; ev
 TypedDict, Enum, Literal, builtin and union types) goes through msgspec. What a schema may contain is decided by
 the constraint core, which refuses what it cannot enforce; nothing is dropped here except annotations.
 
-A type whose values are written in a string's inner form (dates, decimals, bytes, addresses) is refused here: its
-schema says so only in annotations, and text that keeps the schema would seldom be such a value.
+Dates, times, durations, UUIDs, decimals and IP addresses are strings of a form (`forms.py`) that text is held to. A
+type whose strings have another inner form (bytes, networks, e-mail addresses) is refused here: its schema says so only
+in annotations, and text that keeps the schema would seldom be such a value.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -19,6 +21,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from latticework.lang.errors import InvalidArgument, InvalidValue, SchemaError
+from latticework.lang.forms import FORMS, custom_schema, name_times, read_custom
 from latticework.lang.ir import JsonSchema
 
 ANNOTATIONS = frozenset(
@@ -28,7 +31,9 @@ SHOWN_CHARACTERS = 200
 NAMED_SCHEMAS = ("properties", "$defs", "patternProperties")  # hold names, not keywords
 _HARMLESS_FORMATS = frozenset({"password", "path"})  # every string is one
 _CONTENT = ("contentEncoding", "contentMediaType", "contentSchema")
-_INNER_FORMS = ("DateTime", "Date", "Time", "TimeDelta", "Decimal", "UUID", "Bytes", "ByteArray", "MemoryView", "Ext")
+_INNER_FORMS = ("Bytes", "ByteArray", "MemoryView", "Ext")
+_PYDANTIC_FORMS = ("date", "datetime", "time", "timedelta")
+_UNSAID = ("gt", "ge", "lt", "le", "now_op")  # of these forms, what their JSON Schema does not say
 _PYDANTIC_KEYS = ("int", "float", "bool", "none", "decimal", "complex", "date", "time", "datetime", "timedelta", "uuid")
 _PYDANTIC_VALUES = ("default", "metadata", "expected", "members", "config", "serialization")  # hold no schema
 _INNER_FORM_HINT = "use str, int or float for it and convert the value yourself, or give the schema as json_schema="
@@ -60,13 +65,14 @@ JSON = Decoder("JSON document", lambda text: msgspec.json.decode(text))
 def constraint_of(kind: Any) -> tuple[JsonSchema, Decoder]:
     """The JSON Schema of a type, and how to read its values.
 
-    kind: a pydantic model or TypeAdapter, or any type msgspec knows: dataclass, TypedDict, Enum, Literal, int,
-    float, str, bool, None, list[...], unions of them. Raises InvalidArgument.
+    kind: a pydantic model or TypeAdapter, or any type msgspec knows: dataclass, TypedDict, NamedTuple, Enum, Literal,
+    int, float, str, bool, None, date, datetime, time, timedelta, UUID, Decimal, list[...], unions of them; also IP
+    addresses and paths. Raises InvalidArgument.
     """
     for schema_method, read_method in (("model_json_schema", "model_validate_json"), ("json_schema", "validate_json")):
         if hasattr(kind, schema_method) and hasattr(kind, read_method):
-            schema = _tidy(getattr(kind, schema_method)())
-            _refuse_inner_forms(schema, _name(kind), "")
+            schema = _tidy(getattr(kind, schema_method)(**_schema_options()))
+            _hold_to_forms(schema, _name(kind), "")
             core = getattr(kind, "core_schema", None) or getattr(kind, "__pydantic_core_schema__", None)
             _refuse_pydantic_parts(core, _name(kind))
             return JsonSchema(schema), Decoder(_name(kind), getattr(kind, read_method))
@@ -75,10 +81,14 @@ def constraint_of(kind: Any) -> tuple[JsonSchema, Decoder]:
             f"schema is a {type(kind).__name__}; expected a type", field="schema", hint="use json_schema= for a schema"
         )
     try:
-        (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+        (schema,), definitions = msgspec.json.schema_components(
+            [kind], schema_hook=custom_schema, ref_template="#/$defs/{name}"
+        )
         _restore_order(kind, definitions)
-        reader = msgspec.json.Decoder(kind)
-    except (TypeError, NameError, AttributeError) as error:
+        description = msgspec.inspect.type_info(kind)
+        name_times(description, schema, definitions)
+        reader = msgspec.json.Decoder(kind, dec_hook=read_custom)
+    except (TypeError, NameError, AttributeError, NotImplementedError) as error:
         raise InvalidArgument(
             f"schema={_name(kind)} cannot be turned into a JSON Schema: {str(error).splitlines()[0]}",
             field="schema",
@@ -88,13 +98,27 @@ def constraint_of(kind: Any) -> tuple[JsonSchema, Decoder]:
     if definitions:
         schema = {**schema, "$defs": definitions}
     schema = _tidy(schema)
-    _refuse_inner_forms(schema, _name(kind), "")
-    _refuse_msgspec_parts(msgspec.inspect.type_info(kind), _name(kind), set())
+    _hold_to_forms(schema, _name(kind), "")
+    _refuse_msgspec_parts(description, _name(kind), set())
     return JsonSchema(schema), Decoder(_name(kind), reader.decode)
 
 
 def _name(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind)
+
+
+def _schema_options() -> dict[str, Any]:
+    """How pydantic is to write a schema: a Decimal as a number alone. As a string it would have no bounds."""
+    pydantic = sys.modules.get("pydantic.json_schema")
+    if pydantic is None:
+        return {}
+
+    class Generator(pydantic.GenerateJsonSchema):  # type: ignore[name-defined]
+        def decimal_schema(self, schema: Any) -> Any:
+            found = super().decimal_schema(schema)
+            return next((part for part in found.get("anyOf", ()) if part.get("type") == "number"), found)
+
+    return {"schema_generator": Generator}
 
 
 # ---------------------------------------------------------------- schemas
@@ -133,9 +157,15 @@ def _without_annotations(schema: Any) -> Any:
     return tidy
 
 
-def _refuse_inner_forms(schema: Any, name: str, pointer: str) -> None:
-    """Raises for the first keyword that says what a string holds without any validator's check."""
+def _hold_to_forms(schema: Any, name: str, pointer: str) -> None:
+    """Turns the formats that types have into keywords that say all of it; raises for the first keyword that says what
+    a string holds and is not among them."""
     if not isinstance(schema, dict):
+        return
+    form = schema.get("format")
+    if isinstance(form, str) and form in FORMS and form not in _HARMLESS_FORMATS:
+        del schema["format"]
+        schema |= FORMS[form]
         return
     for key, value in schema.items():
         at = f"{pointer}/{key}"
@@ -146,12 +176,12 @@ def _refuse_inner_forms(schema: Any, name: str, pointer: str) -> None:
         if key in NAMED_SCHEMAS:
             for part_name, part in value.items():
                 escaped = part_name.replace("~", "~0").replace("/", "~1")
-                _refuse_inner_forms(part, name, f"{at}/{escaped}")
+                _hold_to_forms(part, name, f"{at}/{escaped}")
         elif isinstance(value, list) and key != "enum":
             for index, part in enumerate(value):
-                _refuse_inner_forms(part, name, f"{at}/{index}")
+                _hold_to_forms(part, name, f"{at}/{index}")
         elif key not in ("const", "discriminator"):
-            _refuse_inner_forms(value, name, at)
+            _hold_to_forms(value, name, at)
 
 
 def _refers(schema: Any, reference: str) -> bool:
@@ -199,6 +229,8 @@ def _refuse_msgspec_parts(part: Any, place: str, seen: set[int]) -> None:
     seen.add(id(part))
     if type(part).__name__.removesuffix("Type") in _INNER_FORMS:
         _refuse_part(f"{place} is a {type(part).__name__.removesuffix('Type').lower()}")
+    if getattr(part, "tz", None) is False:
+        _refuse_part(f"{place} is a {type(part).__name__.removesuffix('Type').lower()} without an offset from UTC")
     free_keys = msgspec.inspect.StrType | msgspec.inspect.AnyType
     if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, free_keys):
         _refuse_part(f"{place} has keys other than str")
@@ -215,8 +247,14 @@ def _refuse_pydantic_parts(part: Any, place: str) -> None:
     if not isinstance(part, dict):
         return
     kind = part.get("type")
-    if kind in ("decimal", "complex"):
-        _refuse_part(f"{place} is a {kind}")
+    if kind == "complex":
+        _refuse_part(f"{place} is a complex")
+    if kind in _PYDANTIC_FORMS and any(part.get(bound) is not None for bound in _UNSAID):
+        _refuse_part(f"{place} is a {kind} with bounds")
+    if part.get("tz_constraint") not in (None, "aware"):
+        _refuse_part(f"{place} is a {kind} without an offset from UTC, or with a certain one")
+    if kind == "decimal" and any(part.get(bound) is not None for bound in ("max_digits", "decimal_places")):
+        _refuse_part(f"{place} is a decimal with a number of digits")
     keys = part.get("keys_schema")
     if kind == "dict" and isinstance(keys, dict) and keys.get("type") in _PYDANTIC_KEYS:
         _refuse_part(f"{place} has keys other than str")

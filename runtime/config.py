@@ -45,6 +45,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="milliseconds between two tokens: prompts are cut into chunks that leave room; default: none"),
     ] = None
     max_waiting: Annotated[int, Meta(description="requests that may wait before 'busy' is answered", ge=1)] = 4096
+    drafts: Annotated[
+        Literal["off", "forced", "all"],
+        Meta(
+            description="tokens guessed ahead and checked in one step: none; text that a constraint forces; that, and "
+            "text that follows what was written before. Output is the same"
+        ),
+    ] = "all"
     mask_budget_ms: Annotated[float, Meta(description="time a step may spend on cold masks", gt=0)] = 50.0
     row_cache_mb: Annotated[int, Meta(description="MiB for all constraints and their cached mask rows", ge=1)] = 256
     profile: Annotated[bool, Meta(description="measure where the time of steps goes")] = False

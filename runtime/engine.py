@@ -37,6 +37,7 @@ from latticework.runtime.schedule.accepted import check_request, constraint_keys
 from latticework.runtime.schedule.automata import Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
+from latticework.runtime.schedule.drafts import Drafts
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.requests import Events, Requests
@@ -102,7 +103,10 @@ class Engine:
             min(self.context, self.kv_tokens),
         )
         self.masks = Masks(self.automata, spec.vocab_size, self.profile)
-        self.scheduler = Scheduler(self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready)
+        self.drafts = Drafts(config.drafts, tokenizer.encode_bytes, tokenizer.padded(spec.vocab_size), self.masks)
+        self.scheduler = Scheduler(
+            self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready, self.drafts
+        )
         self.requests = Requests(
             self.chain,
             self.scheduler,
@@ -112,7 +116,7 @@ class Engine:
             lambda request: check_request(request, spec.vocab_size),
             config.max_waiting,
         )
-        self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.profile)
+        self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.drafts, self.profile)
         self.step_cost = StepCost()
 
     @staticmethod
@@ -137,7 +141,7 @@ class Engine:
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
-        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids)
+        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids).warm()
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
@@ -245,6 +249,8 @@ class Engine:
             leases=len(self.leases),
             steps=self.scheduler.step,
             retractions=self.scheduler.retractions,
+            drafted=self.drafts.drafted,
+            accepted=self.drafts.accepted,
             profile=dict(self.profile.seconds),
         )
 

@@ -100,6 +100,8 @@ def _line(request: Request, outcome: str, usage: Usage, timing: Timing, event: T
         "prompt": usage.prompt,
         "cached": usage.cached,
         "output": usage.output,
+        "drafted": usage.drafted,
+        "accepted": usage.accepted,
         "queue_ms": _ms(usage.queue_seconds),
         "prefill_ms": _ms(usage.prefill_seconds),
         "decode_ms": _ms(usage.decode_seconds),

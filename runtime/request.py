@@ -127,3 +127,12 @@ class TokenEvent(msgspec.Struct, omit_defaults=True):
     prompt_logprobs: tuple[TokenInfo, ...] = ()
     probabilities: tuple[float, ...] = ()
     option_logprobs: tuple[tuple[float, ...], ...] = ()
+
+    def after(self, earlier: TokenEvent) -> TokenEvent:
+        """Both as one event: `earlier` is of the same segment, right before, and ends nothing."""
+        return msgspec.structs.replace(
+            self,
+            tokens=earlier.tokens + self.tokens,
+            data=earlier.data + self.data,
+            logprobs=earlier.logprobs + self.logprobs,
+        )

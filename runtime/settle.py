@@ -8,33 +8,49 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latticework.lang.errors import RuntimeFailure
 from latticework.runtime.profile import Profile
-from latticework.runtime.request import TokenEvent
+from latticework.runtime.request import TokenEvent, TokenInfo
 from latticework.runtime.sample.contained import draw
 from latticework.runtime.sample.sampler import Row
 from latticework.runtime.sample.scores import prompt_logprobs, token_logprobs
 from latticework.runtime.schedule.chain import Chain
+from latticework.runtime.schedule.drafts import Drafts
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.requests import Requests
 from latticework.runtime.schedule.scheduler import Plan, Work
-from latticework.runtime.schedule.sequence import Output, Scoring, Selection, Sequence
+from latticework.runtime.schedule.sequence import Scoring, Selection, Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(slots=True)
+class Drawing:
+    """A gen's tokens of one step. row: of the logits, the next token's. right: tokens drawn as guessed, of which `said`
+    tells."""
+
+    work: Work
+    row: int
+    right: int = 0
+    said: TokenEvent | None = None
+
+
 class Settlement:
     """Stateless between steps; it acts on the sequences of a plan."""
 
-    def __init__(self, requests: Requests, chain: Chain, memory: Memory, masks: Masks, profile: Profile) -> None:
+    def __init__(
+        self, requests: Requests, chain: Chain, memory: Memory, masks: Masks, drafts: Drafts, profile: Profile
+    ) -> None:
         self._requests = requests
         self._chain = chain
         self._memory = memory
         self._masks = masks
+        self._drafts = drafts
         self._profile = profile
 
     def settle(self, plan: Plan, logits: Tensor | None) -> None:
@@ -47,13 +63,13 @@ class Settlement:
 
     def _settle_works(self, works: list[Work], logits: Tensor) -> None:
         """Sorts the works by what their logits are for, before any sequence moves on, then serves them."""
-        samples: list[tuple[Work, int]] = []  # with the work's first row of logits that is not for its prompt
-        scores: list[tuple[Work, int]] = []
+        samples: list[Drawing] = []
+        scores: list[tuple[Work, int]] = []  # with the work's first row of logits
         row, now = 0, time.monotonic()
         for work in works:
             work.sequence.count_work(now)
             if work.scoring is None:
-                work.sequence.computed += len(work.entry.tokens)
+                work.sequence.computed += work.own
             first, row = row, row + work.entry.logits
             try:
                 if work.prompt_rows:
@@ -65,37 +81,68 @@ class Settlement:
             except Exception as error:
                 self._requests.fail(work.sequence, error)
                 continue
-            (scores if work.sequence.output is None else samples).append((work, first))
+            if work.sequence.output is None:
+                scores.append((work, first))
+            else:
+                samples.append(Drawing(work, first))
         self._settle_samples(samples, logits)
         self._settle_scores(scores, logits)
 
     # ------------------------------------------------------------ gens
 
-    def _settle_samples(self, works: list[tuple[Work, int]], logits: Tensor) -> None:
-        """Draws a token for every gen."""
-        drawing: list[tuple[Work, int, Row]] = []
-        for work, row in works:
-            output = work.sequence.output
-            assert output is not None
+    def _settle_samples(self, drawings: list[Drawing], logits: Tensor) -> None:
+        """Draws a token for every gen, and one more as long as it was the one guessed."""
+        while drawings:
+            drawings = self._draw(drawings, logits)
+
+    def _draw(self, drawings: list[Drawing], logits: Tensor) -> list[Drawing]:
+        """Draws one token for each; returns those whose guess has the next one's logits, too."""
+        ready: list[tuple[Drawing, Row]] = []
+        for drawing in drawings:
             try:
-                drawing.append((work, row, self._rule(work.sequence, output)))
+                ready.append((drawing, self._rule(drawing.work.sequence)))
             except Exception as error:
-                self._requests.fail(work.sequence, error)
-        if not drawing:
-            return
+                self._fail(drawing, error)
+        if not ready:
+            return []
         with self._profile.part("sample"):
-            drawn = draw(logits, [row for _, row, _ in drawing], [rule for _, _, rule in drawing])
-        for (work, _, _), found in zip(drawing, drawn, strict=True):
-            sequence = work.sequence
+            drawn = draw(logits, [drawing.row for drawing, _ in ready], [rule for _, rule in ready])
+        going_on = []
+        for (drawing, _), found in zip(ready, drawn, strict=True):
             try:
                 if isinstance(found, Exception):
                     raise found
-                self._publish(work)
-                event = self._chain.accept(sequence, *found)
+                if self._take(drawing, *found):
+                    going_on.append(drawing)
             except Exception as error:
-                self._requests.fail(sequence, error)
-                continue
-            self._requests.proceed(sequence, event)
+                self._fail(drawing, error)
+        return going_on
+
+    def _take(self, drawing: Drawing, token: int, info: TokenInfo | None) -> bool:
+        """A sequence takes a token. True if that was guessed: the row after it is the next one's."""
+        work, sequence = drawing.work, drawing.work.sequence
+        if drawing.said is None:
+            self._publish(work)
+        guessed = work.draft.tokens[drawing.right :]
+        event = self._chain.accept(sequence, token, info)
+        if drawing.said is not None:
+            event = event.after(drawing.said)
+        is_right = bool(guessed) and guessed[0] == token
+        drawing.right += is_right
+        if is_right and event.end is None:
+            sequence.computed += 1
+            drawing.said = event
+            drawing.row += 1
+            return True
+        self._drafts.learn(sequence, work.draft, drawing.right)
+        self._requests.proceed(sequence, event)
+        return False
+
+    def _fail(self, drawing: Drawing, error: Exception) -> None:
+        """What a gen has said before counts."""
+        if drawing.said is not None:
+            self._requests.tell(drawing.work.sequence, drawing.said)
+        self._requests.fail(drawing.work.sequence, error)
 
     def _tell_prompt(self, work: Work, logits: Tensor) -> None:
         """Tells the log-probabilities of the tokens that these rows, [R, V], predict, each once."""
@@ -110,14 +157,16 @@ class Settlement:
         event = TokenEvent(sequence.request.id, sequence.segment, prompt_tokens=tokens, prompt_logprobs=infos)
         self._requests.tell(sequence, event)
 
-    def _rule(self, sequence: Sequence, output: Output) -> Row:
+    def _rule(self, sequence: Sequence) -> Row:
         """How the next token of a gen is drawn."""
+        output = sequence.output
+        assert output is not None
         mask = self._masks.row(sequence)
         return Row(output.sampling, output.drawn, mask, output.before, output.text.tokens, output.barred)
 
     def _publish(self, work: Work) -> None:
         """Lets others share a prompt once it is computed."""
-        if len(work.entry.tokens) > 1 and work.sequence.uncomputed == 0:
+        if work.own > 1 and work.sequence.uncomputed == 0:
             self._memory.publish(work.sequence)
 
     # ------------------------------------------------------------ selects

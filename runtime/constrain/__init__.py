@@ -10,6 +10,7 @@ Works without the rest of the runtime and without torch.
 
 from latticework.runtime.constrain.automaton import Automaton
 from latticework.runtime.constrain.base import Limits, Matcher, Row
+from latticework.runtime.constrain.batch import fill_masks
 from latticework.runtime.constrain.compile import compile_constraint, to_rules
 from latticework.runtime.constrain.logits_processor import ConstraintLogitsProcessor
 from latticework.runtime.constrain.rules import RuleGraph, decode_rules, encode_rules
@@ -26,5 +27,6 @@ __all__ = [
     "compile_constraint",
     "decode_rules",
     "encode_rules",
+    "fill_masks",
     "to_rules",
 ]

@@ -7,16 +7,17 @@ promises is written in `base.py`; how configs come about, in `frames.py`; rows, 
 
 from __future__ import annotations
 
-import time
-
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.clock import Clock, Late
 from latticework.runtime.constrain.expressions import Expressions
 from latticework.runtime.constrain.frames import Config, Frames
+from latticework.runtime.constrain.parts import Parts
 from latticework.runtime.constrain.places import States
 from latticework.runtime.constrain.rows import Rows
 from latticework.runtime.constrain.rules import RuleGraph
 from latticework.runtime.constrain.search import AutomatonSearch
+from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 ROW_CACHE_BYTES = 64 << 20
@@ -42,8 +43,17 @@ class Automaton:
     ) -> None:
         self.vocabulary = vocabulary
         self._expressions = Expressions(rules, vocabulary, is_live)
-        self.frames = Frames(self._expressions, vocabulary)
-        self.rows = Rows(self.frames, vocabulary, row_cache_bytes)
+        standard = vocabulary.standard
+        if standard is None:
+            self._suffixes = Suffixes(vocabulary.trie)
+            self.frames = Frames(self._expressions, vocabulary, self._suffixes)
+            parts = Parts(vocabulary, self._suffixes)
+        else:
+            self._suffixes = Suffixes(vocabulary.trie, standard.suffixes)
+            known = standard.recognise(self._expressions.nodes)
+            self.frames = Frames(self._expressions, vocabulary, self._suffixes, known)
+            parts = Parts(vocabulary, self._suffixes, standard.parts)
+        self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes, parts)
 
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
@@ -63,12 +73,13 @@ class Automaton:
     @property
     def cached_bytes(self) -> int:
         """Memory held by cached rows and states."""
-        return self.rows.nbytes + self.frames.nbytes
+        return self.rows.nbytes + self.frames.nbytes + self._suffixes.nbytes
 
     def forget(self) -> None:
         """Drops cached rows and states; matchers go on, and make what they need again."""
         self.frames.forget()
         self.rows.forget()
+        self._suffixes.forget()
 
     def tidy(self) -> None:
         """Forgets everything if it has grown too much."""
@@ -102,9 +113,13 @@ class ConstraintMatcher:
         config = self._config
         if config is None or self._automaton.rows.has(config):
             return True
-        if time.monotonic() >= deadline:
+        clock = Clock(deadline)
+        if clock.is_late():
             return False
-        self._automaton.rows.get(config)
+        try:
+            self._automaton.rows.get(config, clock)
+        except Late:
+            return False
         return True
 
     def accept(self, token: int) -> bool:

@@ -16,7 +16,9 @@ import msgspec
 from latticework.lang.errors import ConstraintError, ErrorData
 from latticework.lang.ir import MAX_TOKENS_LIMIT
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.live import live_graph
+from latticework.runtime.constrain.renumbering import compact, renumbered
 from latticework.runtime.constrain.rules import (
     MAX_COUNT,
     Array,
@@ -39,8 +41,8 @@ from latticework.runtime.constrain.rules import (
     Then,
     Words,
     check_left_recursion,
-    children,
 )
+from latticework.runtime.constrain.sizes import MANY, Size, size_of_either
 
 NEVER = -1  # the language without any string; never part of a graph
 EMPTY = 0
@@ -48,7 +50,8 @@ EMPTY = 0
 MAX_FOLLOWERS = 250_000  # pairs (where a text can be, where its next byte can be) beyond what any class needs
 _FREE_STARTS = 128  # the widest character classes begin with about this many byte sets; more is ambiguity
 _MANY_WORDS = 8  # from this many literals side by side on, they become one node
-_MANY = 1 << 40  # where sizes stop being counted
+_ONE_BYTE = Size(False, 1, 1, 0)
+_BRACKETS = Size(False, 2, 1, 0)
 
 M = TypeVar("M", Property, Extra)
 
@@ -74,14 +77,12 @@ class Builder:
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
         self._shared: dict[Hashable, int] = {}
-        self._nullable: list[bool] = []
-        self._shortest: list[int] = []  # bytes of the shortest text
-        self._starts: list[int] = []  # places a text can begin at
-        self._ends: list[int] = []  # inner places from which the node can be left without a byte
+        self._pasted: dict[Excerpt, int] = {}
+        self._sizes: list[Size] = []
         self._followers = 0
         self._rules: list[int] = []  # the node of each rule; NEVER while it has none
         self._pieces = 0  # states of machines, members of objects and arrays
-        self._add(Empty(), nullable=True, shortest=0, starts=0, ends=0)
+        self._add(Empty(), Size(True, 0, 0, 0))
 
     # ------------------------------------------------------------ leaves
 
@@ -97,12 +98,12 @@ class Builder:
                 merged.append((low, high))
         if len(merged) == 1 and merged[0][0] == merged[0][1]:
             return self.literal(bytes([merged[0][0]]))
-        return self._add(Bytes(tuple(merged)), nullable=False, shortest=1, starts=1, ends=0)
+        return self._add(Bytes(tuple(merged)), _ONE_BYTE)
 
     def literal(self, data: bytes) -> int:
         if not data:
             return EMPTY
-        return self._add(Literal(data), nullable=False, shortest=len(data), starts=1, ends=0)
+        return self._add(Literal(data), Size(False, len(data), 1, 0))
 
     def shared(self, key: Hashable, make: Callable[[], int]) -> int:
         """The node that `make` makes, made once for a key."""
@@ -110,6 +111,18 @@ class Builder:
         if node is None:
             node = self._shared[key] = make()
         return node
+
+    def paste(self, excerpt: Excerpt) -> int:
+        """The root of `excerpt`, whose nodes become nodes here."""
+        known = self._pasted.get(excerpt)
+        if known is None:
+            place = [EMPTY]
+            for node, size in zip(excerpt.nodes[1:], excerpt.sizes[1:], strict=True):
+                place.append(self._add(renumbered(node, place, {}), size))
+            self._follow(excerpt.followers)
+            self._count(excerpt.pieces)
+            known = self._pasted[excerpt] = place[excerpt.root]
+        return known
 
     # ------------------------------------------------------------ combinations
 
@@ -143,17 +156,18 @@ class Builder:
         single: list[tuple[int, int]] = []  # all one-byte items become one set
         words: dict[bytes, None] = {}
         for part in self._alternatives(items):
-            match self._nodes[part]:
-                case Bytes(ranges):
-                    single += ranges
-                case Literal(data) if len(data) == 1:
-                    single.append((data[0], data[0]))
-                case Literal(data):
-                    words[data] = None
-                case Words(more):
-                    words.update(dict.fromkeys(more))
-                case _:
-                    kept[part] = None
+            node = self._nodes[part]
+            if isinstance(node, Literal):
+                if len(node.data) == 1:
+                    single.append((node.data[0], node.data[0]))
+                else:
+                    words[node.data] = None
+            elif isinstance(node, Bytes):
+                single += node.ranges
+            elif isinstance(node, Words):
+                words.update(dict.fromkeys(node.words))
+            else:
+                kept[part] = None
         if single:
             kept[self.byte_set(tuple(sorted(single)))] = None
         if len(kept) + len(words) > self.limits.alternatives:
@@ -162,17 +176,11 @@ class Builder:
             kept.update(dict.fromkeys(self.literal(word) for word in words))
         else:
             shortest = min(map(len, words))
-            kept[self._add(Words(tuple(sorted(words))), nullable=False, shortest=shortest, starts=1, ends=0)] = None
+            kept[self._add(Words(tuple(sorted(words))), Size(False, shortest, 1, 0))] = None
         if len(kept) <= 1:
             return next(iter(kept), NEVER)
         choices = tuple(kept)
-        return self._add(
-            Either(choices),
-            nullable=any(self._nullable[item] for item in choices),
-            shortest=min(self._shortest[item] for item in choices),
-            starts=sum(self._starts[item] for item in choices),
-            ends=sum(self._ends[item] for item in choices),
-        )
+        return self._add(Either(choices), size_of_either([self._sizes[item] for item in choices]))
 
     def _alternatives(self, items: Iterable[int]) -> Iterable[int]:
         for item in items:
@@ -193,7 +201,7 @@ class Builder:
             return EMPTY if low == 0 else NEVER
         if item == EMPTY or high == 0:
             return EMPTY
-        if self._nullable[item]:
+        if self._sizes[item].nullable:
             low = 0
             item = self._without_empty(item)
         if (low, high) == (1, 1):
@@ -201,12 +209,10 @@ class Builder:
         node = self._nodes[item]
         if high is None and low <= 1 and isinstance(node, Repeat) and node.high is None and node.low <= 1:
             low, item = low * node.low, node.item  # (x+)+ is x+: without this, nests of them multiply
+        size = self._sizes[item]
         return self._add(
             Repeat(item, low, high),
-            nullable=low == 0,
-            shortest=low * self._shortest[item],
-            starts=self._starts[item],
-            ends=self._ends[item] + 1,
+            Size(low == 0, min(low * size.shortest, MANY), size.starts, min(size.ends + 1, MANY)),
         )
 
     # ------------------------------------------------------------ structure
@@ -215,7 +221,8 @@ class Builder:
         """`item`, regular, as a part whose masks are shared wherever it stands: a string, a number, a token."""
         if item in (NEVER, EMPTY):
             return item
-        return self._add(Terminal(item), nullable=self._nullable[item], shortest=self._shortest[item], starts=1, ends=0)
+        size = self._sizes[item]
+        return self._add(Terminal(item), Size(size.nullable, size.shortest, 1, 0))
 
     def machine(self, states: Sequence[MachineState], low: int = 0, high: int | None = None) -> int:
         """A deterministic automaton over characters; `low` to `high` of them. NEVER where no state accepts."""
@@ -224,7 +231,7 @@ class Builder:
         self._count(len(states) + sum(len(state.moves) for state in states))
         widest = max(len(state.moves) for state in states)
         nullable = low == 0 and states[0].accepts
-        return self._add(Machine(tuple(states), low, high), nullable=nullable, shortest=low, starts=widest, ends=0)
+        return self._add(Machine(tuple(states), low, high), Size(nullable, low, widest, 0))
 
     def rule(self) -> int:
         """A new rule, without text until `define`d; `call` it from anywhere, its own text included."""
@@ -234,7 +241,7 @@ class Builder:
         return len(self._rules) - 1
 
     def call(self, rule: int) -> int:
-        return self._add(Call(rule), nullable=False, shortest=0, starts=1, ends=0)
+        return self._add(Call(rule), Size(False, 0, 1, 0))
 
     def define(self, rule: int, node: int) -> None:
         """Gives a rule its text; NEVER is none."""
@@ -254,13 +261,7 @@ class Builder:
         # A listed member without a value stays known by its key, so that no extra takes the key: see `Object`.
         kept = tuple(member for member in extras if member.choices)
         self._count(len(properties) + len(extras))
-        return self._add(
-            msgspec.structs.replace(node, properties=properties, extras=kept),
-            nullable=False,
-            shortest=2,
-            starts=1,
-            ends=0,
-        )
+        return self._add(msgspec.structs.replace(node, properties=properties, extras=kept), _BRACKETS)
 
     def array(self, node: Array) -> int:
         """As `object`. Items that cannot be written end the array before them."""
@@ -277,13 +278,7 @@ class Builder:
         if high is not None and high < node.low:
             return NEVER
         self._count(len(first))
-        return self._add(
-            msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high),
-            nullable=False,
-            shortest=2,
-            starts=1,
-            ends=0,
-        )
+        return self._add(msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high), _BRACKETS)
 
     def _count(self, pieces: int) -> None:
         self._pieces += pieces
@@ -298,19 +293,19 @@ class Builder:
 
     def is_nullable(self, node: int) -> bool:
         """Whether the empty text is one of `node`'s; a call is taken not to have it."""
-        return node != NEVER and self._nullable[node]
+        return node != NEVER and self._sizes[node].nullable
 
     def shortest(self, node: int) -> int:
         """Bytes of the shortest text of `node`."""
-        return self._shortest[node]
+        return self._sizes[node].shortest
 
     def finish(self, root: int) -> RuleGraph | None:
         """The graph with only the nodes that `root` needs; None where no text can be written."""
         if root == NEVER:
             return None
-        if self._shortest[root] > MAX_TOKENS_LIMIT:
+        if self._sizes[root].shortest > MAX_TOKENS_LIMIT:
             raise ConstraintError(
-                f"the shortest text that the constraint allows has {self._shortest[root]} bytes; "
+                f"the shortest text that the constraint allows has {self._sizes[root].shortest} bytes; "
                 f"at most {MAX_TOKENS_LIMIT} are supported",
                 field=self.field,
             )
@@ -322,6 +317,10 @@ class Builder:
         found = compact(live)
         check_left_recursion(found)
         return found
+
+    def cut(self, root: int) -> Excerpt:
+        """All nodes so far, as the excerpt of `root`."""
+        return Excerpt(tuple(self._nodes), tuple(self._sizes), root, self._followers, self._pieces)
 
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""
@@ -343,14 +342,17 @@ class Builder:
                 yield item
 
     def _then(self, first: int, rest: int) -> int:
-        nullable = self._nullable[rest]
-        self._follow(self._ends[first] + 1, self._starts[rest])
+        size, after = self._sizes[first], self._sizes[rest]
+        if after.starts > _FREE_STARTS:
+            self._follow((size.ends + 1) * (after.starts - _FREE_STARTS))
         return self._add(
             Then(first, rest),
-            nullable=nullable and self._nullable[first],
-            shortest=self._shortest[first] + self._shortest[rest],
-            starts=self._starts[first] + (self._starts[rest] if self._nullable[first] else 0),
-            ends=self._ends[rest] + (self._ends[first] + 1 if nullable else 0),
+            Size(
+                size.nullable and after.nullable,
+                min(size.shortest + after.shortest, MANY),
+                size.starts + (after.starts if size.nullable else 0),
+                min(after.ends + (size.ends + 1 if after.nullable else 0), MANY),
+            ),
         )
 
     def _without_empty(self, item: int) -> int:
@@ -359,8 +361,8 @@ class Builder:
             return self.either([part for part in node.items if part != EMPTY])
         return item
 
-    def _follow(self, places: int, starts: int) -> None:
-        self._followers += places * max(0, starts - _FREE_STARTS)
+    def _follow(self, pairs: int) -> None:
+        self._followers += pairs
         if self._followers > MAX_FOLLOWERS:
             raise ConstraintError(
                 "the constraint is too ambiguous: too many of its parts can follow too many others",
@@ -368,24 +370,22 @@ class Builder:
                 hint="fewer optional or repeated parts side by side",
             )
 
-    def _add(self, node: Node, *, nullable: bool, shortest: int, starts: int, ends: int) -> int:
+    def _add(self, node: Node, size: Size) -> int:
         known = self._index.get(node)
         if known is not None:
             return known
         self.tick()
-        if len(self._nodes) >= self.limits.states:
+        index = len(self._nodes)
+        if index >= self.limits.states:
             raise self._exceeded("states", "the constraint is too large")
-        if starts > self.limits.alternatives:
-            raise self._exceeded("alternatives", f"a text can begin in {starts} ways")
-        if isinstance(node, Repeat):
-            self._follow(ends, starts)
-        self._index[node] = len(self._nodes)
+        if size.starts > self.limits.alternatives:
+            raise self._exceeded("alternatives", f"a text can begin in {size.starts} ways")
+        if size.starts > _FREE_STARTS and isinstance(node, Repeat):
+            self._follow(size.ends * (size.starts - _FREE_STARTS))
+        self._index[node] = index
         self._nodes.append(node)
-        self._nullable.append(nullable)
-        self._shortest.append(min(shortest, _MANY))
-        self._starts.append(starts)
-        self._ends.append(min(ends, _MANY))
-        return len(self._nodes) - 1
+        self._sizes.append(size)
+        return index
 
     def _exceeded(self, limit: str, what: str) -> ConstraintError:
         value = getattr(self.limits, limit)
@@ -400,57 +400,9 @@ def _with_values(member: M) -> M:
     return msgspec.structs.replace(member, choices=_writable(member.choices))
 
 
-def compact(graph: RuleGraph) -> RuleGraph:
-    """The graph with only the nodes that its root needs."""
-    needed = {graph.root}
-    rules: dict[int, None] = {}
-    work = [graph.root]
-    while work:
-        node = graph.nodes[work.pop()]
-        if isinstance(node, Call):
-            rules[node.rule] = None
-        for child in (graph.rules[node.rule],) if isinstance(node, Call) else children(node):
-            if child not in needed:
-                needed.add(child)
-                work.append(child)
-    place = {old: new for new, old in enumerate(sorted(needed))}
-    rule_place = {old: new for new, old in enumerate(rules)}
-    nodes = tuple(_renumber(graph.nodes[old], place, rule_place) for old in place)
-    return RuleGraph(nodes, place[graph.root], tuple(place[graph.rules[rule]] for rule in rules))
-
-
-def _renumber(node: Node, place: dict[int, int], rules: dict[int, int]) -> Node:
-    def choices(given: tuple[Choice, ...]) -> tuple[Choice, ...]:
-        return tuple(Choice(place[choice.value], choice.marks) for choice in given)
-
-    match node:
-        case Then(first, rest):
-            return Then(place[first], place[rest])
-        case Either(items):
-            return Either(tuple(place[item] for item in items))
-        case Repeat(item, low, high):
-            return Repeat(place[item], low, high)
-        case Terminal(item):
-            return Terminal(place[item])
-        case Call(rule):
-            return Call(rules[rule])
-        case Machine(states, low, high):
-            moved = (
-                MachineState(state.accepts, tuple((place[part], target) for part, target in state.moves))
-                for state in states
-            )
-            return Machine(tuple(moved), low, high)
-        case Object():
-            marks = {name: place[getattr(node, name)] for name in ("empty", "open", "close", "comma", "colon")}
-            return msgspec.structs.replace(
-                node,
-                **marks,
-                properties=tuple(Property(p.key, choices(p.choices), p.is_required) for p in node.properties),
-                extras=tuple(Extra(place[e.key], choices(e.choices)) for e in node.extras),
-            )
-        case Array():
-            marks = {name: place[getattr(node, name)] for name in ("empty", "open", "close", "comma")}
-            groups = tuple(choices(group) for group in node.first)
-            return msgspec.structs.replace(node, **marks, first=groups, rest=choices(node.rest))
-        case _:
-            return node
+def excerpt(make: Callable[[Builder], int]) -> Excerpt:
+    """What `make` builds, to be pasted into any builder. It has a text, and no calls."""
+    builder = Builder(Limits(), "constraint")
+    root = make(builder)
+    assert root not in (NEVER, EMPTY)
+    return builder.cut(root)

@@ -7,12 +7,14 @@ never becomes states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.derivatives import Alphabet, Derivatives
+from latticework.runtime.constrain.intersections import Intersection
 from latticework.runtime.constrain.text_kinds import EMPTY, NEVER, Both, Repeat, Text, Union
 from latticework.runtime.constrain.text_lengths import has_length, without_needless_counts
 from latticework.runtime.constrain.texts import ANY_CHARACTER, both
@@ -20,6 +22,8 @@ from latticework.runtime.constrain.texts import ANY_CHARACTER, both
 MAX_STATES = 20_000
 _WORK = 10  # moves looked at for a state, on average, at most
 _MERGED = 600  # automata larger than this are not looked at for equal states
+
+S = TypeVar("S", bound=Hashable)
 
 
 @dataclass(slots=True)
@@ -52,7 +56,7 @@ def character_machine(
     machine.low, machine.high = low, high
     if (low, high) != (0, None) and not _can_end(machine, low, high):
         return None
-    return _merged(machine) if len(machine.accepts) <= _MERGED else machine
+    return _in_order(_merged(machine) if len(machine.accepts) <= _MERGED else machine)
 
 
 def _without_bounds(text: Text) -> tuple[Text, int, int | None]:
@@ -68,28 +72,47 @@ def _explored(
     text: Text, most: int, tick: Callable[[], None] | None, high: int | None
 ) -> CharacterMachine | None:  # fmt: skip
     """high: words longer than this do not count."""
-    derivatives = Derivatives(text, tick)
-    numbers = {text: 0}
-    states = [text]
+    derivatives = Derivatives(text, tick=tick)
+    if isinstance(text, Both):
+        together = Intersection(derivatives, text.items)
+        return _walked(together.start, together.moves, together.accepts, derivatives, most, tick, high)
+    return _walked(text, derivatives.moves, lambda state: state.nullable, derivatives, most, None, high)
+
+
+def _walked(
+    start: S,
+    moves_of: Callable[[S], Iterable[tuple[int, S]]],
+    accepts: Callable[[S], bool],
+    derivatives: Derivatives,
+    most: int,
+    tick: Callable[[], None] | None,
+    high: int | None,
+) -> CharacterMachine | None:
+    numbers = {start: 0}
+    states = [start]
     moves: list[list[tuple[int, int]]] = []
     depth, end_of_depth = 0, 1
+    work = 0
     while len(moves) < len(states):
         if len(moves) == end_of_depth:
             depth, end_of_depth = depth + 1, len(states)
+        if tick is not None:
+            tick()
         own: list[tuple[int, int]] = []
         if high is None or depth < high:
-            for mask, after in derivatives.moves(states[len(moves)]):
+            for mask, after in moves_of(states[len(moves)]):
                 number = numbers.setdefault(after, len(states))
                 if number == len(states):
                     states.append(after)
                 own.append((mask, number))
-            if len(states) > most or derivatives.work > _WORK * most:
+            work += len(own)
+            if len(states) > most or derivatives.work + work > 2 * _WORK * most:
                 raise TooManyStates(
                     f"an intersection or complement of texts needs more than {most} states",
                     hint="smaller counts, or fewer lookaheads, `not`s and patterns on one string",
                 )
         moves.append(own)
-    return _trimmed(CharacterMachine(derivatives.alphabet, [state.nullable for state in states], moves), high)
+    return _trimmed(CharacterMachine(derivatives.alphabet, [accepts(state) for state in states], moves), high)
 
 
 def _trimmed(machine: CharacterMachine, high: int | None) -> CharacterMachine | None:
@@ -181,8 +204,11 @@ def _longest(machine: CharacterMachine) -> list[int | None]:
 
 def _merged(machine: CharacterMachine) -> CharacterMachine:
     """With states that accept the same words as one."""
-    kinds: list[int] = [away or 0 for away in _distances(machine, machine.accepts)]  # equal states are equally far
-    count = len(set(kinds))
+    # Equal states have words of the same lengths; to tell by those first saves most rounds where counts are.
+    numbers: dict[tuple[int | None, int | None], int] = {}
+    shortest = _distances(machine, machine.accepts)
+    kinds = [numbers.setdefault(ends, len(numbers)) for ends in zip(shortest, _longest(machine), strict=True)]
+    count = len(numbers)
     while True:
         known: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
         signatures: list[int] = []
@@ -207,6 +233,22 @@ def _merged(machine: CharacterMachine) -> CharacterMachine:
                 merged[kinds[target]] = merged.get(kinds[target], 0) | mask
             accepts.append(machine.accepts[state])
             moves.append([(mask, target) for target, mask in merged.items()])
+    return CharacterMachine(machine.alphabet, accepts, moves, machine.low, machine.high)
+
+
+def _in_order(machine: CharacterMachine) -> CharacterMachine:
+    """With states in the order in which they are come to: one automaton, however its text was put together."""
+    for own in machine.moves:
+        own.sort(key=lambda move: move[0] & -move[0])
+    place = {0: 0}
+    order = [0]
+    for state in order:
+        for _, target in machine.moves[state]:
+            if target not in place:
+                place[target] = len(order)
+                order.append(target)
+    moves = [[(mask, place[target]) for mask, target in machine.moves[state]] for state in order]
+    accepts = [machine.accepts[state] for state in order]
     return CharacterMachine(machine.alphabet, accepts, moves, machine.low, machine.high)
 
 
@@ -239,12 +281,42 @@ def _first_word(text: Text, limits: Limits, tick: Callable[[], None] | None) -> 
     if low or high is not None:
         told = has_length(core, low, high) if core.is_plain else None
         return character_machine(text, limits, tick) is not None if told is None else told
-    derivatives = Derivatives(core, tick)
-    seen = {core}
-    work = [core]
+    derivatives = Derivatives(core, tick=tick)
+    if isinstance(core, Both):
+        together = Intersection(derivatives, core.items)
+        return _comes_to(together.start, together.moves, together.surely_has_word, limits, tick)
+    return _comes_to(core, derivatives.moves, lambda rest: rest.nullable or rest.is_plain, limits, None)
+
+
+def have_word(
+    derivatives: Derivatives,
+    wanted: Sequence[Text],
+    unwanted: Sequence[Text],
+    limits: Limits,
+    tick: Callable[[], None] | None = None,
+) -> bool:
+    """Whether all of `wanted` and none of `unwanted` have some word."""
+    together = Intersection(derivatives, wanted, unwanted)
+    if together.surely_has_word(together.start):
+        return True
+    return _comes_to(together.start, together.moves, together.surely_has_word, limits, tick)
+
+
+def _comes_to(
+    start: S,
+    moves_of: Callable[[S], Iterable[tuple[int, S]]],
+    has_word: Callable[[S], bool],
+    limits: Limits,
+    tick: Callable[[], None] | None,
+) -> bool:
+    """Whether some state that `start` leads to has a word for sure."""
+    seen = {start}
+    work = [start]
     while work:
-        for _, after in derivatives.moves(work.pop()):
-            if after.nullable or after.is_plain:
+        if tick is not None:
+            tick()
+        for _, after in moves_of(work.pop()):
+            if has_word(after):
                 return True
             if after not in seen:
                 seen.add(after)

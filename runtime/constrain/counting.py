@@ -8,9 +8,10 @@ members and marks, not texts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
+
+import msgspec
 
 from latticework.runtime.constrain.rules import Array, Choice, Object
 
@@ -19,8 +20,7 @@ IMPOSSIBLE = 1 << 40
 Bound = tuple[int, int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """How many members, and how much of each mark; counted up to where it still matters."""
 
     count: int
@@ -35,6 +35,7 @@ class Bounds:
         self._marks = tuple(marks)
         self._caps = tuple(low if high is None else high for low, high in marks)
         self._cap = low if high is None else high
+        self.has_count = low > 0 or high is not None
         self.start = Tally(0, (0,) * len(self._marks))
 
     def add(self, tally: Tally, marks: tuple[int, ...]) -> Tally | None:
@@ -213,6 +214,10 @@ class Members:
         self, best: dict[Tally, int], steps: list[tuple[int, tuple[int, ...]]], is_required: bool
     ) -> dict[Tally, int]:
         """The least cost of each tally after one more member that may, or must, come."""
+        if not is_required:  # what counts for nothing need not come
+            steps = [step for step in steps if step[1] or self.bounds.has_count]
+            if not steps:
+                return best
         after = {} if is_required else dict(best)
         for tally, cost in best.items():
             for price, marks in steps:

@@ -35,12 +35,12 @@ _KEPT = 20_000  # texts whose derivatives a text keeps for `has_word`
 
 
 class Alphabet:
-    """The classes of characters that `text` and its derivatives tell apart. Class i is bit 1 << i."""
+    """The classes of characters that `texts` and their derivatives tell apart. Class i is bit 1 << i."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, *texts: Text) -> None:
         self._masks: dict[Ranges, int] = {}
         self._bits: dict[str, int] = {}
-        sets = list(_sets(text))
+        sets = list(_sets(texts))
         toggles: dict[int, int] = {}
         for index, ranges in enumerate(sets):
             bit = 1 << index
@@ -97,12 +97,12 @@ class Alphabet:
         return union(found)
 
 
-def _sets(text: Text) -> Iterable[Ranges]:
-    """Every set of characters in `text`, all characters first."""
+def _sets(texts: Iterable[Text]) -> Iterable[Ranges]:
+    """Every set of characters in `texts`, all characters first."""
     found: dict[Ranges, None] = {ANY: None}
     letters: set[str] = set()
-    seen = {text}
-    work = [text]
+    work = list(texts)
+    seen = set(work)
 
     def add(*parts: Text) -> None:
         for part in parts:
@@ -134,10 +134,10 @@ def _sets(text: Text) -> Iterable[Ranges]:
 
 
 class Derivatives:
-    """The derivatives of `text` and of what they lead to. tick: called for every new one; may raise to stop."""
+    """The derivatives of `texts` and of what they lead to. tick: called for every new one; may raise to stop."""
 
-    def __init__(self, text: Text, tick: Callable[[], None] | None = None) -> None:
-        self.alphabet = Alphabet(text)
+    def __init__(self, *texts: Text, tick: Callable[[], None] | None = None) -> None:
+        self.alphabet = Alphabet(*texts)
         self.size = 0  # texts whose moves are known
         self.work = 0  # moves looked at for them
         self._tick = tick

@@ -2,40 +2,27 @@
 
 An item whose texts are few and taken must not be begun, and no item may take the last text that a later one needs.
 Whether the items still needed can all differ is a matching of positions and texts; positions with very many texts
-never lack one. This file knows texts as bytes, each value written in one way.
+never lack one. This file knows texts as bytes, each value written in one way; how those of arrays and objects differ,
+`item_language.py` knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latticework.runtime.constrain.rules import (
-    Array,
-    Bytes,
-    Choice,
-    Either,
-    Empty,
-    Literal,
-    Machine,
-    Node,
-    Repeat,
-    Terminal,
-    Then,
-    Words,
-)
-
-MANY = 256  # from this many texts on, a language never runs out of them
-_DEEP = 512  # characters of a machine's text beyond which it counts as many
-
-Texts = frozenset[bytes]
+from latticework.runtime.constrain.few_texts import MANY, Texts, few_texts
+from latticework.runtime.constrain.rules import Array, Choice, Node
+from latticework.runtime.constrain.value_counts import ValueCounts
 
 
 class FewTexts:
     """The texts of a graph's regular nodes, where they are few. Remembers what it was asked."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], rules: Sequence[int], live: Sequence[bool]) -> None:
+        """live: see `ValueCounts`."""
         self._nodes = nodes
         self._known: dict[int, Texts | None] = {}
+        self._counts = ValueCounts(nodes, rules, live)
 
     def __call__(self, index: int) -> Texts | None:
         """All texts of the node, if there are fewer than MANY; None otherwise."""
@@ -43,37 +30,9 @@ class FewTexts:
             self._known[index] = few_texts(self._nodes, index)
         return self._known[index]
 
-
-def few_texts(nodes: Sequence[Node], index: int) -> Texts | None:
-    """All texts of a regular node, if there are fewer than MANY; None otherwise."""
-    node = nodes[index]
-    match node:
-        case Empty():
-            return frozenset((b"",))
-        case Bytes(ranges):
-            return frozenset(bytes((byte,)) for low, high in ranges for byte in range(low, high + 1))
-        case Literal(data):
-            return frozenset((data,))
-        case Words(words):
-            return frozenset(words) if len(words) < MANY else None
-        case Terminal(item):
-            return few_texts(nodes, item)
-        case Then(first, rest):
-            begins = few_texts(nodes, first)
-            return None if begins is None else _product(begins, few_texts(nodes, rest))
-        case Either(items):
-            found: set[bytes] = set()
-            for item in items:
-                more = few_texts(nodes, item)
-                if more is None or len(found := found | more) >= MANY:
-                    return None
-            return frozenset(found)
-        case Repeat(item, low, high):
-            return None if high is None or high > MANY else _repeated(few_texts(nodes, item), low, high)
-        case Machine():
-            return _of_machine(nodes, node)
-        case _:
-            return None
+    def has_values(self, index: int, wanted: int) -> bool:
+        """Whether the node surely has so many texts that differ as JSON values."""
+        return self._counts.at_least(index, wanted)
 
 
 class Distinct:
@@ -85,10 +44,15 @@ class Distinct:
         self._rest = _texts_of(few, node.rest)
         self._scarce = frozenset().union(*(texts for texts in (*self._first, self._rest) if texts is not None))
         self._known: dict[tuple[int, Texts], Texts] = {}
+        self._has_enough = node.low < 2 or all(
+            any(few.has_values(choice.value, node.low) for choice in choices)
+            for choices, texts in zip((*node.first, node.rest), (*self._first, self._rest), strict=True)
+            if texts is None
+        )
 
     def is_possible(self) -> bool:
-        """Whether there are enough different items at all."""
-        return self._can_finish(0, frozenset())
+        """Whether there surely are enough different items."""
+        return self._has_enough and self._can_finish(0, frozenset())
 
     def taken(self, count: int, texts: Texts) -> Texts:
         """The texts that item number `count` may not have, when the items before it had `texts`."""
@@ -138,44 +102,3 @@ def _texts_of(few: FewTexts, choices: tuple[Choice, ...]) -> Texts | None:
             return None
         found |= more
     return found if len(found) < MANY else None
-
-
-def _product(first: Texts | None, rest: Texts | None) -> Texts | None:
-    if first is None or rest is None or len(first) * len(rest) >= MANY:
-        return None
-    return frozenset(left + right for left in first for right in rest)
-
-
-def _repeated(item: Texts | None, low: int, high: int) -> Texts | None:
-    if item is None or item == {b""}:
-        return item
-    found: Texts = frozenset((b"",)) if low == 0 else frozenset()
-    power: Texts | None = frozenset((b"",))
-    for count in range(1, high + 1):
-        power = _product(power, item)
-        if power is None:
-            return None
-        if count >= low:
-            found |= power
-        if len(found) >= MANY:
-            return None
-    return found
-
-
-def _of_machine(nodes: Sequence[Node], machine: Machine) -> Texts | None:
-    found: set[bytes] = set()
-    work: list[tuple[int, int, bytes]] = [(0, 0, b"")]
-    while work:
-        state, used, text = work.pop()
-        if machine.states[state].accepts and used >= machine.low:
-            found.add(text)
-        if len(found) >= MANY or len(work) > MANY * MANY or used > _DEEP:
-            return None
-        if machine.high is not None and used >= machine.high:
-            continue
-        for part, target in machine.states[state].moves:
-            letters = few_texts(nodes, part)
-            if letters is None:
-                return None
-            work += [(target, used + 1, text + letter) for letter in letters]
-    return frozenset(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
 from latticework.runtime.constrain.distinct import FewTexts
 from latticework.runtime.constrain.lengths import Lengths
-from latticework.runtime.constrain.live import live_graph, needs_only
+from latticework.runtime.constrain.live import live_graph
 from latticework.runtime.constrain.rules import (
     Array,
     Bytes,
@@ -28,6 +29,7 @@ from latticework.runtime.constrain.rules import (
     Machine,
     Node,
     Object,
+    Ranges,
     Repeat,
     RuleGraph,
     Terminal,
@@ -35,9 +37,11 @@ from latticework.runtime.constrain.rules import (
     Words,
     children,
 )
+from latticework.runtime.constrain.value_counts import reachable
 from latticework.runtime.constrain.vocabulary import Vocabulary
 
 _EXACT_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
+_ONE = [1, 0]  # what a single byte costs
 _MOST_TOKENS = 1 << 24  # prices of nodes stop here
 TRACKED_COST = 3  # bytes that surely lead away from texts that are taken already
 
@@ -78,24 +82,24 @@ class Expressions:
     """
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool) -> None:
-        live: RuleGraph | None = rules
-        if not is_live or not needs_only(rules, vocabulary.writable):
-            live = live_graph(rules, vocabulary.writable, lambda: None)
+        live = live_graph(rules, vocabulary.writable, lambda: None, is_live=is_live)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)
         self.root = live.root
         self.nodes = live.nodes
         self.rules = live.rules
         self._vocabulary = vocabulary
-        self.few_texts = FewTexts(self.nodes)
+        self.few_texts = FewTexts(self.nodes, self.rules, [True] * len(self.nodes))
         self._exact_left = _EXACT_BYTES
         self._literal_costs: dict[int, list[int]] = {}
         self._tables: dict[int, WordTable] = {}
         self._lengths: dict[int, Lengths] = {}
         self._dearest: dict[int, int] = {}  # of a machine, what its dearest character costs
-        self._key_costs: dict[int, list[list[int]]] = {}
+        self._key_costs: dict[bytes, list[int]] = {}
+        self._costs_of_keys: dict[int, list[list[int]]] = {}
         self._members: dict[int, Members] = {}
         self._items: dict[int, Items] = {}
+        self._spreads: dict[int, int] = {}
         self.costs: list[int] = []
         self._price_all()
 
@@ -156,11 +160,18 @@ class Expressions:
 
     def key_costs(self, index: int) -> list[list[int]]:
         """Of each listed key of an `Object` node, the tokens that write it from each of its bytes on."""
-        found = self._key_costs.get(index)
+        found = self._costs_of_keys.get(index)
         if found is None:
             node = self.nodes[index]
             assert isinstance(node, Object)
-            found = self._key_costs[index] = [self.spell(member.key) for member in node.properties]
+            found = self._costs_of_keys[index] = [self.key_cost(member.key) for member in node.properties]
+        return found
+
+    def key_cost(self, key: bytes) -> list[int]:
+        """The tokens that write a listed key from each of its bytes on."""
+        found = self._key_costs.get(key)
+        if found is None:
+            found = self._key_costs[key] = self.spell(key)
         return found
 
     def items(self, index: int) -> Items:
@@ -184,11 +195,33 @@ class Expressions:
         texts = [self.few_texts(choice.value) for choice in offered]
         many = [self.costs[c.value] for c, found in zip(offered, texts, strict=True) if found is None]
         if many:
-            return min(many) + TRACKED_COST
+            return min(many) + TRACKED_COST + (max(array.low, 1) - 1) * self._spread(value)
         return max(len(text) for found in texts for text in found or ())
+
+    def _spread(self, value: int) -> int:
+        """Tokens by which a text of an array or object that has to differ from one other may be longer than the
+        shortest: everything that can stand in it, once; 0 for others."""
+        found = self._spreads.get(value)
+        if found is None:
+            below = reachable(self.nodes, self.rules, value)
+            is_plain = not any(isinstance(self.nodes[node], Array | Object) for node in below)
+            found = self._spreads[value] = 0 if is_plain else min(sum(map(self._longest, below)), _MOST_TOKENS)
+        return found
+
+    def _longest(self, index: int) -> int:
+        """What one node may write by itself, or what its keys do."""
+        match self.nodes[index]:
+            case Words(words):
+                return max(map(len, words))
+            case Object(properties=properties):
+                return sum(len(member.key) for member in properties) + TRACKED_COST + self.costs[index]
+            case _:
+                return self.costs[index]
 
     def spell(self, data: bytes) -> list[int]:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""
+        if len(data) == 1:
+            return _ONE
         if len(data) > self._exact_left:
             return list(range(len(data), -1, -1))
         self._exact_left -= len(data)
@@ -199,57 +232,83 @@ class Expressions:
     def _price_all(self) -> None:
         """Prices from below: those of rules fall from pass to pass until nothing changes."""
         rules = [IMPOSSIBLE] * len(self.rules)
-        self.costs = [0] * len(self.nodes)
-        calls = [False] * len(self.nodes)  # whether a price depends on a rule's
-        waiting: list[int] = []
+        self.costs = costs = [0] * len(self.nodes)
         for index, node in enumerate(self.nodes):
-            self.costs[index] = min(self._price(node, index, rules), IMPOSSIBLE)
-            calls[index] = isinstance(node, Call) or any(calls[child] for child in children(node))
-            if calls[index]:
-                waiting.append(index)
-        while (found := [self.costs[node] for node in self.rules]) != rules:
-            rules = found
-            for index in waiting:
-                self._members.pop(index, None)
-                self._items.pop(index, None)
-                self.costs[index] = min(self._price(self.nodes[index], index, rules), IMPOSSIBLE)
-        for index in waiting:
-            self._members.pop(index, None)
-            self._items.pop(index, None)
-        self.costs = [min(cost, _MOST_TOKENS) for cost in self.costs]
+            costs[index] = self._price(node, index, rules)
+        if self.rules:
+            calling = self._calling()
+            while (found := [costs[node] for node in self.rules]) != rules:
+                rules = found
+                for index in calling:
+                    costs[index] = self._price(self.nodes[index], index, rules)
+            self._members.clear()  # made with prices that may have fallen since
+            self._items.clear()
+        for index, cost in enumerate(costs):
+            if cost > _MOST_TOKENS:
+                costs[index] = _MOST_TOKENS
+
+    def _calling(self) -> list[int]:
+        """The nodes whose prices depend on those of rules, in order."""
+        found: list[int] = []
+        calls = [False] * len(self.nodes)
+        for index, node in enumerate(self.nodes):
+            if isinstance(node, Call) or (found and any(calls[child] for child in children(node))):
+                calls[index] = True
+                found.append(index)
+        return found
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
         costs = self.costs
         match node:
-            case Empty():
-                return 0
-            case Bytes():
-                return 1
             case Literal():
                 return self.literal_cost(index, 0)
-            case Words(words):
-                return min(map(len, words))  # spelled when it is come to: there may be very many
-            case Then(first, rest):
-                return costs[first] + costs[rest]
-            case Either(items):
-                return min(costs[item] for item in items)
-            case Repeat(item, low):
-                return low * costs[item]
+            case Then():
+                return min(costs[node.first] + costs[node.rest], IMPOSSIBLE)
+            case Bytes():
+                return 1
+            case Either():
+                return min([costs[item] for item in node.items])
+            case Terminal():
+                return costs[node.item]
+            case Repeat():
+                return min(node.low * costs[node.item], IMPOSSIBLE)
+            case Object():
+                return min(self._object_price(node, index), IMPOSSIBLE)
+            case Array():
+                return min(self._array_price(node, index), IMPOSSIBLE)
+            case Call():
+                return rules[node.rule]
+            case Words():
+                return min(map(len, node.words))  # spelled when it is come to: there may be very many
             case Machine():
                 return self.machine_cost(index, 0, 0)
-            case Terminal(item):
-                return costs[item]
-            case Call(rule):
-                return rules[rule]
-            case Object():
-                members = self.members(index)
-                if members.may_close(members.start):
-                    return costs[node.empty]
-                return costs[node.open] + members.cost(members.start) + costs[node.close]
-            case Array():
-                places = self.items(index)
-                cost = places.cost(0, places.bounds.start)
-                return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
+            case Empty():
+                return 0
+
+    def _object_price(self, node: Object, index: int) -> int:
+        costs = self.costs
+        if not (node.low or node.high is not None or node.bounds):  # then the required members are all that it needs
+            around = costs[node.colon] + costs[node.comma]
+            required = [
+                around + self.key_cost(member.key)[0] + min([costs[choice.value] for choice in member.choices])
+                for member in node.properties
+                if member.is_required
+            ]
+            return costs[node.open] + sum(required) + costs[node.close] if required else costs[node.empty]
+        self._members.pop(index, None)
+        members = self.members(index)
+        if members.may_close(members.start):
+            return costs[node.empty]
+        return costs[node.open] + members.cost(members.start) + costs[node.close]
+
+    def _array_price(self, node: Array, index: int) -> int:
+        costs = self.costs
+        if not node.low and not any(low for low, _ in node.bounds):
+            return costs[node.empty]
+        self._items.pop(index, None)
+        places = self.items(index)
+        cost = places.cost(0, places.bounds.start)
+        return costs[node.open] + cost + costs[node.close] if cost else costs[node.empty]
 
 
 class Classes:
@@ -261,32 +320,44 @@ class Classes:
 
     def __init__(self, expressions: Expressions, root: int) -> None:
         alone: set[int] = set()
-        sets: dict[int, list[int]] = {}
+        sets: dict[int, Ranges] = {}
         for index in _below(expressions.nodes, root):
-            match expressions.nodes[index]:
-                case Literal(data):
-                    alone.update(data)
-                case Words(words):
-                    alone.update(*words)
-                case Bytes(ranges):
-                    sets[index] = [byte for low, high in ranges for byte in range(low, high + 1)]
-        signature = [0] * 256
-        bit = 1
-        for members in dict.fromkeys(tuple(found) for found in sets.values()):
-            for byte in members:
-                signature[byte] |= bit
-            bit <<= 1
-        for byte in alone:
-            signature[byte] |= bit << byte
-        numbers: dict[int, int] = {}
-        classes = [numbers.setdefault(mark, len(numbers)) for mark in signature]
+            node = expressions.nodes[index]
+            if isinstance(node, Literal):
+                alone.update(node.data)
+            elif isinstance(node, Bytes):
+                sets[index] = node.ranges
+            elif isinstance(node, Words):
+                alone.update(*node.words)
+        classes = _told_apart(tuple(dict.fromkeys(sets.values())), frozenset(alone))
+        of_ranges = {ranges: _classes_of(ranges, classes) for ranges in sets.values()}
+        self.count = max(classes) + 1
         self.classes = np.array(classes, np.uint8)
-        self.count = len(numbers)
-        self.of_node = {index: tuple(sorted({classes[b] for b in found})) for index, found in sets.items()}
-        self.bytes_of: list[list[int]] = [[] for _ in numbers]
+        self.of_node = {index: of_ranges[ranges] for index, ranges in sets.items()}
+        self.bytes_of: list[list[int]] = [[] for _ in range(self.count)]
         for byte, number in enumerate(classes):
             self.bytes_of[number].append(byte)
         self.single_byte = {number: found[0] for number, found in enumerate(self.bytes_of) if len(found) == 1}
+
+
+@lru_cache(maxsize=256)
+def _told_apart(sets: tuple[Ranges, ...], alone: frozenset[int]) -> tuple[int, ...]:
+    """The class of each byte: numbered by their first bytes. Those of strings and numbers come again and again."""
+    signature = [0] * 256
+    bit = 1
+    for ranges in sets:
+        for low, high in ranges:
+            for byte in range(low, high + 1):
+                signature[byte] |= bit
+        bit <<= 1
+    for byte in alone:
+        signature[byte] |= bit << byte
+    numbers: dict[int, int] = {}
+    return tuple([numbers.setdefault(mark, len(numbers)) for mark in signature])
+
+
+def _classes_of(ranges: Ranges, classes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({number for low, high in ranges for number in classes[low : high + 1]}))
 
 
 def _below(nodes: tuple[Node, ...], root: int) -> list[int]:

@@ -8,7 +8,8 @@ is what a text has come to: the set of its threads. Everything is found when fir
 at tokens. Frames and configs have costs: tokens that surely suffice to finish.
 
 The keys of an object that are not listed, and the items of an array without repeats, are *tracked*: the thread
-carries what has been written of them, and never comes to a text that is taken.
+carries what has been written of them, and never comes to a text that is taken. Where such an item is an array or an
+object, it has frames of its own (`item_language.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
+from latticework.runtime.constrain.copies import Copies, Copybook, normal_text
+from latticework.runtime.constrain.counting import IMPOSSIBLE, Members, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
+from latticework.runtime.constrain.item_language import Escape, ItemLanguage, cost_of, last_bytes
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.rules import (
@@ -36,8 +39,12 @@ from latticework.runtime.constrain.rules import (
     children,
 )
 from latticework.runtime.constrain.rules import Terminal as TerminalNode
+from latticework.runtime.constrain.suffixes import Suffixes
 from latticework.runtime.constrain.terminals import Terminal
 from latticework.runtime.constrain.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.standard import Recognised
 
 MAX_THREADS = 4096
 
@@ -113,12 +120,42 @@ class KeyThread:
         self.cost = cost
 
 
+class ItemThread:
+    """A place in an array or object that is an item of an array without repeats. config: of the item's own frames;
+    text: what is written of it; copies: those in `book` of taken values that it may still become; escape: the way out
+    of them; rest: the `UNIQUE_ITEM` after it."""
+
+    __slots__ = ("book", "config", "copies", "cost", "escape", "language", "rest", "text")
+
+    def __init__(
+        self,
+        language: ItemLanguage,
+        config: Config,
+        text: bytes,
+        book: Copybook,
+        copies: Copies,
+        escape: Escape | None,
+        rest: Frame,
+    ) -> None:
+        self.language = language
+        self.config = config
+        self.text = text
+        self.book = book
+        self.copies = copies
+        self.escape = escape
+        self.rest = rest
+        self.cost = rest.cost + cost_of(config, escape)
+
+
+AnyThread = Thread | KeyThread | ItemThread
+
+
 class Config:
     """What a text has come to. is_complete: it may end here; cost: tokens that surely suffice until it may."""
 
     __slots__ = ("cost", "is_complete", "next", "steps", "threads")
 
-    def __init__(self, threads: tuple[Thread | KeyThread, ...], is_complete: bool) -> None:
+    def __init__(self, threads: tuple[AnyThread, ...], is_complete: bool) -> None:
         self.threads = threads
         self.is_complete = is_complete
         self.cost = 0 if is_complete else min(thread.cost for thread in threads)
@@ -129,16 +166,28 @@ class Config:
 class Frames:
     """The stacks of one constraint over one vocabulary."""
 
-    def __init__(self, expressions: Expressions, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        expressions: Expressions,
+        vocabulary: Vocabulary,
+        suffixes: Suffixes,
+        standard: Recognised | None = None,
+        root: int | None = None,
+    ) -> None:
+        """root: of the texts, if it is not that of the constraint."""
+        self._standard = standard
         self._expressions = expressions
+        self._suffixes = suffixes
+        self._root = expressions.root if root is None else root
         self._nodes = expressions.nodes
         self._costs = expressions.costs
         self._vocabulary = vocabulary
-        self._terminals: dict[int, Terminal] = {}
+        self.terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
+        self._languages: dict[int, ItemLanguage] = {}
         self._structured = self._find_structured()
         self._ranks = self._find_ranks()
         self.end = Frame(Kind.END, None, None, 0, None, 0)
@@ -147,14 +196,18 @@ class Frames:
 
     def forget(self) -> None:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
-        for terminal in self._terminals.values():
+        for terminal in self.terminals.values():
             terminal.forget()
+        for language in self._languages.values():
+            language.frames.forget()
+        self._books: dict[frozenset[bytes], Copybook] = {}
         self._frames: dict[tuple[object, ...], Frame] = {}
-        self._threads: dict[tuple[object, ...], Thread | KeyThread] = {}
-        self._configs: dict[frozenset[Thread | KeyThread], Config] = {}
+        self._threads: dict[tuple[object, ...], AnyThread] = {}
+        self._configs: dict[frozenset[AnyThread], Config] = {}
         self._sorted_taken: dict[Frame, list[bytes]] = {}
+        self._costs_after_key: dict[int, list[int]] = {}
         self.end.config = None
-        self.start = self.config_of(self.node(self._expressions.root, self.end))
+        self.start = self.config_of(self.node(self._root, self.end))
 
     @property
     def size(self) -> int:
@@ -163,13 +216,17 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        return 300 * self.size + sum(terminal.nbytes for terminal in self._terminals.values())
+        inner = sum(language.frames.nbytes for language in self._languages.values())
+        return 300 * self.size + inner + sum(terminal.nbytes for terminal in self.terminals.values())
 
     def terminal(self, node: int) -> Terminal:
         """The terminal of a regular node."""
-        found = self._terminals.get(node)
+        found = self.terminals.get(node)
         if found is None:
-            found = self._terminals[node] = Terminal(self._expressions, node, self._vocabulary)
+            equal = None if self._standard is None else self._standard.terminal(node)
+            is_whole = self.is_regular
+            found = Terminal(self._expressions, node, self._vocabulary, self._suffixes, equal, is_whole=is_whole)
+            self.terminals[node] = found
         return found
 
     # ------------------------------------------------------------ moving
@@ -180,17 +237,19 @@ class Frames:
             return config.steps[byte]
         except KeyError:
             pass
-        found: dict[Thread | KeyThread, None] = {}
+        found: dict[AnyThread, None] = {}
         for thread in config.threads:
             if isinstance(thread, Thread):
                 self._advance(thread, byte, found)
+            elif isinstance(thread, ItemThread):
+                self._advance_item(thread, byte, found)
             else:
                 self._advance_key(thread, byte, found)
         following = self._config(found) if found else None
         config.steps[byte] = following
         return following
 
-    def _advance(self, thread: Thread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+    def _advance(self, thread: Thread, byte: int, found: dict[AnyThread, None]) -> None:
         if thread.terminal is None:
             return
         assert thread.state is not None
@@ -208,10 +267,8 @@ class Frames:
         """What may follow the terminal of `thread`, which wrote `text` if it is tracked."""
         rest = thread.rest
         if rest.kind == Kind.EXTRA:
-            if text is not None and text in self.taken(rest):
-                return
-            for choice, written in self._expressions.members(rest.a).with_extra(rest.b, rest.c, text):
-                yield self.config_of(self._value(rest.a, choice.value, written, rest.rest))
+            for colon, value, after in self.members_after(thread, text):
+                yield self.config_of(self.node(colon, self.node(value, after)))
         elif rest.kind == Kind.UNIQUE_ITEM:
             position, tally, texts = rest.b
             if text is not None and text in self.taken(rest):
@@ -221,7 +278,54 @@ class Frames:
         else:
             yield self.config_of(rest)
 
-    def _advance_key(self, thread: KeyThread, byte: int, found: dict[Thread | KeyThread, None]) -> None:
+    def members_after(self, thread: Thread, text: bytes | None) -> Iterator[tuple[int, int, Frame]]:
+        """What may follow an extra key: colon, value, and what comes after the member."""
+        node, written, index, rest = thread.rest.a, thread.rest.b, thread.rest.c, thread.rest.rest
+        if text is None or text not in self.taken(thread.rest):
+            for choice, after in self._expressions.members(node).with_extra(written, index, text):
+                yield self._colon(node), choice.value, self._after_member(node, after, rest)
+
+    def _advance_item(self, thread: ItemThread, byte: int, found: dict[AnyThread, None]) -> None:
+        config = thread.language.frames.step(thread.config, byte)
+        if config is None:
+            return
+        text = thread.text + bytes((byte,))
+        copies = thread.book.step(thread.copies, byte)
+        escape = thread.escape
+        if escape is not None and copies:
+            is_followed = escape.text[0] == byte and len(escape.text) > 1
+            escape = Escape(escape.text[1:], escape.cost) if is_followed else None
+        self._enter_item(thread.language, config, text, thread.book, copies, escape, thread.rest, found)
+
+    def _enter_item(
+        self,
+        language: ItemLanguage,
+        config: Config,
+        text: bytes,
+        book: Copybook,
+        copies: Copies,
+        escape: Escape | None,
+        rest: Frame,
+        found: dict[AnyThread, None],
+    ) -> None:
+        """What goes on where `text` of an item is written. escape: one that is known already."""
+        if config.threads:
+            if not copies:
+                escape = None
+            elif escape is None:
+                escape = language.escape(config, book, copies)
+            if not copies or escape is not None:
+                key = (language, config, text, rest)
+                thread = self._threads.get(key)
+                if thread is None:
+                    thread = self._threads[key] = ItemThread(language, config, text, book, copies, escape, rest)
+                found[thread] = None
+        if config.is_complete and not book.has_copy(copies):
+            position, tally, texts = rest.b
+            texts |= {normal_text(text)}
+            self._join(found, self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest)))
+
+    def _advance_key(self, thread: KeyThread, byte: int, found: dict[AnyThread, None]) -> None:
         at = thread.at.children.get(byte)
         if at is None or not at.mask & thread.allowed:
             return
@@ -231,16 +335,21 @@ class Frames:
         for config in self.after_key(thread, at.ends):
             self._join(found, config)
 
-    def _join(self, found: dict[Thread | KeyThread, None], config: Config) -> None:
+    def _join(self, found: dict[AnyThread, None], config: Config) -> None:
         found.update(dict.fromkeys(config.threads))
         if config.is_complete:
             found[self._end_thread] = None
 
     def after_key(self, thread: KeyThread, index: int) -> Iterator[Config]:
         """What may follow the listed key number `index`."""
-        members = self._expressions.members(thread.node)
-        for choice, written in members.with_property(thread.written, index):
-            yield self.config_of(self._value(thread.node, choice.value, written, thread.rest))
+        for colon, value, after in self.members_after_key(thread, index):
+            yield self.config_of(self.node(colon, self.node(value, after)))
+
+    def members_after_key(self, thread: KeyThread, index: int) -> Iterator[tuple[int, int, Frame]]:
+        """As `members_after`, of a listed key."""
+        node, written, rest = thread.node, thread.written, thread.rest
+        for choice, after in self._expressions.members(node).with_property(written, index):
+            yield self._colon(node), choice.value, self._after_member(node, after, rest)
 
     def key_trie(self, node: int) -> KeyNode:
         found = self._keys.get(node)
@@ -272,14 +381,20 @@ class Frames:
                     return None
         return only if only is not None and self.step(config, only) is not None else None
 
-    def _next_bytes(self, thread: Thread | KeyThread, is_exact: bool) -> list[int]:
+    def _next_bytes(self, thread: AnyThread, is_exact: bool) -> list[int]:
         """Every byte that may come next; where texts may be taken, more than those unless it is to be exact."""
         if isinstance(thread, KeyThread):
             return [byte for byte, at in thread.at.children.items() if at.mask & thread.allowed]
+        if isinstance(thread, ItemThread):
+            inner = thread.language.frames.next_bytes(thread.config)
+            if not is_exact:
+                return list(inner)
+            alone = self.lone(thread)
+            return [byte for byte in inner if self.step(alone, byte) is not None]
         assert thread.terminal is not None
         assert thread.state is not None
         states = thread.terminal.states
-        live = [byte for byte, _ in states.live_bytes(states.adopt(thread.state).index)]
+        live = list(states.arrows(states.adopt(thread.state).index))
         if thread.text is None or len(live) == 1 or not is_exact:
             return live
         lone = self.lone(thread)
@@ -289,17 +404,21 @@ class Frames:
         assert thread.terminal is not None
         return self._expressions.few_texts(thread.terminal.node) is not None
 
-    def lone(self, thread: Thread | KeyThread) -> Config:
+    def lone(self, thread: AnyThread) -> Config:
         """The config of one thread alone."""
         return self._config({thread: None})
 
     def key_cost(self, thread: KeyThread, at: KeyNode) -> int:
         """What `thread` costs once it has come to `at`."""
-        return self._key_thread(thread.node, at, thread.written, thread.allowed, thread.rest).cost
+        return self._key_cost(thread.node, at, thread.written, thread.allowed, thread.rest)
+
+    def cost_after_key(self, thread: KeyThread, index: int) -> int:
+        """What it costs to finish once a listed key is written."""
+        return self._cost_after_key(thread.node, thread.written, index, thread.rest)
 
     @property
     def is_regular(self) -> bool:
-        return not self._structured[self._expressions.root]
+        return not self._structured[self._root]
 
     # ------------------------------------------------------------ tracked texts
 
@@ -336,7 +455,7 @@ class Frames:
         return [word[len(text) :] for word in taken[start:end]] if end > start else _NOTHING
 
     def is_spent(self, terminal: Terminal, state: State, rests: list[bytes]) -> bool:
-        """Whether every text that the terminal still can write is one of `rests`."""
+        """Whether every text with which the terminal can go on is one of `rests`."""
         if terminal.states.loops(state):
             return False
         wanted = set(rests)
@@ -344,7 +463,7 @@ class Frames:
         work: list[tuple[State, bytes]] = [(state, b"")]
         while work:
             here, text = work.pop()
-            if here.is_complete and text not in wanted:
+            if text and here.is_complete and text not in wanted:
                 return False
             if here.goes_on and len(text) >= longest:
                 return False  # a longer text than any of them
@@ -380,7 +499,7 @@ class Frames:
             frame.config = self._config(self._expand(frame))
         return frame.config
 
-    def _config(self, threads: dict[Thread | KeyThread, None]) -> Config:
+    def _config(self, threads: dict[AnyThread, None]) -> Config:
         if len(threads) > 1:
             threads = self._merged(threads)
             if len(threads) > MAX_THREADS:
@@ -393,7 +512,7 @@ class Frames:
             )
         return found
 
-    def _merged(self, threads: dict[Thread | KeyThread, None]) -> dict[Thread | KeyThread, None]:
+    def _merged(self, threads: dict[AnyThread, None]) -> dict[AnyThread, None]:
         """Threads in the same place of the same terminal become one."""
         groups: dict[tuple[object, ...], list[Thread]] = {}
         for thread in threads:
@@ -429,8 +548,8 @@ class Frames:
                 flat.add(rest)
         return self._frame(Kind.AFTER_ANY, frozenset(flat), None, 0, None, min(frame.cost for frame in flat))
 
-    def _expand(self, start: Frame) -> dict[Thread | KeyThread, None]:
-        found: dict[Thread | KeyThread, None] = {}
+    def _expand(self, start: Frame) -> dict[AnyThread, None]:
+        found: dict[AnyThread, None] = {}
         entered: dict[tuple[int, Frame], list[tuple[int, int]]] = {}
         called: dict[int, dict[Frame, None]] = {}  # rule -> what follows it, for all its calls together
         seen: set[Frame] = set()
@@ -469,7 +588,7 @@ class Frames:
                     self._expand_after_item(frame, work)
         return found
 
-    def _expand_node(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+    def _expand_node(self, frame: Frame, found: dict[AnyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
         kind = self._nodes[node]
         match kind:
@@ -554,7 +673,7 @@ class Frames:
         terminal: Terminal,
         text: bytes | None,
         rest: Frame,
-        found: dict[Thread | KeyThread, None],
+        found: dict[AnyThread, None],
         work: list[Frame],
     ) -> None:
         start = terminal.start
@@ -580,7 +699,7 @@ class Frames:
         after = self._repeat(node, max(low - 1, 0), following, rest) if following else rest
         work.append(self.node(kind.item, after))
 
-    def _expand_keys(self, frame: Frame, found: dict[Thread | KeyThread, None]) -> None:
+    def _expand_keys(self, frame: Frame, found: dict[AnyThread, None]) -> None:
         node, written, rest = frame.a, frame.b, frame.rest
         members = self._expressions.members(node)
         allowed = members.candidates(written)
@@ -635,7 +754,7 @@ class Frames:
             found = self._endless[terminal] = any(states.loops(state) for state in after)
         return found
 
-    def _expand_item(self, frame: Frame, found: dict[Thread | KeyThread, None], work: list[Frame]) -> None:
+    def _expand_item(self, frame: Frame, found: dict[AnyThread, None], work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
         position, tally, texts = frame.b
         items = self._expressions.items(node)
@@ -646,6 +765,12 @@ class Frames:
             cost = self._items(Kind.AFTER_ITEM, node, at, reached, texts, rest).cost
             after = self._frame(Kind.UNIQUE_ITEM, node, (at, reached, texts), 0, rest, cost)
             for part in self._unique_parts(choice.value):
+                if self._structured[part]:
+                    language = self._language(part)
+                    book = self._book(texts)
+                    start = language.frames.start
+                    self._enter_item(language, start, b"", book, book.start, None, after, found)
+                    continue
                 terminal = self.terminal(part)
                 if self._is_spent(terminal, terminal.start, b"", after):
                     continue
@@ -657,7 +782,7 @@ class Frames:
                         self._join(found, config)
 
     def _unique_parts(self, node: int) -> list[int]:
-        """The regular nodes that the value of a unique item is one of."""
+        """The nodes that the value of a unique item is one of: regular ones, arrays, objects."""
         kind = self._nodes[node]
         if isinstance(kind, TerminalNode):
             return [kind.item]
@@ -665,9 +790,23 @@ class Frames:
             return [part for item in kind.items for part in self._unique_parts(item)]
         if isinstance(kind, Call):
             return self._unique_parts(self._expressions.rules[kind.rule])
-        if self._structured[node]:
-            raise ConstraintError("the items of an array without repeats are no plain values")
         return [node]
+
+    def _language(self, node: int) -> ItemLanguage:
+        found = self._languages.get(node)
+        if found is None:
+            found = self._languages[node] = ItemLanguage(
+                Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node),
+                last_bytes(self._nodes, node),
+            )
+        return found
+
+    def _book(self, texts: frozenset[bytes]) -> Copybook:
+        """The texts that are taken."""
+        found = self._books.get(texts)
+        if found is None:
+            found = self._books[texts] = Copybook(texts)
+        return found
 
     def _expand_after_item(self, frame: Frame, work: list[Frame]) -> None:
         node, rest = frame.a, frame.rest
@@ -680,7 +819,7 @@ class Frames:
 
     def _has_another(self, frame: Frame) -> bool:
         """Whether some item of an array without repeats is not taken yet."""
-        found: dict[Thread | KeyThread, None] = {}
+        found: dict[AnyThread, None] = {}
         self._expand_item(self._items(Kind.ITEM, frame.a, frame.b[0], frame.b[1], frame.b[2], frame.rest), found, [])
         return bool(found)
 
@@ -697,10 +836,17 @@ class Frames:
 
     def _value(self, node: int, value: int, written: Written, rest: Frame) -> Frame:
         """Colon, value, and what follows the member in its object."""
+        return self.node(self._colon(node), self.node(value, self._after_member(node, written, rest)))
+
+    def _colon(self, node: int) -> int:
         kind = self._nodes[node]
         assert isinstance(kind, Object)
-        cost = self._expressions.members(node).cost(written) + self._costs[kind.close] + rest.cost
-        return self.node(kind.colon, self.node(value, self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)))
+        return kind.colon
+
+    def _after_member(self, node: int, written: Written, rest: Frame) -> Frame:
+        members = self._expressions.members(node)
+        cost = members.cost(written) + self._costs[members.node.close] + rest.cost
+        return self._frame(Kind.AFTER_MEMBER, node, written, 0, rest, cost)
 
     def _keys_frame(self, kind: Kind, node: int, written: Written, rest: Frame) -> Frame:
         """Where a key must come. Its cost is that of the member it would rather write."""
@@ -768,10 +914,29 @@ class Frames:
         best = IMPOSSIBLE
         costs = self._expressions.key_costs(node)
         for index in indexes:
-            key = costs[index][at.depth]
-            for choice, after in members.with_property(written, index):
-                best = min(best, key + self._value(node, choice.value, after, rest).cost)
+            best = min(best, costs[index][at.depth] + self._cost_after_key(node, written, index, rest))
         return best
 
+    def _cost_after_key(self, node: int, written: Written, index: int, rest: Frame) -> int:
+        """Tokens that surely suffice after the listed key number `index`."""
+        members = self._expressions.members(node)
+        if members.counts or not members.node.is_ordered:
+            choices = members.with_property(written, index)
+            prices = (self._value(node, choice.value, after, rest).cost for choice, after in choices)
+            return min(prices, default=IMPOSSIBLE)
+        costs = self._costs_after_key.get(node)
+        if costs is None:
+            costs = self._costs_after_key[node] = self._ordered_costs(members)
+        return costs[index] + rest.cost
 
-__all__ = ["UNKNOWN", "Config", "Frame", "Frames", "KeyThread", "Thread"]
+    def _ordered_costs(self, members: Members) -> list[int]:
+        """The same of each listed key, where what was written before does not matter, less what `rest` costs."""
+        found: list[int] = []
+        around = self._costs[members.node.colon] + self._costs[members.node.close]
+        for index, member in enumerate(members.node.properties):
+            after = around + members.cost(Written(index + 1, members.start.tally, frozenset()))
+            found.append(min((self._costs[choice.value] + after for choice in member.choices), default=IMPOSSIBLE))
+        return found
+
+
+__all__ = ["UNKNOWN", "AnyThread", "Config", "Frame", "Frames", "ItemThread", "KeyThread", "Thread"]

@@ -22,7 +22,7 @@ _SCHEMAS = (
     *("items", "additionalItems", "unevaluatedItems", "contains", "additionalProperties", "unevaluatedProperties"),
     *("propertyNames", "not", "if", "then", "else", "contentSchema"),
 )
-_NAMING = ('"$id"', '"id"', '"$anchor"', '"$dynamicAnchor"', '"$recursiveAnchor"')
+_NAMING = ('"$id"', '"$anchor"', '"$dynamicAnchor"', '"$recursiveAnchor"')
 
 
 class Resource:
@@ -70,7 +70,7 @@ class Document:
         self._roots: dict[int, Resource] = {}  # by identity of the schema
         root = Resource("", schema, "", draft)
         self._resources[""] = self._roots[id(schema)] = root
-        if any(name in text for name in _NAMING):
+        if any(name in text for name in _NAMING) or ('"id"' in text and _may_use_id(draft, text)):
             self._name(schema, "", root)
         self.root = self.place(schema, "", root)
 
@@ -198,6 +198,12 @@ class Document:
             pointer = place(pointer, name)
             owner = self._owner(target, owner, pointer) if _is_schema_like(target) else owner
         return self.place(target, pointer, owner)
+
+
+def _may_use_id(draft: Draft, text: str) -> bool:
+    """Whether some schema in a document of `draft` may be called by `id`, as only the oldest drafts do: else it is
+    nothing but the name of a property, and a usual one."""
+    return draft.identifier == "id" or text.count('"$schema"') > 1
 
 
 def _is_schema_like(value: Any) -> bool:

@@ -59,13 +59,14 @@ class Is(Formula):
 
 
 class Every(Formula):
-    """All of `parts`."""
+    """All of `parts`; members: the same as a set."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("members", "parts")
 
     def __init__(self, parts: tuple[Formula, ...]) -> None:
         super().__init__()
         self.parts = parts
+        self.members = frozenset(parts)
 
 
 class Some(Formula):
@@ -86,6 +87,7 @@ class Formulas:
         self.false = Truth(False)
         self.true.opposite, self.false.opposite = self.false, self.true
         self._known: dict[Any, Formula] = {}
+        self._every: dict[tuple[Formula, ...], Formula] = {}
 
     def schema(self, place: Place, scope: Scope, is_positive: bool = True) -> Formula:
         schema = place.schema
@@ -108,6 +110,13 @@ class Formulas:
 
     def every(self, parts: Iterable[Formula]) -> Formula:
         """The order of the parts is kept: it is the order that properties are written in."""
+        parts = tuple(parts)
+        found = self._every.get(parts)
+        if found is None:
+            found = self._every[parts] = self._make_every(parts)
+        return found
+
+    def _make_every(self, parts: tuple[Formula, ...]) -> Formula:
         kept: dict[Formula, None] = {}
         for part in parts:
             if isinstance(part, Every):

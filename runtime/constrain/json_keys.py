@@ -8,8 +8,10 @@ from typing import TypeAlias
 import msgspec
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.algebra import Text, any_text, both, has_word, is_never, negate
+from latticework.runtime.constrain.algebra import Text, both, has_word, negate
 from latticework.runtime.constrain.base import Limits
+from latticework.runtime.constrain.character_machines import have_word
+from latticework.runtime.constrain.derivatives import Derivatives
 
 _MAX_CLASSES = 64
 
@@ -42,14 +44,20 @@ KeyClass: TypeAlias = tuple[Text, Callable[[Keys], bool]]
 
 def key_classes(texts: tuple[Text, ...], limits: Limits, tick: Callable[[], None]) -> list[KeyClass]:
     """All keys, by which of the texts have them. Raises ConstraintError."""
-    classes: list[tuple[Text, frozenset[Text]]] = [(any_text(), frozenset())]
-    for text in texts:
-        split = [(both(keys, text), inside | {text}) for keys, inside in classes]
-        split += [(both(keys, negate(text)), inside) for keys, inside in classes]
-        classes = [(keys, inside) for keys, inside in split if not is_never(keys, limits, tick)]
+    derivatives = Derivatives(*texts, tick=tick)
+    classes: list[tuple[Text, ...]] = [()]  # the texts that have the keys of a class; those before, not in it, do not
+    for number, text in enumerate(texts):
+        before = texts[:number]
+        split = [((*inside, text), _others(before, inside)) for inside in classes]
+        split += [(inside, (*_others(before, inside), text)) for inside in classes]
+        classes = [inside for inside, outside in split if have_word(derivatives, inside, outside, limits, tick)]
         if len(classes) > _MAX_CLASSES:
             raise ConstraintError(f"the patterns tell more than {_MAX_CLASSES} kinds of keys apart")
-    return [(keys, _is_inside(inside)) for keys, inside in classes]
+    return [(both(*inside, *map(negate, _others(texts, inside))), _is_inside(frozenset(inside))) for inside in classes]
+
+
+def _others(texts: tuple[Text, ...], some: tuple[Text, ...]) -> tuple[Text, ...]:
+    return tuple(text for text in texts if text not in some)
 
 
 def _is_inside(inside: frozenset[Text]) -> Callable[[Keys], bool]:

@@ -12,7 +12,7 @@ from itertools import chain
 
 from latticework.lang.errors import ConstraintError, SchemaError
 from latticework.runtime.constrain.algebra import Text, any_text, lower_json
-from latticework.runtime.constrain.builder import NEVER, Builder, OutOfTime
+from latticework.runtime.constrain.builder import Builder, OutOfTime
 from latticework.runtime.constrain.json_formulas import Formula, Holds
 from latticework.runtime.constrain.json_keys import KeyClass, Keys, key_classes
 from latticework.runtime.constrain.json_keywords import fail
@@ -27,23 +27,28 @@ from latticework.runtime.constrain.rules import Array, Choice, Extra, Object, Pr
 
 _MAX_CELLS = 128  # of one value, by what it counts for
 _FEW_MARKS = 3  # up to so many, every combination is told apart
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _CONSTANTS = ((NULL, b"null"), (TRUE, b"true"), (FALSE, b"false"))
 
 
 class Lowering:
-    """Writes what formulas mean into `builder`. is_ordered: listed members come in order. where: the pointer of the
-    schema that is being written."""
+    """Writes what formulas mean into `builder`. is_ordered: listed members come in order. is_single: each number is
+    written in one way alone, as the items of arrays without repeats are. where: the pointer of the schema that is being
+    written."""
 
-    def __init__(self, builder: Builder, meanings: Meanings, layout: Layout, *, is_ordered: bool) -> None:
+    def __init__(
+        self, builder: Builder, meanings: Meanings, layout: Layout, *, is_ordered: bool, is_single: bool = False
+    ) -> None:
         self.builder = builder
         self.meanings = meanings
         self.formulas = meanings.formulas
         self.layout = layout
         self.is_ordered = is_ordered
+        self.is_single = is_single
+        self._items: Lowering | None = None  # of arrays without repeats
         self._known: dict[tuple[Formula, int], int] = {}
         self._open: dict[tuple[Formula, int], int | None] = {}  # being written; the rule, where one was needed
-        self._single: dict[Formula, int] = {}
-        self._numbers: dict[tuple[Numbers, bool], int] = {}
+        self._numbers: dict[Numbers, int] = {}
         self._strings: dict[Text, int] = {}
         self._classified: dict[tuple[Text, ...], list[KeyClass]] = {}
         self._nesting = 0
@@ -80,7 +85,7 @@ class Lowering:
         return node
 
     def _values(self, values: ValueSet, depth: int) -> int:
-        nodes = [self.builder.terminal(node) for node in self._regular(values, is_single=False)]
+        nodes = [self.builder.terminal(node) for node in self._regular(values)]
         if self.layout.indent is None or depth < MAX_INDENTED:
             for (
                 array
@@ -92,14 +97,14 @@ class Lowering:
 
     # ------------------------------------------------------------ strings, numbers, words
 
-    def _regular(self, values: ValueSet, *, is_single: bool) -> list[int]:
+    def _regular(self, values: ValueSet) -> list[int]:
         """The scalars: one node for all that is listed, one for each other kind."""
         build = self.builder
         words = [build.literal(text) for bit, text in _CONSTANTS if values.constants & bit]
         nodes: list[int] = []
         numbers: list[int] = []
         for some in values.numbers:
-            node = self._number(some, is_single)
+            node = self._number(some)
             (words if some.is_point else numbers).append(node)
         nodes.append(build.either(numbers))
         if values.strings.words is not None:
@@ -108,19 +113,18 @@ class Lowering:
             nodes.append(self._string(values.strings))
         return [build.either(words), *nodes]
 
-    def _number(self, numbers: Numbers, is_single: bool) -> int:
+    def _number(self, numbers: Numbers) -> int:
         """A regular node."""
-        key = (numbers, is_single)
-        known = self._numbers.get(key)
+        known = self._numbers.get(numbers)
         if known is None:
             has_floats = self.layout.has_whole_floats
             try:
-                known = build_numbers(self.builder, numbers, has_whole_floats=has_floats, is_single=is_single)
+                known = build_numbers(self.builder, numbers, has_whole_floats=has_floats, is_single=self.is_single)
             except OutOfTime:
                 raise
             except ConstraintError as error:
                 fail(f"multipleOf is not supported here: {error.message}", self.where, error.hint)
-            self._numbers[key] = known
+            self._numbers[numbers] = known
         return known
 
     def _string(self, strings: Strings) -> int:
@@ -214,35 +218,41 @@ class Lowering:
         return [(cell, marks) for cell, marks in cells if not self.meanings.is_never(cell)]
 
     def _unique_array(self, shape: ArrayShape, depth: int) -> int:
-        """Scalars that differ in how they are written; an array or object only where it is the only item."""
         if shape.counts:
             fail("'uniqueItems' is not supported beside 'contains'", shape.unique or "")
         marks = self.layout.marks(b"[]", depth)
-        first = tuple(
-            (Choice(self._single_node(item_formula(self.formulas, shape, index))),) for index in range(len(shape.first))
+        items = self._single_items()
+        first = []
+        for index in range(len(shape.first) if shape.high is None else min(len(shape.first), shape.high)):
+            first.append((Choice(items.node(item_formula(self.formulas, shape, index), depth + 1)),))
+        is_full = shape.high is not None and shape.high <= len(shape.first)
+        rest = () if is_full else (Choice(items.node(item_formula(self.formulas, shape, len(first)), depth + 1)),)
+        node = Array(
+            marks.empty, marks.open, marks.close, marks.comma, tuple(first), rest, shape.low, shape.high, is_unique=True
         )
-        rest = (Choice(self._single_node(item_formula(self.formulas, shape, len(first)))),)
-        scalars = Array(
-            marks.empty, marks.open, marks.close, marks.comma, first, rest, shape.low, shape.high, is_unique=True
-        )
-        one = ArrayShape(shape.first, shape.rest, (), shape.low, 1) if shape.low <= 1 else None
-        return self.builder.either([self.builder.array(scalars), self._array(one, depth) if one is not None else NEVER])
+        return self.builder.array(node)
 
-    def _single_node(self, formula: Formula) -> int:
-        """The scalars of `formula` as one terminal, each written in one way."""
-        known = self._single.get(formula)
-        if known is None:
-            parts = self._regular(self.meanings.of(formula), is_single=True)
-            known = self._single[formula] = self.builder.terminal(self.builder.either(parts))
-        return known
+    def _single_items(self) -> Lowering:
+        """Writes the items of arrays without repeats."""
+        if self.is_single:
+            return self
+        if self._items is None:
+            self._items = Lowering(self.builder, self.meanings, self.layout, is_ordered=self.is_ordered, is_single=True)
+        self._items._nesting = self._nesting
+        self._items.where = self.where
+        return self._items
 
     # ------------------------------------------------------------ objects
 
     def _object(self, shape: ObjectShape, depth: int) -> int:
         marks = self.layout.marks(b"{}", depth)
-        names = dict.fromkeys(chain(shape.names, shape.required))
+        names = dict.fromkeys(shape.names)
+        names.update(shape.required)
         for keys, _ in chain(shape.rules, *shape.needs):
-            names.update(dict.fromkeys(sorted(keys.names) if isinstance(keys, Keys) else (keys,)))
+            if isinstance(keys, str):
+                names[keys] = None
+            elif not keys.names <= names.keys():
+                names.update(dict.fromkeys(sorted(keys.names)))
         properties = []
         for name in names:
             total = member_formula(self.formulas, shape, name)
@@ -320,4 +330,4 @@ def _is_scalar(values: ValueSet) -> bool:
 
 
 def _written(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
+    return _encode(text).encode()

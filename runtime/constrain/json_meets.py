@@ -159,9 +159,9 @@ def _is_within(shape: ObjectShape, other: ObjectShape) -> bool:
 def _says(formula: Formula, part: Formula) -> bool:
     if formula is part or (isinstance(formula, Truth) and not formula.holds):
         return True
-    parts = part.parts if isinstance(part, Every) else (part,)
-    own = formula.parts if isinstance(formula, Every) else (formula,)
-    return all(some in own for some in parts) or (isinstance(part, Truth) and part.holds)
+    if isinstance(formula, Every):
+        return formula.members.issuperset(part.members) if isinstance(part, Every) else part in formula.members
+    return isinstance(part, Truth) and part.holds
 
 
 def _meet_object(judge: Judge, a: ObjectShape, b: ObjectShape) -> ObjectShape | None:

@@ -16,13 +16,16 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from math import ceil, floor
 
-from latticework.runtime.constrain.builder import NEVER, Builder
+from latticework.runtime.constrain.builder import NEVER, Builder, excerpt
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.json_decimals import decimals, digits, naturals, some_digits
 from latticework.runtime.constrain.json_multiples import build_multiples
 from latticework.runtime.constrain.json_number_sets import WHOLE, Numbers
 
+_USUAL_BOUNDS = (None, 0, 1)  # numbers from here on without an end are built once a process
 DIGITS = 60  # of an integer without bounds
 PLACES = 21  # behind the point
 _WHOLE_DIGITS = 17  # before the point
@@ -33,6 +36,18 @@ _SMALL_EXPONENT = -5  # from here downward too
 
 def build_numbers(builder: Builder, numbers: Numbers, *, has_whole_floats: bool, is_single: bool) -> int:
     """The texts of `numbers`. has_whole_floats: 1 may be written 1.0. is_single: each number in one way alone."""
+    is_usual = numbers.low in _USUAL_BOUNDS and numbers.high is None
+    if is_usual and not numbers.others and numbers.multiples in (frozenset(), frozenset((WHOLE,))):
+        return builder.paste(_usual_numbers(numbers, has_whole_floats, is_single))
+    return _build(builder, numbers, has_whole_floats, is_single)
+
+
+@cache
+def _usual_numbers(numbers: Numbers, has_whole_floats: bool, is_single: bool) -> Excerpt:
+    return excerpt(lambda builder: _build(builder, numbers, has_whole_floats, is_single))
+
+
+def _build(builder: Builder, numbers: Numbers, has_whole_floats: bool, is_single: bool) -> int:
     has_whole_floats = has_whole_floats and not numbers.is_plain and not is_single
     if numbers.is_point and numbers.low is not None:
         return _point(builder, numbers.low, has_whole_floats, is_single) if numbers.has(numbers.low) else NEVER

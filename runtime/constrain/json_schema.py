@@ -9,7 +9,7 @@ what the schema allows:
 - listed properties come in the order of the schema, if `key_order` is "schema"; no key comes twice;
 - a character of a string is written in one way, numbers are bounded in length (`json_numbers.py`), and 1.0 for an
   integer is written only where `whitespace` is "flexible";
-- an array with `uniqueItems` holds scalars, or one item;
+- a number inside an array with `uniqueItems` is written in one way;
 - indented arrays and objects nest at most MAX_INDENTED deep.
 """
 

@@ -3,8 +3,9 @@
 A *chain* is the states after 0, 1, 2, … characters of one set, whichever of them are written: the state itself again
 in a loop, the same text with fewer characters left in `.{0,40}`, the dead state beyond the last. Tokens made of
 those characters alone need no walk: their number of characters says where they end. States are compared, not
-expressions, so what is found is exact whatever the constraint looks like. Characters of several bytes join in loops
-only: beside a count, each step would need the many states inside them.
+expressions, so what is found is exact whatever the constraint looks like. Characters of several bytes join a count
+where every place of a state writes them as it writes a byte that is counted: for a comparison, each step would need
+the many states inside them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latticework.runtime.constrain.characters import Characters, Runs
+from latticework.runtime.constrain.place import NOTHING, SOMETHING, Place
 from latticework.runtime.constrain.places import DEAD, States
 
 _MIN_SHARE = 0.1  # characters with less weight than this leave little to walk anyway
@@ -44,20 +46,28 @@ class Loops:
         lengths = characters.lengths[first]
         self._short = np.flatnonzero(lengths == 1)  # kinds of one byte
         self._short_weights = self._weights[self._short]
-        self._short_symbols = symbols[first[self._short], 0]
+        self._short_classes, self._short_class = np.unique(symbols[first[self._short], 0], return_inverse=True)
         self._long = np.flatnonzero(lengths > 1)
         self._long_symbols = symbols[first[self._long]]
+        self._long_texts = [tuple(symbol for symbol in text if symbol >= 0) for text in self._long_symbols.tolist()]
+        self._written: dict[tuple[int, int, int], NDArray[np.int8]] = {}
         self._generation = -1
         self._forget()
 
     def _forget(self) -> None:
         self._after: dict[int, NDArray[np.int32]] = {}
         self._next: dict[tuple[bytes, int], int | None] = {}
-        self._runs: dict[tuple[int, bytes], Runs] = {}
+        self._runs: dict[tuple[int, bytes, bytes], Runs] = {}
+        self._known_fates: dict[
+            tuple[int, frozenset[tuple[int, int, int]]], tuple[NDArray[np.bool_], NDArray[np.bool_]]
+        ] = {}
 
     def chain(self, base: int, index: int) -> Chain | None:
         """The chain from state `index` at the trie node `base` on; None where there is none worth having."""
-        if self._generation != self._states.generation or len(self._after) + len(self._next) > _KEPT:
+        if (
+            self._generation != self._states.generation
+            or len(self._after) + len(self._next) + len(self._known_fates) > _KEPT
+        ):
             self._forget()
             self._generation = self._states.generation
         short = self._after_short(index)
@@ -73,17 +83,36 @@ class Loops:
             loops = short == found[best]
         members = np.zeros(len(self._weights), bool)
         members[self._short] = loops
+        dead = np.zeros(len(self._weights), bool)
         if is_loop:
-            members[self._long] = self._after_long(index) == index
-        key = members.tobytes()
-        runs = self._runs.get((base, key))
+            long = self._after_long(index)
+            members[self._long], dead[self._long] = long == index, long == DEAD
+            runs = self._runs_of(base, members, dead)
+            return Chain(runs, np.full(runs.longest + 1, index, np.int32))
+        symbol = int(self._short_classes[self._short_class[loops.argmax()]])
+        members[self._long], dead[self._long] = self._fates(index, symbol)
+        return self._counting(base, index, members, dead, symbol)
+
+    def _runs_of(self, base: int, members: NDArray[np.bool_], dead: NDArray[np.bool_]) -> Runs:
+        key = (base, members.tobytes(), dead.tobytes())
+        runs = self._runs.get(key)
         if runs is None:
-            runs = self._runs[base, key] = self._characters.runs(base, members[self._kind])
-        states = np.full(runs.longest + 1, index, np.int32)
-        if is_loop:
-            return Chain(runs, states)
+            runs = self._runs[key] = self._characters.runs(base, members[self._kind], dead[self._kind])
+        return runs
+
+    def _counting(
+        self, base: int, index: int, members: NDArray[np.bool_], dead: NDArray[np.bool_], symbol: int
+    ) -> Chain | None:
+        """The chain of `members`, kinds that lead from state `index` to one other; None where they do not always.
+        dead: those that lead nowhere from it. symbol: the class of one of the members that is one byte."""
+        longest = self._characters.reach(base, members[self._kind]).longest
+        states = np.full(longest + 1, index, np.int32)
+        short = members[self._short]
+        key = short.tobytes()
+        classes: list[int] = self._short_classes[np.unique(self._short_class[short])].tolist()
+        members, dead = members.copy(), dead.copy()
         for count in range(1, len(states)):
-            following = self._following(key, loops, index)
+            following = self._following(key, classes, index)
             if following is None:
                 return None
             states[count] = following
@@ -91,43 +120,64 @@ class Loops:
                 states[count:] = following
                 break
             index = following
-        return Chain(runs, states)
+            alike, nothing = self._fates(index, symbol)
+            members[self._long] &= alike
+            dead[self._long] &= nothing
+        runs = self._runs_of(base, members, dead)
+        return Chain(runs, states[: runs.longest + 1])
 
-    def _following(self, key: bytes, members: NDArray[np.bool_], index: int) -> int | None:
-        """The state after any of `members`, kinds of one byte; None when they lead to several."""
+    def _fates(self, index: int, symbol: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The kinds of several bytes that surely lead where the byte class `symbol` leads: at each place, each writes
+        nothing or just what that writes; and those that lead nowhere."""
+        places = self._states.states[index].places
+        key = (symbol, frozenset((place.node, place.low, place.high) for place in places))
+        found = self._known_fates.get(key)
+        if found is None:
+            alike, nothing = np.ones(len(self._long), bool), np.ones(len(self._long), bool)
+            for place in places:
+                wanted, written = self._states.places.writes(place, (symbol,)), self._writes(place)
+                alike &= written == wanted if wanted != SOMETHING else False
+                nothing &= written == NOTHING
+            found = self._known_fates[key] = alike, nothing
+        return found
+
+    def _writes(self, place: Place) -> NDArray[np.int8]:
+        """What a head writes of each kind of several bytes."""
+        key = (place.node, place.low, place.high)
+        found = self._written.get(key)
+        if found is None:
+            writes = self._states.places.writes
+            found = np.array([writes(place, symbols) for symbols in self._long_texts], np.int8)
+            self._written[key] = found
+        return found
+
+    def _following(self, key: bytes, classes: list[int], index: int) -> int | None:
+        """The state after a byte of any of `classes`, those of the kinds `key`; None when they lead to several."""
         found = self._next.get((key, index), -1)
         if found == -1:
-            after = self._after_short(index)[members]
-            following = int(after[0])
-            found = self._next[key, index] = following if (after == following).all() else None
+            after = {self._states.next(index, byte_class) for byte_class in classes}
+            found = self._next[key, index] = after.pop() if len(after) == 1 else None
         return found
 
     def _after_short(self, index: int) -> NDArray[np.int32]:
         """The state after each kind of one byte."""
-        if not self._states.is_filled[index]:
-            self._states.fill(index)
-        return self._states.table[index, self._short_symbols]
+        by_class = self._states.follow(np.full(len(self._short_classes), index), self._short_classes)
+        return by_class[self._short_class]
 
     def _after_long(self, index: int) -> NDArray[np.int32]:
         """The state after each kind of several bytes."""
         at = self._after.get(index)
         if at is None:
-            states = self._states
-            at = self._after[index] = states.table[index, self._long_symbols[:, 0]]
+            follow = self._states.follow
+            at = follow(np.full(len(self._long), index), self._long_symbols[:, 0])
             live = np.arange(len(at))
             for position in range(1, 4):
                 live = live[(at[live] != DEAD) & (self._long_symbols[live, position] >= 0)]
                 if not len(live):
                     break
-                self._fill(at[live])
-                at[live] = states.table[at[live], self._long_symbols[live, position]]
+                at[live] = follow(at[live], self._long_symbols[live, position])
+            self._after[index] = at
         return at
-
-    def _fill(self, at: NDArray[np.integer]) -> None:
-        missing = at[~self._states.is_filled[at]]
-        if len(missing):
-            for index in np.unique(missing).tolist():
-                self._states.fill(index)
 
 
 __all__ = ["Chain", "Loops"]

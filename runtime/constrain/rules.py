@@ -146,8 +146,8 @@ class Array(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """`empty`, or `open` item (`comma` item)* `close`.
 
     first: the choices of the first items, one by one; rest: those of all others (none: no more). low, high: number of
-    items. bounds: (low, high) for the sum of each mark. is_unique: no two items have the same text; every value is
-    then a `Terminal`, each value of which is written in exactly one way, and there are no bounds on marks.
+    items. bounds: (low, high) for the sum of each mark. is_unique: no two items write the same value; every scalar in
+    them is then written in exactly one way, and there are no bounds on marks.
     """
 
     empty: int
@@ -217,25 +217,29 @@ def check_rules(rules: RuleGraph) -> None:
 Structured = Terminal | Call | Object | Array
 
 
+_LEAVES = (Empty, Bytes, Literal, Words, Call)
+
+
 def children(node: Node) -> tuple[int, ...]:
     """The nodes that `node` names; a call names none."""
+    if isinstance(node, _LEAVES):
+        return ()
+    if isinstance(node, Then):
+        return (node.first, node.rest)
+    if isinstance(node, Either):
+        return node.items
     match node:
-        case Then(first, rest):
-            return (first, rest)
-        case Either(items):
-            return items
         case Repeat(item) | Terminal(item):
             return (item,)
         case Machine(states):
-            return tuple(part for state in states for part, _ in state.moves)
+            return tuple(dict.fromkeys([part for state in states for part, _ in state.moves]))
         case Object():
-            groups = [*(p.choices for p in node.properties), *(e.choices for e in node.extras)]
-            return (*_regular_parts(node), *(choice.value for choices in groups for choice in choices))
+            groups = [*[p.choices for p in node.properties], *[e.choices for e in node.extras]]
+            return (*_regular_parts(node), *[choice.value for choices in groups for choice in choices])
         case Array():
             values = [choice.value for choices in (*node.first, node.rest) for choice in choices]
             return (*_regular_parts(node), *values)
-        case _:
-            return ()
+    raise AssertionError(node)
 
 
 def _regular_parts(node: Node) -> tuple[int, ...]:
@@ -319,21 +323,23 @@ def check_left_recursion(rules: RuleGraph) -> None:
     if not rules.rules:
         return
     nullable = _nullable(rules)
+    nothing: frozenset[int] = frozenset()
     begins: list[frozenset[int]] = []  # of each node, the rules that a text of it may begin with
     for index, node in enumerate(rules.nodes):
-        match node:
-            case Call(rule):
-                begins.append(frozenset((rule,)))
-            case Then(first, rest):
-                begins.append(begins[first] | begins[rest] if nullable[first] else begins[first])
-            case Either(items):
-                begins.append(frozenset().union(*(begins[item] for item in items)))
-            case Repeat(item):
-                begins.append(begins[item])
-            case Array() | Object() if nullable[index] or nullable[node.open]:
-                raise ConstraintError(f"node {index} of the rule graph opens without a byte")
-            case _:
-                begins.append(frozenset())
+        found = nothing
+        if isinstance(node, Then):
+            found = begins[node.first]
+            if nullable[node.first] and begins[node.rest]:
+                found |= begins[node.rest]
+        elif isinstance(node, Either):
+            found = nothing.union(*[begins[item] for item in node.items if begins[item]])
+        elif isinstance(node, Repeat):
+            found = begins[node.item]
+        elif isinstance(node, Call):
+            found = frozenset((node.rule,))
+        elif isinstance(node, (Array, Object)) and (nullable[index] or nullable[node.open]):
+            raise ConstraintError(f"node {index} of the rule graph opens without a byte")
+        begins.append(found)
     state = [0] * len(rules.rules)  # 1: on the way, 2: done
     for start in range(len(rules.rules)):
         work = [(start, iter(begins[rules.rules[start]]))] if not state[start] else []
@@ -353,33 +359,34 @@ def check_left_recursion(rules: RuleGraph) -> None:
 
 
 def _nullable(rules: RuleGraph) -> list[bool]:
-    """For each node, whether it has the empty text."""
-    found = [False] * len(rules.nodes)
-    has_changed = True
-    while has_changed:
-        has_changed = False
-        for index, node in enumerate(rules.nodes):
-            if found[index]:
-                continue
-            match node:
-                case Empty():
-                    is_nullable = True
-                case Then(first, rest):
-                    is_nullable = found[first] and found[rest]
-                case Either(items):
-                    is_nullable = any(found[item] for item in items)
-                case Repeat(item, low):
-                    is_nullable = low == 0 or found[item]
-                case Machine(states, low):
-                    is_nullable = low == 0 and states[0].accepts
-                case Terminal(item):
-                    is_nullable = found[item]
-                case Call(rule):
-                    is_nullable = found[rules.rules[rule]]
-                case Object() | Array():
-                    is_nullable = node.low == 0 and found[node.empty]
-                case _:
-                    is_nullable = False
-            if is_nullable:
-                found[index] = has_changed = True
-    return found
+    """For each node, whether it has the empty text. Those of calls are found pass by pass."""
+    known = [False] * len(rules.rules)
+    while True:
+        found: list[bool] = []
+        for node in rules.nodes:
+            found.append(_is_nullable(node, found, known))
+        if (own := [found[node] for node in rules.rules]) == known:
+            return found
+        known = own
+
+
+def _is_nullable(node: Node, found: list[bool], rules: list[bool]) -> bool:
+    if isinstance(node, (Bytes, Literal, Words)):
+        return False
+    if isinstance(node, Then):
+        return found[node.first] and found[node.rest]
+    if isinstance(node, Either):
+        return any(found[item] for item in node.items)
+    match node:
+        case Repeat(item, low):
+            return low == 0 or found[item]
+        case Machine(states, low):
+            return low == 0 and states[0].accepts
+        case Terminal(item):
+            return found[item]
+        case Call(rule):
+            return rules[rule]
+        case Object() | Array():
+            return node.low == 0 and found[node.empty]
+        case _:
+            return True

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 
-from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder
+from latticework.runtime.constrain.builder import EMPTY, NEVER, Builder, excerpt
 from latticework.runtime.constrain.character_machines import (
     MAX_STATES,
     CharacterMachine,
@@ -19,6 +20,8 @@ from latticework.runtime.constrain.character_machines import (
     character_machine,
     distributed,
 )
+from latticework.runtime.constrain.excerpts import Excerpt
+from latticework.runtime.constrain.formats import is_format
 from latticework.runtime.constrain.ranges import LAST, intersect
 from latticework.runtime.constrain.rules import MachineState, Ranges
 from latticework.runtime.constrain.text_kinds import Characters, Empty, Literal, Never, Repeat, Text, Then, Union, Words
@@ -36,6 +39,17 @@ _BEYOND: Ranges = ((0x80, LAST),)
 
 def lower_json(builder: Builder, text: Text) -> int:
     """The JSON strings of the words of `text`, quotes included. NEVER where there is none. Raises ConstraintError."""
+    if text is ANYTHING or is_format(text):
+        return builder.paste(_standard_string(text))
+    return _json_string(builder, text)
+
+
+@cache
+def _standard_string(text: Text) -> Excerpt:
+    return excerpt(lambda builder: _json_string(builder, text))
+
+
+def _json_string(builder: Builder, text: Text) -> int:
     quote = builder.literal(b'"')
     return builder.sequence([quote, _Lowering(builder, is_json=True).node(text), quote])
 

@@ -20,7 +20,6 @@ from latticework.runtime.constrain.text_kinds import (
     Characters,
     Complement,
     Literal,
-    Never,
     Repeat,
     Text,
     Then,
@@ -245,25 +244,25 @@ def either(*items: Text) -> Text:
     repeats = 0
     for item in items:
         for part in item.items if isinstance(item, Union) else (item,):
-            match part:
-                case Characters():
-                    ranges += part.ranges
-                case Literal():
-                    if len(part.text) == 1:
-                        ranges.append((ord(part.text), ord(part.text)))
-                    else:
-                        words.add(part.text)
-                case Words():
-                    words.update(part.words)
-                case Complement():
-                    denied.append(part.item)
-                case Never():
-                    pass
-                case _:
-                    if part is ANYTHING:
-                        return ANYTHING
-                    repeats += isinstance(part.first if isinstance(part, Then) else part, Repeat)
-                    kept[part] = None
+            if isinstance(part, Then):
+                repeats += isinstance(part.first, Repeat)
+                kept[part] = None
+            elif isinstance(part, Literal):
+                if len(part.text) == 1:
+                    ranges.append((ord(part.text), ord(part.text)))
+                else:
+                    words.add(part.text)
+            elif isinstance(part, Characters):
+                ranges += part.ranges
+            elif isinstance(part, Words):
+                words.update(part.words)
+            elif isinstance(part, Complement):
+                denied.append(part.item)
+            elif part is ANYTHING:
+                return ANYTHING
+            elif part is not NEVER:
+                repeats += isinstance(part, Repeat)
+                kept[part] = None
     if repeats > 1:
         kept = _joined_repeats(kept)
     if ranges:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TypeAlias
 
-from latticework.runtime.constrain.builder import NEVER, Builder
+from latticework.runtime.constrain.builder import NEVER, Builder, excerpt
+from latticework.runtime.constrain.excerpts import Excerpt
 from latticework.runtime.constrain.ranges import SURROGATES, intersect, subtract
 from latticework.runtime.constrain.rules import Ranges
 
@@ -22,7 +23,12 @@ Plan: TypeAlias = tuple[tuple[Ranges, "Plan"], ...]  # sets of first bytes, each
 def utf8_characters(builder: Builder, ranges: Ranges) -> int:
     """The node for one character out of `ranges`; NEVER when there is none."""
     plan = _plan(ranges)
-    return _build(builder, plan, {}) if plan else NEVER
+    return builder.paste(_excerpt(ranges)) if plan else NEVER
+
+
+@lru_cache(maxsize=256)
+def _excerpt(ranges: Ranges) -> Excerpt:
+    return excerpt(lambda builder: _build(builder, _plan(ranges), {}))
 
 
 def _build(builder: Builder, plan: Plan, known: dict[Plan, int]) -> int:

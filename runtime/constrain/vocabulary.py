@@ -7,10 +7,11 @@ whole level is walked by one vectorised step. This file knows bytes and ids; it 
 from __future__ import annotations
 
 import json
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,17 @@ from numpy.typing import NDArray
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime.constrain.characters import Characters
 
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.standard import Standard
+
+_FEW_TOKENS = 64  # fewer than these are packed one by one
+
 
 class Trie:
     """The distinct prefixes of all tokens. Node 0 is the empty prefix; nodes are numbered level by level, and the
     children of one node are neighbours, in byte order. N nodes.
 
-    parent: int32[N]; byte: uint8[N]; first_child, children: int32[N]; levels[l]:levels[l + 1] are the nodes of
+    parent: int64[N]; byte: uint8[N]; first_child, children: int32[N]; levels[l]:levels[l + 1] are the nodes of
     length l. token_start: int32[N + 1] and token_ids: the tokens that end at node n are
     token_ids[token_start[n] : token_start[n + 1]].
     """
@@ -46,7 +52,7 @@ class Trie:
             letters.append(text[offsets[first] + length - 1])
             at[alive] = self.levels[-1] + np.cumsum(is_new) - 1
             self.levels.append(self.levels[-1] + len(first))
-        self.parent = np.concatenate(parents)
+        self.parent = np.concatenate(parents).astype(np.int64)  # numpy indexes much faster with these than with int32
         self.byte = np.concatenate(letters)
         size = len(self.parent)
         self.children = np.bincount(self.parent[1:], minlength=size).astype(np.int32)
@@ -56,14 +62,19 @@ class Trie:
         self.token_ids = np.asarray(ids, np.int32)[np.argsort(at, kind="stable")]
 
     @cached_property
-    def child_of(self) -> dict[int, int]:
-        """The child of node n by byte b, at n << 8 | b."""
-        return dict(zip(self.arrows.tolist(), range(1, len(self.parent)), strict=True))
+    def letters(self) -> bytes:
+        """[N]: `byte`, to be sliced in plain Python."""
+        return self.byte.tobytes()
 
     @cached_property
-    def arrows(self) -> NDArray[np.int64]:
-        """[N - 1], ascending: for each node but the root, its parent << 8 | its byte."""
-        return self.parent[1:].astype(np.int64) << 8 | self.byte[1:]
+    def firsts(self) -> array[int]:
+        """[N + 1]: the children of node n are firsts[n] to firsts[n + 1] - 1."""
+        return array("i", np.append(self.first_child, len(self.parent)).astype(np.intc).tobytes())
+
+    @cached_property
+    def starts(self) -> array[int]:
+        """[N + 1]: `token_start`, for plain Python."""
+        return array("i", self.token_start.astype(np.intc).tobytes())
 
     @cached_property
     def below(self) -> NDArray[np.int64]:
@@ -76,11 +87,14 @@ class Trie:
     def find(self, text: bytes, node: int = 0) -> int | None:
         """The node that `text` leads to."""
         for byte in text:
-            following = self.child_of.get(node << 8 | byte)
-            if following is None:
+            node = self.child(node, byte)
+            if node < 0:
                 return None
-            node = following
         return node
+
+    def child(self, node: int, byte: int) -> int:
+        """The child of `node` by `byte`; -1: there is none."""
+        return self.letters.find(byte, self.firsts[node], self.firsts[node + 1])
 
     def tokens_at(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens that end at `nodes`, and for each the index into `nodes` it ends at."""
@@ -92,19 +106,6 @@ class Trie:
         if total == len(which):
             return self.token_ids[starts], which
         return self.token_ids[spread(starts, counts, total)], np.repeat(which, counts)
-
-    def children_by(self, nodes: NDArray[np.int64], byte: int) -> NDArray[np.int64]:
-        """The children of sorted `nodes` that `byte` leads to."""
-        wanted = nodes << 8 | byte
-        places = np.searchsorted(self.arrows, wanted)
-        places[places == len(self.arrows)] = 0
-        return places[self.arrows[places] == wanted] + 1
-
-    def letters_after(self, nodes: NDArray[np.int64]) -> list[int]:
-        """All bytes that go on from `nodes`."""
-        counts = self.children[nodes]
-        children = spread(self.first_child[nodes], counts, int(counts.sum()))
-        return np.flatnonzero(np.bincount(self.byte[children], minlength=256)).tolist()
 
 
 def spread(starts: NDArray[Any], counts: NDArray[Any], total: int) -> NDArray[np.int64]:
@@ -155,9 +156,25 @@ class Vocabulary:
         self._prefixes = {token[:length] for token in self._ids for length in range(1, len(token) + 1)}
         self.writable = frozenset(token[0] for token in self._ids if len(token) == 1)
 
+        self.standard: Standard | None = None  # see `warm`
         self.end_row = np.zeros(self.words, np.int32)
         for end in self.end_ids:
             self.end_row.view(np.uint32)[end >> 5] |= np.uint32(1 << (end & 31))
+
+    def warm(self) -> Vocabulary:
+        """Makes what JSON constraints have in common now, once: about as long as the vocabulary itself took, and some
+        MB. Without it every automaton makes its own. Not while automata over this vocabulary are being made."""
+        # Here, because it is made of automata, which are made of a vocabulary.
+        from latticework.runtime.constrain.standard import Standard
+
+        if self.standard is None:
+            self.standard = Standard(self)
+            self.characters.pin()
+        return self
+
+    def forget(self) -> None:
+        """Drops what automata found out about the vocabulary; it is found again when needed."""
+        self.characters.forget()
 
     @cached_property
     def spanning(self) -> tuple[int, ...]:
@@ -193,6 +210,17 @@ class Vocabulary:
         while end < len(texts) and texts[end].startswith(prefix):
             end += 1
         return ids[start:end]
+
+    def pack(self, tokens: NDArray[np.int32] | list[int]) -> NDArray[np.int32]:
+        """A row, int32[W], with the bits of `tokens` set."""
+        if len(tokens) < _FEW_TOKENS:
+            packed = bytearray(self.words * 4)
+            for token in tokens if isinstance(tokens, list) else tokens.tolist():
+                packed[token >> 3] |= 1 << (token & 7)
+            return np.frombuffer(packed, "<i4").astype(np.int32, copy=False)
+        allowed = np.zeros(self.words * 32, bool)
+        allowed[tokens] = True
+        return np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32, copy=False)
 
     def token_for(self, text: bytes) -> int | None:
         """The lowest id that writes exactly `text`, if any."""
@@ -238,7 +266,7 @@ class Vocabulary:
             if size < len(tokens):
                 raise InvalidArgument(f"size is {size}, but the tokenizer has {len(tokens)} ids", field="size")
             tokens += [b""] * (size - len(tokens))
-        return cls(tokens, end_ids)
+        return cls(tokens, end_ids).warm()
 
 
 def _token_bytes(description: dict[str, Any], ids: dict[str, int]) -> list[bytes]:

@@ -110,6 +110,8 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     steps: int = 0
     bad_frames: int = 0
     retractions: int = 0
+    drafted: int = 0  # tokens guessed
+    accepted: int = 0  # tokens drawn as guessed
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 

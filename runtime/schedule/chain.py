@@ -195,6 +195,8 @@ class Chain:
             cut = output.text.cut(hit.cut)
             sequence.carry = cut.carry
             del sequence.tokens[output.start + cut.tokens :]
+            if sequence.lookup is not None:
+                sequence.lookup.cut(len(sequence.tokens))
             self._memory.truncate(sequence, len(sequence.tokens))
             if cut.tokens > before or (cut.tokens == before and cut.carry):
                 _report(event, token, info)

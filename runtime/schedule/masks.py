@@ -35,6 +35,25 @@ class Masks:
         self._count_growth(sequence)
         return is_ready
 
+    def ready_along(self, sequence: Sequence, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The first of `tokens` that a gen's constraint allows, each with the mask after it ready; none that finishes
+        the text, as nothing is drawn after that."""
+        output = sequence.output
+        assert output is not None
+        matcher = output.matcher
+        if matcher is None or not tokens:
+            return tokens
+        kept = 0
+        with self._profile.part("mask"):
+            while kept < len(tokens) and matcher.accept(tokens[kept]):
+                if matcher.is_finished() or not matcher.prepare(self.deadline):
+                    matcher.rollback(1)
+                    break
+                kept += 1
+            matcher.rollback(kept)
+        self._count_growth(sequence)
+        return tokens[:kept]
+
     def row(self, sequence: Sequence) -> Row | None:
         """The tokens that may come next, [W]; None: all."""
         output = sequence.output

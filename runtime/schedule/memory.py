@@ -88,6 +88,16 @@ class Memory:
         """Pages for the first `length` tokens; evicts and breaks leases as needed. Raises OutOfPages."""
         sequence.pages += self._allocate(self.pages_for(length) - len(sequence.pages))
 
+    def reserve_spare(self, sequence: Sequence, length: int, kept: int) -> bool:
+        """Pages for the first `length` tokens if so many can be had without breaking a lease, and `kept` more are left
+        to be had then; False and no change if not."""
+        wanted = self.pages_for(length) - len(sequence.pages)
+        if wanted > 0:
+            if wanted + kept > self.available:
+                return False
+            sequence.pages += self._allocate(wanted)
+        return True
+
     def publish(self, sequence: Sequence) -> None:
         """Lets others share the whole pages computed so far."""
         whole = sequence.computed // self.page_size

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from latticework.lang.errors import PromptTooLong
 from latticework.runtime.cache.pages import OutOfPages
 from latticework.runtime.schedule.batch import Entry
+from latticework.runtime.schedule.drafts import NOTHING, Draft, Drafts
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.policy import WORTH_SHARING, who_gives_way
 from latticework.runtime.schedule.sequence import Scoring, Sequence
@@ -30,6 +31,8 @@ from latticework.runtime.schedule.waiting import Waiting
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 MASK_PATIENCE = 8  # steps after which a cold mask is waited for
 FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
+DRAFT_SHARE = 4  # guesses get a quarter of a step's prompt tokens
+ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: guesses that may well be wrong pay
 PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of prompts: what they take is bounded
 
 
@@ -37,12 +40,19 @@ PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of pro
 class Work:
     """One sequence's part of a step: more of its own tokens, or of one option of its select.
 
-    prompt_rows: how many of its rows of logits, the first ones, are for log-probabilities of its prompt."""
+    prompt_rows: how many of its rows of logits, the first ones, are for log-probabilities of its prompt. draft: the
+    last tokens of the entry, which are guesses; so many of its rows, the last ones, say what comes after each."""
 
     sequence: Sequence
     entry: Entry
     scoring: Scoring | None = None
     prompt_rows: int = 0
+    draft: Draft = NOTHING
+
+    @property
+    def own(self) -> int:
+        """How many of its tokens are the sequence's own."""
+        return len(self.entry.tokens) - len(self.draft.tokens)
 
 
 @dataclass(slots=True)
@@ -53,6 +63,8 @@ class Plan:
     spent: Counter[str] = field(default_factory=Counter)  # prompt tokens of each tenant
     cached: dict[Sequence, int] = field(default_factory=dict)  # tokens of those that may come in
     prompt_rows: int = PROMPT_ROWS  # rows of logits that may still be added for prompts
+    drafts: int = 0  # guessed tokens that may still be added
+    rows: int = 0  # tokens planned so far
     works: list[Work] = field(default_factory=list)
     failures: list[tuple[Sequence, Exception]] = field(default_factory=list)
     has_retracted: bool = False
@@ -88,7 +100,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, memory: Memory, max_running: int, chunk_tokens: int, is_ready: Callable[[Sequence, bool], bool]
+        self,
+        memory: Memory,
+        max_running: int,
+        chunk_tokens: int,
+        is_ready: Callable[[Sequence, bool], bool],
+        drafts: Drafts,
     ) -> None:
         self.waiting = Waiting()
         self.running: list[Sequence] = []
@@ -99,6 +116,7 @@ class Scheduler:
         self._chunk_tokens = chunk_tokens
         self._age_tokens = max(1, chunk_tokens // 4)
         self._is_ready = is_ready
+        self._drafts = drafts
 
     def add(self, sequence: Sequence) -> None:
         sequence.waiting_since = self.step
@@ -118,6 +136,7 @@ class Scheduler:
         """prompt_tokens: at most so many of prompts and options, fewer than `chunk_tokens`."""
         self.step += 1
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
+        plan.drafts = plan.budget // DRAFT_SHARE
         ranked = sorted(self.running, key=_rank)
         postponed: list[Sequence] = []
         for sequence in ranked:
@@ -194,15 +213,29 @@ class Scheduler:
         start, end = sequence.computed, sequence.computed + count
         if not self._reserve(plan, sequence, lambda: self._memory.reserve(sequence, end)):
             return False
+        draws = sequence.needs_logits and end == len(sequence.tokens)
         logits = max(0, end - max(start, sequence.first_logits))
-        prompt_rows = logits - (1 if sequence.needs_logits and end == len(sequence.tokens) else 0)
-        entry = Entry(sequence.tokens[start:end], start, sequence.pages, logits)
-        self._add(plan, Work(sequence, entry, prompt_rows=prompt_rows))
+        prompt_rows = logits - draws
+        draft = self._draft(plan, sequence) if draws else NOTHING
+        tokens = sequence.tokens[start:end] + list(draft.tokens)
+        entry = Entry(tokens, start, sequence.pages, logits + len(draft.tokens))
+        self._add(plan, Work(sequence, entry, prompt_rows=prompt_rows, draft=draft))
         plan.prompt_rows = max(0, plan.prompt_rows - prompt_rows)
         return True
 
+    def _draft(self, plan: Plan, sequence: Sequence) -> Draft:
+        """A guess of what comes after the sequence's last token, where there is room for one that nobody needs."""
+        draft = self._drafts.propose(sequence, plan.drafts, plan.rows + len(self.running) <= ROOMY_ROWS)
+        if not draft.tokens or not self._memory.reserve_spare(
+            sequence, len(sequence.tokens) + len(draft.tokens), len(self.running)
+        ):
+            return NOTHING
+        plan.drafts -= len(draft.tokens)
+        return draft
+
     def _add(self, plan: Plan, work: Work) -> None:
         plan.works.append(work)
+        plan.rows += len(work.entry.tokens)
         self.waiting.charge(work.sequence, len(work.entry.tokens))
 
     def _score(self, plan: Plan, sequence: Sequence) -> None:

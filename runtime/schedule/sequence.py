@@ -22,6 +22,7 @@ from latticework.lang.ir import Sampling
 from latticework.runtime.cache.radix import Node
 from latticework.runtime.constrain.base import Matcher
 from latticework.runtime.request import Request, SelectSegment
+from latticework.runtime.schedule.lookup import Lookup
 from latticework.runtime.schedule.stops import OutputText, StopCursor
 
 Owner: TypeAlias = bytes | str
@@ -111,6 +112,9 @@ class Sequence:
     selection: Selection | None = None
     given: int = 0  # tokens that were not generated
     generated: int = 0
+    drafted: int = 0  # tokens guessed, and of these drawn as guessed
+    accepted: int = 0
+    lookup: Lookup | None = None
     cached: int | None = None  # tokens found in the cache when first admitted
 
     running: bool = False
@@ -160,6 +164,8 @@ class Sequence:
             cached,
             self.given - cached,
             self.generated,
+            drafted=self.drafted,
+            accepted=self.accepted,
             queue_seconds=self.queue_seconds,
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,

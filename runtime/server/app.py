@@ -142,11 +142,15 @@ def create_app(
     async def completions(body: CompletionBody, request: Request) -> Response:
         deadline = Deadline(body.timeout)
         check(body)
-        gen = openai.completion_gen(body)
-        prompts = await deadline.bound(asyncio.to_thread(openai.completion_prompts, front, body))
-        echoes = await asyncio.to_thread(echoes_of, prompts) if body.echo else []
-        answer = answers.CompletionAnswer(**about(body, gen), echoes=echoes, likeliest=body.logprobs)
-        return await generate(request, body, deadline, [encoded for _, encoded in prompts], gen, answer)
+        params = openai.completion_params(body)
+        try:
+            gen = openai.completion_gen(body)
+            prompts = await deadline.bound(asyncio.to_thread(openai.completion_prompts, front, body))
+            echoes = await asyncio.to_thread(echoes_of, prompts) if body.echo else []
+            answer = answers.CompletionAnswer(**about(body, gen), params=params, echoes=echoes, likeliest=body.logprobs)
+            return await generate(request, body, deadline, [encoded for _, encoded in prompts], gen, answer)
+        except LatticeworkError as error:
+            return respond(error, params)
 
     def echoes_of(prompts: list[tuple[str | list[int], TextSegment]]) -> list[Echo]:
         return [echo_of(front.tokenizer, *prompt) for prompt in prompts]

@@ -59,6 +59,8 @@ class FrontCollector(Collector):
         yield _gauge("leases", "held prefixes", stats.leases)
         yield _counter("steps", "steps of the engine", stats.steps)
         yield _counter("num_preemptions", "sequences that gave way when pages ran out", stats.retractions)
+        yield _counter("spec_decode_num_draft_tokens", "output tokens guessed ahead", stats.drafted)
+        yield _counter("spec_decode_num_accepted_tokens", "of these, drawn as guessed", stats.accepted)
         yield _counter("engine_restarts", "engines started after the first", link.restarts)
         frames = {"client": link.meter.bad_frames, "engine": link.bad_frames, "front": stats.bad_frames}
         yield _labelled(CounterMetricFamily, "bad_frames", "unreadable messages by sender", "sender", frames)

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from latticework.lang.errors import InvalidArgument
-from latticework.lang.ir import Choices, Constraint, Gen, JsonSchema, Regex, Sampling
+from latticework.lang.ir import Gen, Sampling
 from latticework.runtime.programs.front import Front
 from latticework.runtime.request import TextSegment
+from latticework.runtime.server.constraint_fields import asked_constraint, constraint_params
 from latticework.runtime.server.errors import PARAMS
 from latticework.runtime.server.schemas import ChatBody, CompletionBody, GenerationBody
 
 COMPLETION_TOKENS = 16  # OpenAI's default for text completions; a chat may use the rest of the context
-ANY_OBJECT = {"type": "object"}  # what json_object asks for
 _ALL_SAMPLING = Sampling.__struct_fields__
 
 
@@ -78,7 +78,12 @@ def chat_params(body: ChatBody) -> dict[str, str]:
         names["logprobs"] = "top_logprobs"
     if body.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"
-    return PARAMS | names
+    return PARAMS | constraint_params(body) | names
+
+
+def completion_params(body: CompletionBody) -> dict[str, str]:
+    """The same of a body for text completions."""
+    return PARAMS | constraint_params(body)
 
 
 def _gen(body: GenerationBody, max_tokens: int, logprobs: int | None) -> Gen:
@@ -90,7 +95,7 @@ def _gen(body: GenerationBody, max_tokens: int, logprobs: int | None) -> Gen:
     for name, refused in (("best_of", sampling.ranked), ("prompt_logprobs", sampling.prompt_logprobs is not None)):
         if body.stream and refused:
             raise InvalidArgument(f"{name} cannot be streamed", field=name, hint="leave stream out")
-    return Gen(sampling=sampling, given=_ALL_SAMPLING, constraint=_constraint(body), on_length="prefer_close")
+    return Gen(sampling=sampling, given=_ALL_SAMPLING, constraint=asked_constraint(body), on_length="prefer_close")
 
 
 def _token_id(key: str) -> int:
@@ -104,21 +109,6 @@ def _seed(seed: int) -> int:
     if not -(1 << 63) <= seed < 1 << 64:
         raise InvalidArgument(f"seed is {seed}; expected a 64-bit integer", field="seed")
     return seed % (1 << 64)  # OpenAI's are signed
-
-
-def _constraint(body: GenerationBody) -> Constraint | None:
-    found: dict[str, Constraint] = {}
-    if body.regex is not None:
-        found["regex"] = Regex(body.regex)
-    if body.choices is not None:
-        found["choices"] = Choices(tuple(body.choices))
-    if body.response_format is not None and body.response_format.type != "text":
-        asked = body.response_format.json_schema
-        found["response_format"] = JsonSchema(ANY_OBJECT if asked is None else asked.schema_)
-    if len(found) > 1:
-        names = " and ".join(found)
-        raise InvalidArgument(f"{names} are given together; expected at most one of them", field=list(found)[-1])
-    return next(iter(found.values()), None)
 
 
 def check_logprobs(front: Front, body: GenerationBody, prompts: Sequence[TextSegment], gen: Gen) -> None:

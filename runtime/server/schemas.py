@@ -115,17 +115,51 @@ class JsonSchemaFormat(BaseModel):
     schema_: dict[str, Any] | bool = Field(alias="schema")
 
 
-class ResponseFormat(BaseModel):
+class StructuralTag(BaseModel):
+    """One of the `structures` of a structural tag."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    type: Literal["text", "json_object", "json_schema"]
+    begin: str
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+    end: str
+
+
+class ResponseFormat(BaseModel):
+    """structures, triggers: a structural tag as SGLang and vLLM first took it; format: as they take it now (its kinds
+    are read in `constraint_fields.py`)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    structures: list[StructuralTag] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _schema_given(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema is given exactly when type is 'json_schema'")
+        is_tag = self.type == "structural_tag"
+        if is_tag != (self.structures is not None or self.format is not None):
+            raise ValueError("structures, or a format, are given exactly when type is 'structural_tag'")
+        if (self.structures is not None) != (self.triggers is not None):
+            raise ValueError("structures and triggers are given together")
         return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's. At most one of them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    json_: Annotated[str | dict[str, Any] | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
 
 
 def _as_list(value: object) -> object:
@@ -163,6 +197,14 @@ class GenerationBody(_Body):
     response_format: ResponseFormat | None = None
     regex: str | None = None
     choices: list[str] | None = None
+    json_schema: str | dict[str, Any] | None = None  # SGLang's, with the two below
+    ebnf: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None  # vLLM's, and what it took before
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     timeout: Annotated[float | None, Field(gt=0, le=MAX_TIMEOUT)] = None
     priority: Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = None
 

@@ -7,16 +7,20 @@ import enum
 import ipaddress
 import json
 import pathlib
+import random
 import uuid
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import jsonschema
 import msgspec
 import pytest
-from pydantic import UUID4, BaseModel, Field, Json, SecretStr, TypeAdapter
+from pydantic import UUID1, UUID4, BaseModel, Field, Json, NaiveDatetime, PastDate, SecretStr, TypeAdapter
 
 from latticework.lang.errors import InvalidArgument, InvalidValue, SchemaError
+from latticework.lang.ir import JsonSchema
 from latticework.lang.values import JSON, constraint_of
+from latticework.runtime.constrain import compile_constraint
+from tests.runtime.constrain.oracle import accepts, byte_vocabulary, walk
 
 
 class Color(enum.Enum):
@@ -157,7 +161,7 @@ class Addressed(BaseModel):
 
 
 class Keyed(BaseModel):
-    by_id: UUID4
+    net: ipaddress.IPv6Network
 
 
 class Wrapped(BaseModel):
@@ -169,11 +173,6 @@ class Encoded(BaseModel):
 
 
 @dataclasses.dataclass
-class Order:
-    total: decimal.Decimal
-
-
-@dataclasses.dataclass
 class Blob:
     orders: dict[str, bytes]
 
@@ -182,13 +181,11 @@ class Blob:
     ("kind", "pointer"),
     [
         (Addressed, "/properties/net/format"),
-        (Wrapped, "/$defs/Keyed/properties/by_id/format"),
+        (Wrapped, "/$defs/Keyed/properties/net/format"),
         (Encoded, "/properties/payload/contentMediaType"),
-        (Order, "/properties/total/format"),
         (Blob, "/properties/orders/additionalProperties/contentEncoding"),
-        (uuid.UUID, "/format"),
-        (datetime.date | None, "/anyOf/0/format"),
-        (TypeAdapter(datetime.datetime), "/format"),
+        (TypeAdapter(ipaddress.IPv4Network | None), "/anyOf/0/format"),
+        (TypeAdapter(bytes), "/format"),
     ],
 )
 def test_strings_with_an_inner_form_are_refused_with_their_pointer(kind: Any, pointer: str) -> None:
@@ -201,7 +198,7 @@ def test_strings_with_an_inner_form_are_refused_with_their_pointer(kind: Any, po
 
 @dataclasses.dataclass
 class Meeting:
-    when: datetime.datetime | None
+    when: Annotated[datetime.datetime, msgspec.Meta(tz=False)] | None
     others: "list[Meeting]"
 
 
@@ -210,8 +207,12 @@ class Table(TypedDict):
 
 
 class Price(BaseModel):
-    amounts: list[decimal.Decimal]
+    amounts: list[Annotated[decimal.Decimal, Field(max_digits=4)]]
     others: list["Price"]
+
+
+class Visit(BaseModel):
+    day: PastDate
 
 
 class Numbered(BaseModel):
@@ -224,6 +225,8 @@ class Numbered(BaseModel):
         (Meeting, "Meeting.when is a datetime"),
         (Table, "Table.rows has keys other than str"),
         (Price, "Price.amounts is a decimal"),
+        (Visit, "Visit.day is a date with bounds"),
+        (TypeAdapter(NaiveDatetime), "without an offset from UTC"),
         (Numbered, "Numbered.names has keys other than str"),
         (TypeAdapter(dict[int, str]), "has keys other than str"),
     ],
@@ -233,6 +236,131 @@ def test_what_a_schema_leaves_unsaid_is_refused_with_its_place(kind: Any, place:
         constraint_of(kind)
     assert caught.value.field == "schema"
     assert caught.value.hint
+
+
+# ---------------------------------------------------------------- strings of a form
+
+
+class Slot(NamedTuple):
+    start: datetime.datetime
+    room: str
+
+
+class Logged(TypedDict):
+    zone: datetime.time
+    slots: dict[str, tuple[int, Slot] | None]
+
+
+@dataclasses.dataclass
+class Order:
+    id: uuid.UUID
+    day: datetime.date
+    placed: datetime.datetime | None
+    lasts: datetime.timedelta
+    total: decimal.Decimal
+    host: ipaddress.IPv4Address | None
+    log: Logged
+    others: "list[Order]"
+    file: pathlib.Path
+
+
+class Stay(BaseModel):
+    id: UUID4
+    first: UUID1
+    day: datetime.date
+    at: datetime.datetime
+    opens: datetime.time
+    lasts: datetime.timedelta | None
+    price: Annotated[decimal.Decimal, Field(ge=0, le=1000)]
+    host: ipaddress.IPv6Address
+
+
+SECOND = datetime.datetime(2026, 2, 28, 9, 30, 5, 250000, datetime.timezone.utc)
+ID = uuid.UUID("f47ac10b-58cc-4372-a567-0e02b2c3d479")
+ORDER: dict[str, Any] = {
+    "id": str(ID),
+    "day": "2024-02-29",
+    "placed": "2026-02-28T09:30:05.25Z",
+    "lasts": "P1DT2H3M",
+    "total": "12.50",
+    "host": "10.0.0.1",
+    "log": {"zone": "09:30:05.25Z", "slots": {"a": [1, ["2026-02-28T09:30:05.25Z", "b"]], "c": None}},
+    "others": [],
+    "file": "a/b",
+}
+
+
+def test_strings_of_a_form_are_read_as_their_values() -> None:
+    constraint, decoder = constraint_of(Order)
+    assert is_written(constraint, ORDER)
+    order = decoder.decode("x", json.dumps(ORDER))
+    slots = {"a": (1, Slot(SECOND, "b")), "c": None}
+    assert order == Order(
+        ID,
+        datetime.date(2024, 2, 29),
+        SECOND,
+        datetime.timedelta(days=1, hours=2, minutes=3),
+        decimal.Decimal("12.50"),
+        ipaddress.IPv4Address("10.0.0.1"),
+        {"zone": SECOND.timetz(), "slots": slots},
+        [],
+        pathlib.Path("a/b"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("id", "f47ac10b58cc4372a5670e02b2c3d479"),
+        ("day", "2023-02-29"),
+        ("placed", "2026-02-28T09:30:05"),
+        ("placed", "2016-12-31T23:59:60Z"),
+        ("lasts", "P1Y"),
+        ("lasts", "P"),
+        ("total", "12,50"),
+        ("host", "10.0.0.256"),
+        ("log", {"zone": "9:30", "slots": {}}),
+        ("log", {"zone": "09:30:05Z", "slots": {"a": [1, ["tomorrow", "b"]]}}),
+    ],
+)
+def test_no_other_string_is_written_for_a_form(name: str, text: Any) -> None:
+    constraint, _ = constraint_of(Order)
+    assert is_written(constraint, ORDER)
+    assert not is_written(constraint, ORDER | {name: text})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        datetime.date,
+        datetime.datetime,
+        datetime.time,
+        datetime.timedelta,
+        uuid.UUID,
+        decimal.Decimal,
+        ipaddress.IPv4Address,
+        ipaddress.IPv6Address,
+        pathlib.Path,
+        list[datetime.time | int],
+        TypeAdapter(datetime.datetime),
+        TypeAdapter(datetime.timedelta),
+        TypeAdapter(Annotated[decimal.Decimal, Field(gt=0, lt=2)]),
+        TypeAdapter(UUID1 | None),
+        Stay,
+    ],
+)
+def test_whatever_is_generated_is_read_back(kind: Any) -> None:
+    constraint, decoder = constraint_of(kind)
+    vocabulary = byte_vocabulary()
+    automaton = compile_constraint(constraint, vocabulary)
+    for seed in range(12):
+        text = walk(automaton, automaton.matcher().shortest() + 12 * seed, random.Random(seed))
+        decoder.decode("x", text.decode())
+
+
+def is_written(constraint: JsonSchema, value: Any) -> bool:
+    automaton = compile_constraint(constraint, byte_vocabulary())
+    return accepts(automaton, json.dumps(value, separators=(",", ":")).encode())
 
 
 class Harmless(BaseModel):

@@ -7,7 +7,6 @@ language, or only at a price; their files say what.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 from latticework.runtime.constrain.formats import dates, identifiers, idn, network, regexes, uris
 from latticework.runtime.constrain.text_kinds import Text
@@ -34,13 +33,16 @@ _FORMATS: dict[str, Callable[[], Text]] = {
     "uuid": identifiers.uuid,
 }
 FORMATS = frozenset(_FORMATS)
+_known: dict[str, Text] = {}  # what was asked for so far: the same in every schema
 
 
 def from_format(name: str) -> Text | None:
     """The strings that are valid in the format; None for a format that is not known, which asserts nothing."""
-    return _text(name) if name in FORMATS else None
+    if name in FORMATS and name not in _known:
+        _known[name] = _FORMATS[name]()
+    return _known.get(name)
 
 
-@cache
-def _text(name: str) -> Text:
-    return _FORMATS[name]()
+def is_format(text: Text) -> bool:
+    """Whether `text` is all that a format allows, and no more was asked of it."""
+    return text in _known.values()

@@ -50,14 +50,18 @@ def _without_double_hyphen() -> Text:
 @cache
 def _letters(*directions: str) -> Ranges:
     """The letters beyond ASCII of these bidirectional classes that are valid without context."""
-    points = (point for point in range(0x80, _LAST + 1) if _is_valid_letter(chr(point), directions))
-    found = union((point, point) for point in points)
+    found = union((point, point) for point, direction in _valid_letters() if direction in directions)
     return union((*found, *_VALID_BY_EXCEPTION)) if "L" in directions else found
 
 
-def _is_valid_letter(character: str, directions: tuple[str, ...]) -> bool:
-    if unicodedata.category(character) not in ("Ll", "Lo") or unicodedata.bidirectional(character) not in directions:
-        return False
-    if any(ord(character) in block for block in _JAMO):
+@cache
+def _valid_letters() -> list[tuple[int, str]]:
+    """Each with its bidirectional class."""
+    letters = filter(_is_valid_letter, map(chr, range(0x80, _LAST + 1)))
+    return [(ord(letter), unicodedata.bidirectional(letter)) for letter in letters]
+
+
+def _is_valid_letter(character: str) -> bool:
+    if unicodedata.category(character) not in ("Ll", "Lo") or any(ord(character) in block for block in _JAMO):
         return False
     return unicodedata.is_normalized("NFKC", character) and character.casefold() == character

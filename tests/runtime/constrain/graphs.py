@@ -216,23 +216,24 @@ def size(spec: Spec) -> int:
 # ---------------------------------------------------------------- drawing
 
 TEXT = st.sampled_from([b"a", b"b", b"ab", b"ba", b'"', b'"a"', b"[", b"a,", b"}"])
+WORDS = st.sampled_from([b"a", b"b", b"ab", b"ba"])  # of JSON, whose scalars hold no marks
 COUNTS = st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 2), (1, 1), (0, 0)])
 
 
-def draw_regular(draw: Draw, depth: int) -> Spec:
+def draw_regular(draw: Draw, depth: int, texts: st.SearchStrategy[bytes] = TEXT) -> Spec:
     kind = draw(
         st.sampled_from(["text", "text", "bytes", "then", "either", "repeat", "machine"] if depth else ["text"])
     )
     match kind:
         case "text":
-            return ("text", draw(TEXT))
+            return ("text", draw(texts))
         case "bytes":
             return ("bytes", ((ord("a"), ord("b")),))
         case "repeat":
-            return ("repeat", draw_regular(draw, depth - 1), *draw(COUNTS))
+            return ("repeat", draw_regular(draw, depth - 1, texts), *draw(COUNTS))
         case "machine":
             return draw_machine(draw)
-    return (kind, draw_regular(draw, depth - 1), draw_regular(draw, depth - 1))
+    return (kind, draw_regular(draw, depth - 1, texts), draw_regular(draw, depth - 1, texts))
 
 
 def draw_machine(draw: Draw) -> Spec:
@@ -247,33 +248,36 @@ def draw_machine(draw: Draw) -> Spec:
     return ("machine", tuple(states), *draw(COUNTS))
 
 
-def draw_value(draw: Draw, depth: int, rules: int = 0) -> Spec:
-    """A structured part; `rules`: how many can be called."""
+def draw_value(draw: Draw, depth: int, rules: int = 0, is_json: bool = False) -> Spec:
+    """A structured part; `rules`: how many can be called. is_json: only what can stand in an array without repeats."""
     kinds = ["terminal", "terminal"]
-    if depth:
+    if depth and is_json:
+        kinds += ["object", "array", "object", "array", "either"]
+    elif depth:
         kinds += ["object", "array", "object", "array", "then", "either", "repeat"] + ["call"] * (2 if rules else 0)
     match draw(st.sampled_from(kinds)):
         case "terminal":
-            return ("terminal", draw_regular(draw, 1))
+            regular = draw_regular(draw, 1, WORDS if is_json else TEXT)
+            assume(not is_json or not is_nullable(regular))  # JSON has no such values
+            return ("terminal", regular)
         case "object":
-            return draw_object(draw, depth - 1, rules)
+            return draw_object(draw, depth - 1, rules, is_json)
         case "array":
-            return draw_array(draw, depth - 1, rules)
+            return draw_array(draw, depth - 1, rules, is_json)
         case "repeat":
             return ("repeat", draw_value(draw, depth - 1, rules), *draw(COUNTS))
         case "call":
             return ("call", draw(st.integers(0, rules - 1)))
         case kind:
-            return (kind, draw_value(draw, depth - 1, rules), draw_value(draw, depth - 1, rules))
+            return (kind, draw_value(draw, depth - 1, rules, is_json), draw_value(draw, depth - 1, rules, is_json))
 
 
 def _choices(
-    draw: Draw, depth: int, rules: int, marks: int, least: int = 1, is_terminal: bool = False
+    draw: Draw, depth: int, rules: int, marks: int, least: int = 1, is_json: bool = False
 ) -> list[tuple[Spec, tuple[int, ...]]]:
     group = []
     for _ in range(draw(st.sampled_from([least, 1, 1, 2]))):
-        value = draw_value(draw, 0 if is_terminal else depth, rules)
-        assume(not is_terminal or not is_nullable(value))  # JSON has no such values
+        value = draw_value(draw, depth, rules, is_json)
         group.append((value, tuple(draw(st.lists(st.integers(0, marks - 1), max_size=2))) if marks else ()))
     return group
 
@@ -308,35 +312,35 @@ def is_nullable(spec: Spec) -> bool:
     raise AssertionError(spec)
 
 
-def draw_object(draw: Draw, depth: int, rules: int) -> Spec:
+def draw_object(draw: Draw, depth: int, rules: int, is_json: bool = False) -> Spec:
     bounds = _bounds(draw)
     keys = draw(st.lists(st.sampled_from([b'"a"', b'"b"', b'"ab"', b'""']), max_size=3, unique=True))
     properties = []
     for key in keys:
-        group = _choices(draw, depth, rules, len(bounds), least=0)
+        group = _choices(draw, depth, rules, len(bounds), 0, is_json)
         properties.append((key, group, bool(group) and draw(st.booleans())))
     quote, letters = ("text", b'"'), ("bytes", ((ord("a"), ord("b")),))
     extra_keys = [("then", quote, ("repeat", letters, 0, 1), quote), ("then", quote, ("repeat", letters, 2, 2), quote)]
     extras = [
-        (key, _choices(draw, depth, rules, len(bounds)))
+        (key, _choices(draw, depth, rules, len(bounds), 1, is_json))
         for key in draw(st.lists(st.sampled_from(extra_keys), max_size=2, unique=True))
     ]
     low, high = draw(st.sampled_from([(0, 2), (0, 3), (1, 2), (2, 3), (0, 0), (1, 1)]))
     marks = (
-        ("text", b"{}"), ("text", b"{"), ("text", b"}"), _separator(draw, b","), _separator(draw, b":")
+        ("text", b"{}"), ("text", b"{"), ("text", b"}"), _separator(draw, b",", is_json),
+        _separator(draw, b":", is_json),
     )  # fmt: skip
     return ("object", marks, properties, extras, draw(st.booleans()), low, high, bounds)
 
 
-def draw_array(draw: Draw, depth: int, rules: int) -> Spec:
+def draw_array(draw: Draw, depth: int, rules: int, is_json: bool = False) -> Spec:
     bounds = _bounds(draw)
     is_unique = not bounds and draw(st.booleans())
-    first = [
-        _choices(draw, depth, rules, len(bounds), 0, is_unique) for _ in range(draw(st.sampled_from([0, 0, 1, 2])))
-    ]
-    rest = _choices(draw, depth, rules, len(bounds), 0, is_unique)
+    is_json |= is_unique
+    first = [_choices(draw, depth, rules, len(bounds), 0, is_json) for _ in range(draw(st.sampled_from([0, 0, 1, 2])))]
+    rest = _choices(draw, depth, rules, len(bounds), 0, is_json)
     low, high = draw(st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3), (3, 3), (0, 0)]))
-    marks = (("text", b"[]"), ("text", b"["), ("text", b"]"), _separator(draw, b",", is_unique))
+    marks = (("text", b"[]"), ("text", b"["), ("text", b"]"), _separator(draw, b",", is_json))
     return ("array", marks, first, rest, low, high, bounds, is_unique)
 
 

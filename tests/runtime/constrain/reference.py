@@ -188,7 +188,7 @@ class Parse:
             for choice in node.first[count] if count < len(node.first) else node.rest:
                 counted = marked(sums, choice)
                 for end in self.ends(choice.value, place):
-                    item = self.text[place:end]
+                    item = same_value(self.text[place:end]) if node.is_unique else b""
                     if node.is_unique and item in texts:
                         continue
                     if within(count + 1, node.low, node.high) and all(
@@ -343,16 +343,42 @@ class Writing:
                 for choice in node.first[count] if count < len(node.first) else node.rest:
                     counted = marked(sums, choice)
                     for item in self.words(choice.value, longest - len(text), prefix[len(text) :]):
-                        if node.is_unique and item in items:
+                        value = same_value(item) if node.is_unique else b""
+                        if node.is_unique and value in items:
                             continue
                         if within(count + 1, node.low, node.high) and are_within(counted, node.bounds):
                             found |= self.append({text + item}, node.close, longest, prefix)
-                        kept = tuple(sorted((*items, item))) if node.is_unique else ()
+                        kept = tuple(sorted((*items, value))) if node.is_unique else ()
                         for longer in self.append({text + item}, node.comma, longest, prefix):
                             following[longer, kept, counted] = None
             level = following
             count += 1
         return found
+
+
+def same_value(text: bytes) -> bytes:
+    """One text of the value that `text` writes: without blanks, members sorted. Letters and quotes are its scalars."""
+    return _value(text.replace(b" ", b""), 0)[0]
+
+
+def _value(text: bytes, place: int) -> tuple[bytes, int]:
+    opening = text[place : place + 1]
+    if opening not in (b"{", b"["):
+        end = place
+        while end < len(text) and text[end] not in b",]}:":
+            end += 1
+        return text[place:end], end
+    closing = b"}" if opening == b"{" else b"]"
+    parts: list[bytes] = []
+    place += 1
+    while text[place : place + 1] != closing:
+        part, place = _value(text, place)
+        if opening == b"{":
+            value, place = _value(text, place + 1)
+            part += b":" + value
+        parts.append(part)
+        place += text[place : place + 1] == b","
+    return opening + b",".join(sorted(parts) if opening == b"{" else parts) + closing, place + 1
 
 
 def agree(word: bytes, prefix: bytes) -> bool:

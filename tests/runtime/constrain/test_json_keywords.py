@@ -104,6 +104,8 @@ SCHEMAS: list[Any] = [
     {"prefixItems": [True], "items": integer()},
     {"items": False, "minItems": 0},
     {"uniqueItems": True, "items": {"type": ["integer", "string"]}},
+    {"uniqueItems": True, "items": {"type": "object", "properties": {"a": {"enum": [1, 2]}}}},
+    {"uniqueItems": True, "minItems": 2, "items": {"type": ["array", "object"]}},
     {"patternProperties": {"^x_": integer(), "a": {"not": {"type": "string"}}}, "additionalProperties": False},
     {"patternProperties": {"a": integer()}, "additionalProperties": {"type": "string"}, "type": "object"},
     {"propertyNames": {"pattern": "^[a-z]$"}, "type": "object"},

@@ -197,18 +197,17 @@ def orders(value: Any) -> Iterator[Any]:
 
 
 def may_be_left_out(schema: Any, value: Any) -> bool:
-    """Of uniqueItems, arrays of several items that are no scalars are left out; of its opposite, all that only have
-    two equal items."""
-    return '"uniqueItems": true' in json.dumps(schema) and has_several_items(value)
+    """Of the opposite of uniqueItems, all arrays that only have two equal items are left out."""
+    return '"uniqueItems": true' in json.dumps(schema) and has_equal_items(value)
 
 
-def has_several_items(value: Any) -> bool:
-    """Whether an array in it has items that are arrays or objects, or equal."""
+def has_equal_items(value: Any) -> bool:
+    """Whether an array in it has two items that are written alike."""
     if isinstance(value, dict):
-        return any(has_several_items(part) for part in value.values())
+        return any(has_equal_items(part) for part in value.values())
     if not isinstance(value, list):
         return False
-    return any(isinstance(item, list | dict) for item in value) or len({json.dumps(x) for x in value}) < len(value)
+    return any(map(has_equal_items, value)) or len({json.dumps(x) for x in value}) < len(value)
 
 
 @QUIET

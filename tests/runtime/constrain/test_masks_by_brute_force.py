@@ -11,11 +11,12 @@ import time
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.constrain import Automaton, Vocabulary, compile_constraint, to_rules
+from latticework.runtime.constrain.automaton import ConstraintMatcher
 from tests.runtime.constrain.oracle import allowed, byte_vocabulary, walk
 
 E_ACUTE = "é".encode()
@@ -26,21 +27,30 @@ def vocabulary_of(alphabet: bytes, longer: list[bytes]) -> Vocabulary:
     return Vocabulary([b"</s>", b"", *(bytes([byte]) for byte in alphabet), *longer], end_ids=(END,))
 
 
-def check_against(language: set[bytes], automaton: Automaton, steps: int, rng: random.Random) -> None:
-    """Every mask on the way to every text that `steps` random tokens reach, with and without budgets."""
+def check_against(
+    language: set[bytes], automaton: Automaton, steps: int, rng: random.Random, pattern: re.Pattern[str] | None = None
+) -> None:
+    """Every mask on the way to every text that `steps` random tokens reach, with and without budgets. pattern: what
+    the language is of; it may have longer texts than `language`."""
     vocabulary = automaton.vocabulary
+    is_whole = pattern is None or all(len(text.decode()) < LONGEST for text in language)
     prefixes = {text[:length] for text in language for length in range(len(text) + 1)}
     for _ in range(12):
         matcher, text = automaton.matcher(), b""
         for _ in range(steps):
             expected = {i for i, token in enumerate(vocabulary.tokens) if token and text + token in prefixes}
             expected |= {END} if text in language else set()
+            if pattern is not None:
+                for token in allowed(matcher, vocabulary) - expected:
+                    completed = complete(matcher, token)
+                    assert pattern.fullmatch((text + completed).decode()), (text, token)
+                    expected.add(token)
             assert allowed(matcher, vocabulary) == expected, text
             assert matcher.is_complete() == (text in language)
             assert matcher.is_finished() == (text in language and expected == {END})
             check_budgets(matcher.shortest(), expected, automaton, matcher.copy())
-            check_forced(matcher.forced(), text, language)
-            going_on = sorted(expected - {END})
+            check_forced(matcher.forced(), text, language, is_whole)
+            going_on = sorted(token for token in expected - {END} if text + vocabulary.tokens[token] in prefixes)
             if not going_on:
                 break
             token = rng.choice(going_on)
@@ -48,6 +58,19 @@ def check_against(language: set[bytes], automaton: Automaton, steps: int, rng: r
                 assert not matcher.accept(other)
             assert matcher.accept(token)
             text += vocabulary.tokens[token]
+
+
+def complete(matcher: ConstraintMatcher, token: int) -> bytes:
+    """`token` and the cheapest tokens after it that end the text."""
+    vocabulary = matcher._automaton.vocabulary
+    text = b""
+    matcher = matcher.copy()
+    while True:
+        assert matcher.accept(token)
+        text += vocabulary.tokens[token]
+        if matcher.is_complete():
+            return text
+        token = min(allowed(matcher, vocabulary, matcher.shortest()))
 
 
 def check_budgets(shortest: int, expected: set[int], automaton: Automaton, matcher) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -65,13 +88,13 @@ def check_budgets(shortest: int, expected: set[int], automaton: Automaton, match
             matcher.rollback(1)
 
 
-def check_forced(forced: bytes, text: bytes, language: set[bytes]) -> None:
+def check_forced(forced: bytes, text: bytes, language: set[bytes], is_whole: bool = True) -> None:
     endings = [whole[len(text) :] for whole in language if whole.startswith(text)]
     common = endings[0]
     for ending in endings:
         length = next((i for i, (a, b) in enumerate(zip(common, ending, strict=False)) if a != b), None)
         common = common[: min(len(common), len(ending)) if length is None else length]
-    assert forced == common
+    assert common == forced if is_whole else common.startswith(forced)
 
 
 PIECES = st.lists(
@@ -90,10 +113,12 @@ LONGER = st.lists(
     ),
     max_size=8,
 )
-TEXTS = ["".join(letters) for length in range(9) for letters in itertools.product("abé", repeat=length)]
+LONGEST = 8
+TEXTS = ["".join(letters) for length in range(LONGEST + 1) for letters in itertools.product("abé", repeat=length)]
 
 
 @settings(max_examples=60, deadline=None)
+@example(".*aa{2}", [b"aab"], 0)  # aab, aab needs more than the longest of TEXTS
 @given(PATTERNS, LONGER, st.integers(0, 9))
 def test_masks_of_random_patterns_are_exactly_the_tokens_that_can_be_completed(
     pattern: str, longer: list[bytes], seed: int
@@ -101,7 +126,28 @@ def test_masks_of_random_patterns_are_exactly_the_tokens_that_can_be_completed(
     vocabulary = vocabulary_of(b"ab" + E_ACUTE, longer)
     expected = re.compile(pattern)
     language = {text.encode() for text in TEXTS if expected.fullmatch(text)}
-    check_against(language, compile_constraint(Regex(pattern), vocabulary), 2, random.Random(seed))
+    check_against(language, compile_constraint(Regex(pattern), vocabulary), 2, random.Random(seed), expected)
+
+
+COUNTS = st.sampled_from(["{1,2}", "{0,3}", "{2}", "{1,4}", "{2,3}", "+"])
+COUNTED = st.recursive(
+    st.sampled_from(["a", "b", "é", "[ab]", "[^a]", "(ab|é)", "(aa|ab|b)", "a?b"]),
+    lambda inner: st.lists(st.builds("({}){}".format, inner, COUNTS), min_size=1, max_size=2).map("".join),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTED, LONGER, st.integers(0, 9))
+def test_masks_of_random_nested_counts_are_exactly_the_tokens_that_can_be_completed(
+    pattern: str, longer: list[bytes], seed: int
+) -> None:
+    vocabulary = vocabulary_of(b"ab" + E_ACUTE, longer)
+    expected = re.compile(pattern)
+    language = {text.encode() for text in TEXTS if expected.fullmatch(text)}
+    if language:
+        automaton = compile_constraint(Regex(pattern), vocabulary)
+        check_against(language, automaton, 2, random.Random(seed), expected)
 
 
 OPTIONS = st.lists(st.text("abé", max_size=4), min_size=1, max_size=40)

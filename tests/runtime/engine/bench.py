@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -155,11 +156,14 @@ class FiniteMatcher:
         self.automaton = automaton
         self.accepted: list[int] = []
 
-    def _left(self, token: int | None = None) -> list[int]:
-        """Bytes left of every option that still fits."""
+    def _following(self, token: int | None = None) -> list[tuple[bytes, int]]:
+        """Every option that still fits, and how many of its bytes are left."""
         tokens = self.accepted if token is None else [*self.accepted, token]
         text = b"".join(self.automaton.tokens[t] for t in tokens)
-        return [len(option) - len(text) for option in self.automaton.options if option.startswith(text)]
+        return [(option, len(option) - len(text)) for option in self.automaton.options if option.startswith(text)]
+
+    def _left(self, token: int | None = None) -> list[int]:
+        return [left for _, left in self._following(token)]
 
     def fill_mask(self, row: Row, remaining: int | None = None) -> None:
         row[:] = 0
@@ -188,7 +192,9 @@ class FiniteMatcher:
         del self.accepted[len(self.accepted) - count :]
 
     def forced(self) -> bytes:
-        return b""
+        texts = [option[-left:] if left else b"" for option, left in self._following()]
+        same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+        return bytes(letters[0] for letters in same)
 
     def is_complete(self) -> bool:
         return 0 in self._left()

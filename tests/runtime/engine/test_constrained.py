@@ -24,12 +24,14 @@ def test_the_output_is_one_of_the_strings(bench: Bench) -> None:
     assert all(bench.final(number).end == "stop" and bench.final(number).complete for number in numbers)
 
 
-def test_nothing_is_drawn_once_nothing_can_follow(bench: Bench) -> None:
+@pytest.mark.parametrize(("drafts", "steps"), [("off", 5), ("forced", 1)])
+def test_nothing_is_drawn_once_nothing_can_follow(drafts: str, steps: int) -> None:
+    bench = Bench(drafts=drafts)
     bench.define("word", "hello")
     number = bench.submit("Say ", gen("word", max_tokens=50))
     bench.run()
     assert (bench.data(number), bench.final(number).end) == (b"hello", "stop")
-    assert bench.engine.scheduler.step == 5
+    assert bench.engine.scheduler.step == steps
 
 
 def test_a_small_budget_closes_with_what_fits(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""The same tokens whatever the cache, the batch, the chunks and the pages."""
+"""The same tokens whatever the cache, the batch, the chunks, the pages and the drafts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def outputs(batch: int, **options: Any) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
-    return outputs(batch=1, prefix_cache=False, chunk_tokens=4096, page_size=16)
+    return outputs(batch=1, prefix_cache=False, chunk_tokens=4096, page_size=16, drafts="off")
 
 
 def test_greedy_tokens_are_those_of_a_dense_forward_pass(expected: list[list[int]]) -> None:

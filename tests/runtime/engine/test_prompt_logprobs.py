@@ -128,7 +128,7 @@ def test_a_step_computes_a_bounded_number_of_rows() -> None:
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_sequence_that_gives_way_tells_each_of_them_once(cache: bool) -> None:
-    bench = Counted(kv_tokens=160, chunk_tokens=16, prefix_cache=cache)
+    bench = Counted(kv_tokens=160, chunk_tokens=16, prefix_cache=cache, drafts="off")
     prompts = [f"{n} says {PROMPTS[n][:36]}" for n in range(5)]
     numbers = [
         bench.submit(p, gen(max_tokens=60, temperature=1.2, seed=n, prompt_logprobs=2, ignore_eos=True))

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from latticework.lang.errors import Busy, EngineDied, PromptTooLong, RegexError, SchemaError
-from latticework.lang.ir import Choices, JsonSchema, Regex, Sampling
+from latticework.lang.ir import Choices, Gbnf, JsonSchema, Lark, Regex, Sampling, Tag, Triggered
 from latticework.runtime.server.schemas import ChatBody, CompletionBody
 
 CHAT = "/v1/chat/completions"
@@ -180,6 +180,84 @@ def test_constraints_arrive(client: httpx.Client, scripted: Any) -> None:
     assert found == [Regex("a+"), Choices(("x", "y")), JsonSchema(schema), JsonSchema({"type": "object"}), None]
 
 
+GBNF, LARK = 'root ::= "a"+', 'start: "a"+'
+STRUCTURES = {"structures": [{"begin": "<f>", "schema": {"type": "null"}, "end": "</f>"}], "triggers": ["<f"]}
+FORMAT = {
+    "type": "triggered_tags",
+    "triggers": ["<f"],
+    "tags": [
+        {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</f>"},
+        {"begin": "<fr>", "content": {"type": "regex", "pattern": "a+"}, "end": ""},
+        {"begin": "<fg>", "content": {"type": "grammar", "grammar": GBNF}, "end": "."},
+        {"begin": "<fc>", "content": {"type": "const_string", "value": "x"}, "end": "."},
+    ],
+    "stop_after_first": True,
+}
+TAGS = Triggered((Tag("<f>", JsonSchema({"type": "null"}), "</f>"),), ("<f",))
+FORMATTED = Triggered(
+    (
+        Tag("<f>", JsonSchema({}), "</f>"),
+        Tag("<fr>", Regex("a+")),
+        Tag("<fg>", Gbnf(GBNF), "."),
+        Tag("<fc>", Choices(("x",)), "."),
+    ),
+    ("<f",),
+    stop_after_first=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"json_schema": '{"type":"null"}'}, JsonSchema({"type": "null"})),
+        ({"ebnf": GBNF}, Gbnf(GBNF)),
+        ({"structural_tag": json.dumps({"type": "structural_tag", **STRUCTURES})}, TAGS),
+        ({"guided_json": {"type": "null"}}, JsonSchema({"type": "null"})),
+        ({"guided_regex": "a+"}, Regex("a+")),
+        ({"guided_choice": ["x", "y"]}, Choices(("x", "y"))),
+        ({"guided_grammar": GBNF}, Gbnf(GBNF)),
+        ({"guided_grammar": LARK}, Lark(LARK)),
+        ({"structured_outputs": {"json": {"type": "null"}}}, JsonSchema({"type": "null"})),
+        ({"structured_outputs": {"json": '{"type":"null"}'}}, JsonSchema({"type": "null"})),
+        ({"structured_outputs": {"json_object": True}}, JsonSchema({"type": "object"})),
+        ({"structured_outputs": {"regex": "a+", "choice": None}}, Regex("a+")),
+        ({"structured_outputs": {"choice": ["x"]}}, Choices(("x",))),
+        ({"structured_outputs": {"grammar": LARK}}, Lark(LARK)),
+        ({"structured_outputs": {"structural_tag": json.dumps(STRUCTURES)}}, TAGS),
+        ({"structured_outputs": {}}, None),
+        ({"response_format": {"type": "structural_tag", **STRUCTURES}}, TAGS),
+        ({"response_format": {"type": "structural_tag", "format": FORMAT}}, FORMATTED),
+        ({"response_format": {"type": "structural_tag", "format": {"type": "regex", "pattern": "a"}}}, Regex("a")),
+    ],
+)
+def test_the_fields_of_other_clients_mean_the_same(
+    client: httpx.Client, scripted: Any, fields: dict[str, Any], constraint: Any
+) -> None:
+    assert chat(client, **fields).status_code == complete(client, **fields).status_code == 200
+    assert [gen.constraint for _, gen in scripted.asked] == [constraint, constraint]
+
+
+@pytest.mark.parametrize("route", ["chat", "complete"])
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"guided_regex": "a"}, "guided_regex"),
+        ({"ebnf": GBNF}, "ebnf"),
+        ({"structured_outputs": {"grammar": LARK}}, "structured_outputs.grammar"),
+        ({"response_format": {"type": "structural_tag", **STRUCTURES}}, "response_format"),
+    ],
+)
+def test_errors_of_compiling_name_the_field_as_the_body_does(
+    client: httpx.Client, scripted: Any, fields: dict[str, Any], field: str, route: str
+) -> None:
+    scripted.pieces = []
+    for name in ("regex", "gbnf", "lark", "json_schema", "tags"):
+        scripted.failure = RegexError("a bad one", field=name, position=3)
+        response = (chat if route == "chat" else complete)(client, **fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["position"]) == (400, field, 3)
+
+
 def test_a_prompt_may_be_text_or_tokens_or_a_list_of_one(client: httpx.Client, scripted: Any) -> None:
     for prompt in ("ab", ["ab"], [97, 98], [[97, 98]]):
         assert complete(client, prompt=prompt).status_code == 200
@@ -230,6 +308,33 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, {"regex": "a", "choices": ["a"]}, "choices", "regex and choices are given together"),
     (CHAT, {"response_format": {"type": "json_schema"}}, "response_format", "json_schema is given exactly when"),
     (CHAT, {"response_format": {"type": "xml"}}, "response_format.type", "Input should be"),
+    (CHAT, {"guided_regex": "a", "ebnf": GBNF}, "guided_regex", "are given together"),
+    (CHAT, {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", "given together"),
+    (CHAT, {"structured_outputs": {"regexp": "a"}}, "structured_outputs.regexp", "Extra inputs"),
+    (COMPLETIONS, {"guided_json": "{"}, "guided_json", "not JSON"),
+    (COMPLETIONS, {"structured_outputs": {"choice": []}}, "structured_outputs.choice", "choices is empty"),
+    (CHAT, {"structural_tag": "{"}, "structural_tag", "not JSON"),
+    (CHAT, {"structural_tag": {"triggers": ["<"]}}, "structural_tag", "either structures, or a format"),
+    (CHAT, {"response_format": {"type": "structural_tag"}}, "response_format", "given exactly when"),
+    (CHAT, {"response_format": {"type": "text", **STRUCTURES}}, "response_format", "given exactly when"),
+    (
+        CHAT,
+        {"response_format": {"type": "structural_tag", **STRUCTURES, "triggers": ["<g"]}},
+        "response_format",
+        "no tag begins with the trigger",
+    ),
+    (
+        CHAT,
+        {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}},
+        "response_format",
+        "'any_text' of a structural tag is not supported (at /format/type)",
+    ),
+    (
+        CHAT,
+        {"response_format": {"type": "structural_tag", "format": {**FORMAT, "tags": [{"begin": "<f>"}]}}},
+        "response_format",
+        "where an object was expected (at /format/tags/0/content)",
+    ),
     (CHAT, {"top_logprobs": 3}, "top_logprobs", "needs logprobs: true"),
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "is 21"),
     (CHAT, {"stream_options": {"include_usage": True}}, "stream_options", "without stream"),

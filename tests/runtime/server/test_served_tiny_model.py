@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -94,6 +95,40 @@ def test_constrained_answers_keep_their_constraint(client: openai.OpenAI) -> Non
     digits = chat(client, extra_body={"regex": "[0-9]{4}"}).choices[0].message.content
     assert len(digits) == 4
     assert digits.isdigit()
+
+
+def test_grammars_and_structural_tags_of_other_clients_are_kept(client: openai.OpenAI) -> None:
+    rule = 'root ::= "[" [0-9]{2} ("," [0-9]{2})* "]"'
+    for fields in ({"ebnf": rule}, {"guided_grammar": rule}, {"structured_outputs": {"grammar": rule}}):
+        assert re.fullmatch(r"\[[0-9]{2}(,[0-9]{2})*\]", _text(client, fields))
+    formats = {
+        "type": "triggered_tags",
+        "triggers": ["<"],
+        "tags": [{"begin": "<f>", "content": {"type": "regex", "pattern": "[0-9]{3}"}, "end": "</f>"}],
+        "at_least_one": True,
+        "stop_after_first": True,
+    }
+    text = _text(client, {"response_format": {"type": "structural_tag", "format": formats}})
+    assert re.fullmatch(r"[^<]*<f>[0-9]{3}</f>", text)
+
+
+def test_a_grammar_that_is_none_is_400_with_its_place(client: openai.OpenAI) -> None:
+    for fields, field, position in (
+        ({"ebnf": "root ::= [a"}, "ebnf", 9),
+        ({"structured_outputs": {"regex": "a("}}, "structured_outputs.regex", None),
+        ({"structured_outputs": {"json": {"type": "strin"}}}, "structured_outputs.json", None),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, extra_body=fields)
+        body: Any = caught.value.body
+        assert body["param"] == field
+        assert position is None or body["position"] == position
+        assert {"position", "pointer"} & set(body)
+
+
+def _text(client: openai.OpenAI, fields: dict[str, Any]) -> str:
+    content: str = chat(client, extra_body=fields, max_tokens=40, seed=1).choices[0].message.content
+    return content
 
 
 @pytest.mark.parametrize("max_tokens", [60, 120])

@@ -1,0 +1,95 @@
+"""The texts of one array or object that stands in an array without repeats, and how to keep clear of those taken.
+
+An item has frames of its own, which know nothing of what is around it or taken; beside them a `Copybook` follows the
+text. Where no copy of a taken value can come of it any more, nothing about it matters; until then an item is only gone
+on with while some way leads away from all copies. That way is remembered, so that prices fall with every byte of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from latticework.runtime.constrain.copies import Copies, Copybook
+from latticework.runtime.constrain.rules import Array, Literal, Node, Object, Then
+
+if TYPE_CHECKING:
+    from latticework.runtime.constrain.frames import Config, Frames
+
+_BLANKS = b" \t\n\r"
+_MOST_PLACES = 20_000  # looked through for a way; an item for which more would be needed does not come
+
+
+class Escape(NamedTuple):
+    """A way to a value that is not taken. text: what is written until no copy is left; cost: tokens after that."""
+
+    text: bytes
+    cost: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that surely suffice for it."""
+        return len(self.text) + self.cost
+
+
+class ItemLanguage:
+    """frames: of the item alone; last_bytes: those that its texts may end with, and perhaps others."""
+
+    def __init__(self, frames: Frames, last_bytes: frozenset[int]) -> None:
+        self.frames = frames
+        self.last_bytes = last_bytes
+
+    def escape(self, config: Config, book: Copybook, copies: Copies) -> Escape | None:
+        """The way to a value that is none of the `copies`, of those that leave them soonest a cheap one; None: there
+        is no such value, or it is too far away."""
+        level: list[tuple[Config, Copies, bytes]] = [(config, copies, b"")]
+        seen = {(config, copies)}
+        while level and len(seen) < _MOST_PLACES:
+            best: Escape | None = None
+            deeper: list[tuple[Config, Copies, bytes]] = []
+            for here, left, text in level:
+                for byte, following, after in self._steps(here, book, left):
+                    written = text + bytes((byte,))
+                    if following.is_complete and not book.has_copy(after):
+                        found = Escape(written, 0)
+                    elif after:
+                        if following.threads and (following, after) not in seen:
+                            seen.add((following, after))
+                            deeper.append((following, after, written))
+                        continue
+                    else:
+                        found = Escape(written, following.cost)
+                    if best is None or found.tokens < best.tokens:
+                        best = found
+            if best is not None:
+                return best
+            level = deeper
+        return None
+
+    def _steps(self, config: Config, book: Copybook, copies: Copies) -> Iterator[tuple[int, Config, Copies]]:
+        """Where each next byte leads; a blank that may be left out is."""
+        found = []
+        for byte in self.frames.next_bytes(config):
+            following = self.frames.step(config, byte)
+            if following is not None:
+                found.append((byte, following, book.step(copies, byte)))
+        needed = [entry for entry in found if entry[0] not in _BLANKS or entry[2] is not copies]
+        yield from needed or found
+
+
+def last_bytes(nodes: Sequence[Node], index: int) -> frozenset[int]:
+    """The bytes that texts of a node may end with, and perhaps others."""
+    match nodes[index]:
+        case Literal(data):
+            return frozenset(data[-1:])
+        case Then(_, rest) if isinstance(nodes[rest], Literal):
+            return last_bytes(nodes, rest)
+        case Array(empty, _, close) | Object(empty, _, close):
+            return last_bytes(nodes, empty) | last_bytes(nodes, close)
+        case _:
+            return frozenset(range(256))
+
+
+def cost_of(config: Config, escape: Escape | None) -> int:
+    """Tokens that surely finish the item where more of it must come."""
+    return escape.tokens if escape is not None else min(thread.cost for thread in config.threads)
