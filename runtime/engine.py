@@ -181,8 +181,9 @@ class Engine:
         self.leases.release_all(owner)
 
     def flush_cache(self) -> None:
-        """Evicts every prefix that no lease and no running sequence holds."""
+        """Evicts every prefix that no lease and no running sequence holds, and every constraint that no request uses."""
         self.tree.flush()
+        self.automata.flush()
 
     # ------------------------------------------------------------ one step
 
@@ -245,6 +246,8 @@ class Engine:
             leases=len(self.leases),
             steps=self.scheduler.step,
             retractions=self.scheduler.retractions,
+            automata=len(self.automata),
+            automata_bytes=self.automata.size,
             profile=dict(self.profile.seconds),
         )
 

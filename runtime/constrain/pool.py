@@ -93,6 +93,11 @@ class CompilePool:
                 raise RuntimeFailure("the compile pool was closed") from None
             raise
 
+    def forget(self) -> None:
+        """Drops every result that is kept."""
+        self._cache.clear()
+        self._cached = 0
+
     # ------------------------------------------------------------ one job
 
     def _forget(self, key: str, task: asyncio.Task[bytes]) -> None:

@@ -138,14 +138,20 @@ class Automata:
         self._measure(self._entries[key])
         self.trim()
 
+    def flush(self) -> None:
+        """Drops every automaton that nobody uses or awaits."""
+        awaited = {key for keys in self._awaited.values() for key in keys}
+        for key, entry in list(self._entries.items()):
+            if entry.users == 0 and key not in awaited:
+                self._drop(key)
+
     def trim(self) -> None:
         if self._size <= self._limit:
             return
         awaited = {key for keys in self._awaited.values() for key in keys}
         for key, entry in list(self._entries.items()):
             if entry.users == 0 and key not in awaited:
-                self._size -= entry.size
-                del self._entries[key]
+                self._drop(key)
                 if self._size <= self._limit:
                     return
         for entry in sorted(self._entries.values(), key=lambda entry: -entry.size):
@@ -156,6 +162,9 @@ class Automata:
                 entry.least = entry.size
                 if self._size <= self._limit:
                     return
+
+    def _drop(self, key: str) -> None:
+        self._size -= self._entries.pop(key).size
 
     def _measure(self, entry: _Entry) -> None:
         self._size -= entry.size
