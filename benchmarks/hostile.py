@@ -224,7 +224,9 @@ class Streams:
 class Senders:
     """Sends the corpus round and round; goes on where it stopped."""
 
-    def __init__(self, session: httpx.AsyncClient, link: Client, model: str, report: Report, items: list[Hostile]) -> None:
+    def __init__(
+        self, session: httpx.AsyncClient, link: Client, model: str, report: Report, items: list[Hostile]
+    ) -> None:
         self._session = session
         self._link = link
         self._model = model

@@ -37,8 +37,10 @@ from latticework.runtime.schedule.accepted import check_request, constraint_keys
 from latticework.runtime.schedule.automata import Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
+from latticework.runtime.schedule.held import Held
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.pieces import Pace, Pieces
 from latticework.runtime.schedule.requests import Events, Requests
 from latticework.runtime.schedule.scheduler import Plan, Scheduler
 from latticework.runtime.schedule.sequence import Owner
@@ -72,8 +74,10 @@ class Engine:
         end_ids: Iterable[int],
         dtype: str,
         profile: Profile | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """runner: brings the KV pool along. build: makes automata of rule graphs. dtype: name of the weights' type."""
+        """runner: brings the KV pool along. build: makes automata of rule graphs; pace: what they call where they may
+        pause. dtype: name of the weights' type."""
         self.config = config
         self.dtype = dtype
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
@@ -92,7 +96,8 @@ class Engine:
             lambda source, target, count: copy_tokens(kv, source, target, count),
             config.prefix_cache,
         )
-        self.automata = Automata(build, config.row_cache_mb << 20)
+        self.pieces = Pieces(pace or Pace(), config.mask_budget_ms / 1000)
+        self.automata = Automata(build, config.row_cache_mb << 20, self.pieces)
         self.chain = Chain(
             tokenizer.encode_bytes,
             tokenizer.padded(spec.vocab_size),
@@ -101,7 +106,13 @@ class Engine:
             self.memory,
             min(self.context, self.kv_tokens),
         )
-        self.masks = Masks(self.automata, spec.vocab_size, self.profile)
+        self.masks = Masks(
+            self.automata,
+            spec.vocab_size,
+            self.profile,
+            self.pieces,
+            lambda sequence: self.requests.is_open(sequence),
+        )
         self.scheduler = Scheduler(self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready)
         self.requests = Requests(
             self.chain,
@@ -112,6 +123,7 @@ class Engine:
             lambda request: check_request(request, spec.vocab_size),
             config.max_waiting,
         )
+        self.held = Held(self.automata, self.requests, config.max_waiting)
         self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.profile)
         self.step_cost = StepCost()
 
@@ -141,10 +153,12 @@ class Engine:
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
-        def build(rules: bytes) -> Automaton:
-            return Automaton(decode_rules(rules), vocabulary, row_bytes)
+        pace = Pace()
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile)
+        def build(rules: bytes) -> Automaton:
+            return Automaton(decode_rules(rules), vocabulary, row_bytes, pause=pace)
+
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -161,13 +175,17 @@ class Engine:
         if missing is not None:
             self.automata.expect((owner, request.id), keys)
             return missing
-        self.requests.accept(owner, request, time.monotonic())
+        if self.automata.are_ready(keys):
+            self.requests.accept(owner, request, time.monotonic())
+        else:
+            self.held.hold(owner, request, time.monotonic())
         self.automata.expected((owner, request.id))  # after it has taken its own
         return None
 
     def cancel(self, owner: Owner, request_id: int) -> None:
         """Ends a request with end "cancelled". Ignored if it has ended."""
         self.automata.expected((owner, request_id))
+        self.held.cancel(owner, request_id)
         self.requests.cancel(owner, request_id)
 
     def release(self, owner: Owner, leases: Iterable[int]) -> None:
@@ -176,6 +194,7 @@ class Engine:
 
     def drop(self, owner: Owner) -> None:
         """The owner is gone: ends its requests, gives its leases back, forgets its events."""
+        self.held.drop(owner)
         self.requests.drop(owner)
         self.automata.expect_nothing_of(owner)
         self.leases.release_all(owner)
@@ -189,19 +208,24 @@ class Engine:
 
     def has_work(self) -> bool:
         """`step` has something to do or to tell."""
-        return len(self.requests) > 0 or self.requests.has_news
+        return len(self.requests) > 0 or len(self.held) > 0 or self.requests.has_news
 
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
+        with self.profile.part("mask"):
+            self.pieces.begin(is_waited=self.scheduler.decoding > 0)
         now = time.monotonic()
-        self.masks.deadline = now + self.config.mask_budget_ms / 1000
+        self.held.proceed(now)
         self.requests.expire(now)
         with self.profile.part("schedule"):
             plan = self._plan()
+            if not plan.works and self.pieces:
+                self.pieces.go_on(self.config.mask_budget_ms / 1000)  # nobody waits for this step
         logits = self._run(plan)
         with self.profile.part("settle"):
             self.settlement.settle(plan, logits)
         if plan.works:
+            self.pieces.observe(time.monotonic() - now)
             self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)
         return self.requests.news()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.expressions import Expressions
 from latticework.runtime.constrain.frames import Config, Frames
 from latticework.runtime.constrain.places import States
@@ -28,7 +28,8 @@ class Automaton:
     """A constraint over one vocabulary.
 
     row_cache_bytes: memory for cached rows; the least recently used go first. is_live: the rules come straight from a
-    `Builder`, so that no part of them is without text; what came over a wire is looked through again.
+    `Builder`, so that no part of them is without text; what came over a wire is looked through again. pause: called
+    while the automaton, a state or a row is made; another row may not be asked for until that one is there.
     Raises ConstraintError when the vocabulary cannot write any text of the language.
     """
 
@@ -39,11 +40,13 @@ class Automaton:
         row_cache_bytes: int = ROW_CACHE_BYTES,
         *,
         is_live: bool = False,
+        pause: Pause = never_pause,
     ) -> None:
         self.vocabulary = vocabulary
-        self._expressions = Expressions(rules, vocabulary, is_live)
+        self.is_at_work = False  # a row is being made, which may have paused
+        self._expressions = Expressions(rules, vocabulary, is_live, pause)
         self.frames = Frames(self._expressions, vocabulary)
-        self.rows = Rows(self.frames, vocabulary, row_cache_bytes)
+        self.rows = Rows(self.frames, vocabulary, row_cache_bytes, pause)
 
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
@@ -67,6 +70,8 @@ class Automaton:
 
     def forget(self) -> None:
         """Drops cached rows and states; matchers go on, and make what they need again."""
+        if self.is_at_work:
+            return  # what it has come to is still needed
         self.frames.forget()
         self.rows.forget()
 
@@ -104,7 +109,11 @@ class ConstraintMatcher:
             return True
         if time.monotonic() >= deadline:
             return False
-        self._automaton.rows.get(config)
+        self._automaton.is_at_work = True
+        try:
+            self._automaton.rows.get(config)
+        finally:
+            self._automaton.is_at_work = False
         return True
 
     def accept(self, token: int) -> bool:

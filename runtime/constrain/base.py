@@ -6,11 +6,15 @@ of one sequence. How a constraint becomes one is in the other files of this fold
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+Pause = Callable[[], None]
+"""Called in the inner loops of long computations, which may stop there for a while, or end with an exception."""
 
 Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set = token t allowed
 
@@ -22,8 +26,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     schema_bytes: int = 4 << 20
     depth: int = 200
     alternatives: int = 20_000
+    properties: int = 10_000  # of one object
     states: int = 200_000
     seconds: float = 10.0
+
+
+def never_pause() -> None:
+    """The `Pause` of whoever has time."""
 
 
 class Matcher(Protocol):

@@ -253,6 +253,8 @@ class Builder:
         extras = tuple(_with_values(member) for member in node.extras if member.key != NEVER)
         # A listed member without a value stays known by its key, so that no extra takes the key: see `Object`.
         kept = tuple(member for member in extras if member.choices)
+        if len(properties) > self.limits.properties:
+            raise self._exceeded("properties", f"an object has {len(properties)} listed members")
         self._count(len(properties) + len(extras))
         return self._add(
             msgspec.structs.replace(node, properties=properties, extras=kept),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.base import Pause, never_pause
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
 from latticework.runtime.constrain.distinct import FewTexts
 from latticework.runtime.constrain.lengths import Lengths
@@ -77,15 +78,16 @@ class Expressions:
     language can be written.
     """
 
-    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool) -> None:
+    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool, pause: Pause = never_pause) -> None:
         live: RuleGraph | None = rules
         if not is_live or not needs_only(rules, vocabulary.writable):
-            live = live_graph(rules, vocabulary.writable, lambda: None)
+            live = live_graph(rules, vocabulary.writable, pause)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)
         self.root = live.root
         self.nodes = live.nodes
         self.rules = live.rules
+        self.pause = pause
         self._vocabulary = vocabulary
         self.few_texts = FewTexts(self.nodes)
         self._exact_left = _EXACT_BYTES
@@ -151,7 +153,7 @@ class Expressions:
                 for extra in node.extras
             ]
             supplies = [self.few_texts(extra.key) for extra in node.extras]
-            found = self._members[index] = Members(node, prices, extras, supplies)
+            found = self._members[index] = Members(node, prices, extras, supplies, self.pause)
         return found
 
     def key_costs(self, index: int) -> list[list[int]]:
@@ -173,7 +175,8 @@ class Expressions:
             def prices(choices: tuple[Choice, ...]) -> list[int]:
                 return [self.costs[node.comma] + self.item_cost(choice.value, choices, node) for choice in choices]
 
-            found = self._items[index] = Items(node, [prices(choices) for choices in node.first], prices(node.rest))
+            first = [prices(choices) for choices in node.first]
+            found = self._items[index] = Items(node, first, prices(node.rest), self.pause)
         return found
 
     def item_cost(self, value: int, offered: tuple[Choice, ...], array: Array) -> int:
@@ -191,6 +194,7 @@ class Expressions:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""
         if len(data) > self._exact_left:
             return list(range(len(data), -1, -1))
+        self.pause()
         self._exact_left -= len(data)
         return self._vocabulary.fewest_tokens(data)
 
@@ -219,6 +223,7 @@ class Expressions:
         self.costs = [min(cost, _MOST_TOKENS) for cost in self.costs]
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
+        self.pause()
         costs = self.costs
         match node:
             case Empty():

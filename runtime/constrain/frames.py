@@ -133,6 +133,7 @@ class Frames:
         self._expressions = expressions
         self._nodes = expressions.nodes
         self._costs = expressions.costs
+        self._pause = expressions.pause
         self._vocabulary = vocabulary
         self._terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
@@ -381,6 +382,7 @@ class Frames:
         return frame.config
 
     def _config(self, threads: dict[Thread | KeyThread, None]) -> Config:
+        self._pause()
         if len(threads) > 1:
             threads = self._merged(threads)
             if len(threads) > MAX_THREADS:
@@ -439,6 +441,7 @@ class Frames:
             if not work:
                 rule = min(called, key=self._ranks.__getitem__)
                 work.append(self.node(self._expressions.rules[rule], self._any_of(called.pop(rule))))
+            self._pause()
             frame = work.pop()
             if frame in seen:
                 continue

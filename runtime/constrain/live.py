@@ -63,7 +63,8 @@ def live_graph(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], No
     if not live[graph.root]:
         return None
     nodes = tuple(
-        _without_dead(node, live, writable, few) if live[index] else Empty() for index, node in enumerate(graph.nodes)
+        _without_dead(node, live, writable, few, tick) if live[index] else Empty()
+        for index, node in enumerate(graph.nodes)
     )
     return RuleGraph(nodes, graph.root, graph.rules)
 
@@ -85,7 +86,7 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick:
         index = heappop(work)
         waiting[index] = False
         tick()
-        if not _is_live(nodes[index], live, rules, writable, few):
+        if not _is_live(nodes[index], live, rules, writable, few, tick):
             for child in children(nodes[index]):
                 if not live[child]:
                     users.setdefault(child, []).append(index)
@@ -104,7 +105,9 @@ def _live_nodes(graph: RuleGraph, writable: frozenset[int], few: FewTexts, tick:
     return live
 
 
-def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts) -> bool:
+def _is_live(
+    node: Node, live: list[bool], rules: list[bool], writable: frozenset[int], few: FewTexts, tick: Callable[[], None]
+) -> bool:
     match node:
         case Empty():
             return True
@@ -127,12 +130,14 @@ def _is_live(node: Node, live: list[bool], rules: list[bool], writable: frozense
         case Call(rule):
             return rules[rule]
         case Object():
-            return _object(node, live, few) is not None
+            return _object(node, live, few, tick) is not None
         case Array():
-            return _array(node, live, few) is not None
+            return _array(node, live, few, tick) is not None
 
 
-def _without_dead(node: Node, live: list[bool], writable: frozenset[int], few: FewTexts) -> Node:
+def _without_dead(
+    node: Node, live: list[bool], writable: frozenset[int], few: FewTexts, tick: Callable[[], None]
+) -> Node:
     """A live node less its dead parts."""
     match node:
         case Bytes(ranges) if len(writable) < 256:
@@ -146,9 +151,9 @@ def _without_dead(node: Node, live: list[bool], writable: frozenset[int], few: F
         case Machine():
             found: Node | None = _machine(node, live)
         case Object():
-            found = _object(node, live, few)
+            found = _object(node, live, few, tick)
         case Array():
-            found = _array(node, live, few)
+            found = _array(node, live, few, tick)
         case _:
             found = node
     assert found is not None
@@ -201,7 +206,7 @@ def _ending(states: tuple[MachineState, ...]) -> list[bool]:
     return ends
 
 
-def _object(node: Object, live: list[bool], few: FewTexts) -> Object | None:
+def _object(node: Object, live: list[bool], few: FewTexts, tick: Callable[[], None]) -> Object | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma, node.colon)):
         return None
     properties = tuple(Property(p.key, _choices(p.choices, live), p.is_required) for p in node.properties)
@@ -211,13 +216,13 @@ def _object(node: Object, live: list[bool], few: FewTexts) -> Object | None:
     found = msgspec.structs.replace(node, properties=properties, extras=extras)
     if node.low or node.high is not None or node.bounds:
         prices, more = [[1] * len(p.choices) for p in properties], [[1] * len(e.choices) for e in extras]
-        members = Members(found, prices, more, [few(extra.key) for extra in extras])
+        members = Members(found, prices, more, [few(extra.key) for extra in extras], tick)
         if members.cost(members.start) >= IMPOSSIBLE:
             return None
     return found
 
 
-def _array(node: Array, live: list[bool], few: FewTexts) -> Array | None:
+def _array(node: Array, live: list[bool], few: FewTexts, tick: Callable[[], None]) -> Array | None:
     if not all(live[part] for part in (node.empty, node.open, node.close, node.comma)):
         return None
     first: list[tuple[Choice, ...]] = []
@@ -233,7 +238,7 @@ def _array(node: Array, live: list[bool], few: FewTexts) -> Array | None:
         if high < node.low:
             return None
     found = msgspec.structs.replace(node, first=tuple(first), rest=rest, high=high)
-    items = Items(found, [[1] * len(choices) for choices in first], [1] * len(rest))
+    items = Items(found, [[1] * len(choices) for choices in first], [1] * len(rest), tick)
     if items.cost(0, items.bounds.start) >= IMPOSSIBLE:
         return None
     return None if found.is_unique and not Distinct(few, found).is_possible() else found

@@ -113,7 +113,7 @@ class Loops:
         at = self._after.get(index)
         if at is None:
             states = self._states
-            at = self._after[index] = states.table[index, self._long_symbols[:, 0]]
+            at = states.table[index, self._long_symbols[:, 0]]
             live = np.arange(len(at))
             for position in range(1, 4):
                 live = live[(at[live] != DEAD) & (self._long_symbols[live, position] >= 0)]
@@ -121,6 +121,7 @@ class Loops:
                     break
                 self._fill(at[live])
                 at[live] = states.table[at[live], self._long_symbols[live, position]]
+            self._after[index] = at  # whole: filling states may pause
         return at
 
     def _fill(self, at: NDArray[np.integer]) -> None:

@@ -78,6 +78,7 @@ class States:
         self._expressions = expressions
         self._root = root
         self._nodes = expressions.nodes
+        self._pause = expressions.pause
         self._reach = vocabulary.longest + 1
         split = Classes(expressions, root)
         self.classes = split.classes
@@ -239,6 +240,7 @@ class States:
         return self._point(node, 0, 0, rest)
 
     def _point(self, node: int, low: int, high: int, rest: Place) -> Place:
+        self._pause()
         key = (node, low, high, rest)
         place = self._places.get(key)
         if place is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.frames import Config, Frames, KeyThread, Thread
 from latticework.runtime.constrain.keys import KeyNode
 from latticework.runtime.constrain.places import State
@@ -128,8 +128,9 @@ class CachedRow:
 class Rows:
     """Makes and keeps rows."""
 
-    def __init__(self, frames: Frames, vocabulary: Vocabulary, limit: int) -> None:
+    def __init__(self, frames: Frames, vocabulary: Vocabulary, limit: int, pause: Pause = never_pause) -> None:
         self._frames = frames
+        self._pause = pause
         self._vocabulary = vocabulary
         self._limit = limit
         self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
@@ -237,6 +238,7 @@ class Rows:
         work = [(suffix, config)]
         costs = leaving.few
         while work:
+            self._pause()
             here, at = work.pop()
             may_come = next_bytes(at)
             if len(may_come) > _MANY_BYTES:
@@ -292,6 +294,7 @@ class Rows:
         starts, ids = trie.token_start, trie.token_ids
         work = [(node, at)]
         while work:
+            self._pause()
             node, at = work.pop()
             for byte, below in at.children.items():
                 child = child_of.get(node << 8 | byte)
@@ -315,6 +318,7 @@ class Rows:
         step, next_bytes = self._frames.step, self._frames.next_bytes
         work = [(node, config)]
         while work:
+            self._pause()
             node, config = work.pop()
             may_come = next_bytes(config)
             if len(may_come) > _MANY_BYTES and trie.children.item(node) < len(may_come):
