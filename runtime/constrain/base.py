@@ -20,7 +20,8 @@ Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What compiling may cost. Exceeding one raises ConstraintError naming it."""
+    """What compiling may cost. Exceeding one raises ConstraintError naming it. memory_mb: MiB of address space of a
+    compiling child; who compiles in its own process bounds its memory itself."""
 
     pattern_bytes: int = 1 << 20
     schema_bytes: int = 4 << 20
@@ -29,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     properties: int = 10_000  # of one object
     states: int = 200_000
     seconds: float = 10.0
+    memory_mb: int = 1024
 
 
 def never_pause() -> None:

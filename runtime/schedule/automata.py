@@ -90,7 +90,7 @@ class Automata:
 
     def are_ready(self, keys: Iterable[str]) -> bool:
         """All of these, defined before, can be used now."""
-        return all([self._is_ready(self._entries[key]) for key in keys])
+        return all(self._is_ready(self._entries[key]) for key in keys)
 
     def _is_ready(self, entry: _Entry) -> bool:
         making = entry.making
