@@ -156,7 +156,7 @@ class Engine:
         pace = Pace()
 
         def build(rules: bytes) -> Automaton:
-            return Automaton(decode_rules(rules), vocabulary, row_bytes, pause=pace)
+            return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
         return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace)
 
@@ -200,7 +200,7 @@ class Engine:
         self.leases.release_all(owner)
 
     def flush_cache(self) -> None:
-        """Evicts every prefix that no lease and no running sequence holds, and every constraint that no request uses."""
+        """Evicts every prefix that no lease and no running sequence holds, and constraints that no request uses."""
         self.tree.flush()
         self.automata.flush()
 

@@ -322,7 +322,7 @@ class Builder:
         if live is None:
             return None
         found = compact(live)
-        check_left_recursion(found)
+        check_left_recursion(found, self.tick)
         return found
 
     def tick(self) -> None:

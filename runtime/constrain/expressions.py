@@ -80,7 +80,7 @@ class Expressions:
 
     def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool, pause: Pause = never_pause) -> None:
         live: RuleGraph | None = rules
-        if not is_live or not needs_only(rules, vocabulary.writable):
+        if not is_live or not needs_only(rules, vocabulary.writable, pause):
             live = live_graph(rules, vocabulary.writable, pause)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)

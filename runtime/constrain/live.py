@@ -39,9 +39,10 @@ from latticework.runtime.constrain.rules import (
 ALL_BYTES = frozenset(range(256))
 
 
-def needs_only(graph: RuleGraph, writable: frozenset[int]) -> bool:
+def needs_only(graph: RuleGraph, writable: frozenset[int], tick: Callable[[], None]) -> bool:
     """Whether no part of `graph` needs a byte outside `writable`."""
     for node in graph.nodes:
+        tick()
         match node:
             case Bytes(ranges):
                 if not all(byte in writable for low, high in ranges for byte in range(low, high + 1)):

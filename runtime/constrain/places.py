@@ -24,6 +24,7 @@ _END = -1  # the node of the place where nothing follows
 _UNBOUNDED = 1 << 40
 _FREE = (1 << 32) - 1  # used characters of a machine whose bounds are far: nothing counts them any more
 _MOST_TOKENS = 1 << 30  # costs stop here; budgets end far below
+_MANY_PLACES = 8  # from a state of more than these a single byte is followed by itself
 _DEEPEST = 32  # bits for a word's depth in the number of a shape
 
 
@@ -135,9 +136,27 @@ class States:
     def step(self, state: State, byte: int) -> State | None:
         """The state after `byte`; None when no text goes on so."""
         if not self.is_filled[state.index]:
+            if len(state.places) > _MANY_PLACES:
+                return self._step_alone(state, int(self.classes[byte]))
             self.fill(state.index)
         following = self.table[state.index, self.classes[byte]]
         return self.states[following] if following else None
+
+    def _step_alone(self, state: State, byte_class: int) -> State | None:
+        """`step` without looking where all other bytes lead."""
+        found: list[Place] = []
+        for place in state.places:
+            if place.node == _END:
+                continue
+            assert place.rest is not None
+            if place.moves is None and isinstance(self._nodes[place.node], Bytes):
+                if byte_class in self._node_classes[place.node]:
+                    found += self._heads(place.rest)
+                continue
+            for taken, after in self._moves(place):
+                if byte_class in taken:
+                    found += after
+        return self._state(found) if found else None
 
     def relax(self, state: State) -> State:
         """A state with the same tokens allowed and the same costs after each, shared by states that differ only in

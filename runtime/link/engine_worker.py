@@ -12,6 +12,7 @@ import msgspec
 import zmq
 
 from latticework.runtime.engine import Engine
+from latticework.runtime.garbage import Garbage
 from latticework.runtime.link.child import Lifeline
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -50,6 +51,7 @@ class EngineServer:
         configure(self._socket)
         bind(self._socket, address)
         self._next_heartbeat = 0.0
+        self._garbage = Garbage(lambda: engine.automata.dropped_bytes)
 
     def serve_forever(self) -> None:
         while True:
@@ -58,6 +60,7 @@ class EngineServer:
     def turn(self) -> None:
         """Reads what has arrived, runs one step, sends what came of it."""
         busy = self.engine.has_work()
+        self._garbage.collect(not busy)
         if self._socket.poll(0 if busy else int(HEARTBEAT_SECONDS * 1000)):
             with self.engine.profile.part("link"):
                 self._receive()

@@ -46,7 +46,7 @@ class Automata:
     what those in use cannot do without.
 
     forgotten: how often rows and states of an automaton in use were given up. pieces: makes automata between steps;
-    without it each is made when it is defined.
+    without it each is made when it is defined. dropped_bytes: what all that was dropped or given up has held.
     """
 
     def __init__(self, build: Build, limit_bytes: int, pieces: Pieces | None = None) -> None:
@@ -57,6 +57,7 @@ class Automata:
         self._awaited: dict[tuple[Owner, int], list[str]] = {}  # keys by request, the longest awaited first
         self._size = 0
         self.forgotten = 0
+        self.dropped_bytes = 0
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -189,13 +190,17 @@ class Automata:
             if not isinstance(entry.automaton, LatticeworkError | None) and entry.size > entry.least:
                 entry.automaton.forget()
                 self.forgotten += 1
+                self.dropped_bytes += entry.size
                 self._measure(entry)
+                self.dropped_bytes -= entry.size
                 entry.least = entry.size
                 if self._size <= self._limit:
                     return
 
     def _drop(self, key: str) -> None:
-        self._size -= self._entries.pop(key).size
+        entry = self._entries.pop(key)
+        self._size -= entry.size
+        self.dropped_bytes += entry.size
 
     def _measure(self, entry: _Entry) -> None:
         self._size -= entry.size

@@ -1,7 +1,8 @@
 """The masks of the next tokens of sequences under a constraint, computed in pieces between steps.
 
-A row that is cached is there at once. One that is not becomes a job (pieces.py), and its sequence waits without
-keeping others waiting. This file knows automata by their matchers; it draws nothing.
+A row that is cached is there at once. One that is not, or that has to be looked through because the budget is nearly
+used up, becomes a job (pieces.py), and its sequence waits without keeping others waiting. This file knows automata by
+their matchers; it draws nothing.
 """
 
 from __future__ import annotations
@@ -14,21 +15,28 @@ from functools import partial
 import numpy as np
 
 from latticework.lang.errors import ConstraintError, LatticeworkError
-from latticework.runtime.constrain.base import Matcher, Row
+from latticework.runtime.constrain.base import Row
 from latticework.runtime.profile import Profile
 from latticework.runtime.request import GenSegment
 from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.pieces import Job, Pieces, gone
-from latticework.runtime.schedule.sequence import Sequence
+from latticework.runtime.schedule.sequence import Output, Sequence
 
 ROW_BYTES = 256 << 20  # what one automaton may hold while a row of it is made
 
 
+NEAR_TOKENS = 64  # with fewer left, a cached row may have to be looked through again
+
+
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """A row under way. job: tells whether it is ready."""
+    """A row under way. key: of the automaton; output, at: how far its sequence is; row: [W], once the job is done with
+    True."""
 
-    matcher: Matcher
+    key: str
+    output: Output
+    at: tuple[int, int]
+    row: Row
     job: Job[bool]
 
 
@@ -51,7 +59,7 @@ class Masks:
         self._profile = profile
         self._pieces = pieces
         self._is_open = is_open
-        self._making: dict[str, _Making] = {}  # by the constraint's key
+        self._making: dict[Sequence, _Making] = {}
 
     def is_ready(self, sequence: Sequence, patient: bool) -> bool:
         """The next token can be masked at once. patient: takes the matcher's word where a job ends without a row.
@@ -60,34 +68,48 @@ class Masks:
         output = sequence.output
         assert output is not None
         assert output.matcher is not None
+        is_near = output.closing and output.remaining < NEAR_TOKENS
         with self._profile.part("mask"):
-            is_ready = output.matcher.prepare(0.0) or self._make(sequence, output.matcher, patient)
+            is_ready = (not is_near and output.matcher.prepare(0.0)) or self._make(sequence, output, patient)
         self._count_growth(sequence)
         return is_ready
 
-    def _make(self, sequence: Sequence, matcher: Matcher, patient: bool) -> bool:
+    def _make(self, sequence: Sequence, output: Output, patient: bool) -> bool:
         """Begins a row, or looks what has become of it."""
-        key = self._key(sequence)
-        making = self._making.get(key)
-        if making is None:
-            job = self._pieces.start(
-                partial(matcher.prepare, math.inf), "a mask of the constraint", partial(self._fault, sequence, key)
-            )
-            making = self._making[key] = _Making(matcher, job)
+        making = self._making.get(sequence)
+        if making is None or not _is_for(making, sequence):
+            key = self._key(sequence)
+            if any(other.key == key and not other.job.is_done for other in self._making.values()):
+                return False
+            self._making = {one: making for one, making in self._making.items() if self._is_open(one)}
+            making = self._making[sequence] = self._begin(sequence, output, key)
         if not making.job.is_done:
             return False
-        del self._making[key]
-        if making.matcher is not matcher:
-            return False  # another one's: begins in the next step
-        return making.job.result() or patient
+        is_made = making.job.result()
+        if not is_made:
+            del self._making[sequence]
+        return is_made or patient
+
+    def _begin(self, sequence: Sequence, output: Output, key: str) -> _Making:
+        """A new job for the row of a sequence where it is now."""
+        row = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
+        matcher, remaining = output.matcher, output.remaining if output.closing else None
+        assert matcher is not None
+
+        def make() -> bool:
+            is_ready = matcher.prepare(math.inf)
+            if is_ready:
+                matcher.fill_mask(row, remaining)
+            return is_ready
+
+        job = self._pieces.start(make, "a mask of the constraint", partial(self._fault, sequence, key))
+        return _Making(key, output, _place(sequence, output), row, job)
 
     def _fault(self, sequence: Sequence, key: str) -> LatticeworkError | None:
         """Why a row is not made any further."""
         if not self._is_open(sequence):
-            self._making.pop(key, None)
             return gone()
-        held = self._automata.grown(key)
-        if held > ROW_BYTES:
+        if self._automata.grown(key) > ROW_BYTES:
             limit = ROW_BYTES >> 20
             return ConstraintError(f"a mask of the constraint takes more than {limit} MiB to make", field="constraint")
         return None
@@ -97,6 +119,9 @@ class Masks:
         output = sequence.output
         if output is None or output.matcher is None:
             return None
+        making = self._making.pop(sequence, None)
+        if making is not None and making.job.is_done and _is_for(making, sequence):
+            return making.row
         row = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
         with self._profile.part("mask"):
             output.matcher.fill_mask(row, output.remaining if output.closing else None)
@@ -112,3 +137,13 @@ class Masks:
         assert isinstance(segment, GenSegment)
         assert segment.constraint is not None
         return segment.constraint
+
+
+def _is_for(making: _Making, sequence: Sequence) -> bool:
+    """Whether a row is that of a sequence where it is now."""
+    output = sequence.output
+    return output is making.output and making.at == _place(sequence, output)
+
+
+def _place(sequence: Sequence, output: Output) -> tuple[int, int]:
+    return len(sequence.tokens), output.drawn
