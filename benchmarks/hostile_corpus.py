@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import msgspec
 
+from benchmarks.hostile_schemas import SCHEMAS, Json, properties, required
 from latticework.lang.ir import After, Choices, Constraint, Gbnf, JsonSchema, Lark, Regex, Tag, Triggered
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,70 +58,6 @@ def salted(constraint: Constraint, salt: int) -> Constraint:
             return msgspec.structs.replace(constraint, tags=(*constraint.tags, Tag(f"<~{salt}>", Regex("a"))))
 
 
-# ---------------------------------------------------------------- schemas that take more than a line
-
-
-def nested(depth: int, wrap: str) -> Json:
-    schema: Json = {"type": "null"}
-    for level in range(depth):
-        schema = {wrap: [schema, {"type": "object", "properties": {f"p{level}": {"type": "integer"}}}]}
-    return schema
-
-
-def doubling(levels: int) -> Json:
-    """2^levels alternatives, in as many definitions as levels."""
-    defs: Json = {f"d{levels}": {"type": "string"}}
-    for level in range(levels):
-        both = [
-            {"properties": {f"{side}{level}": {"$ref": f"#/$defs/d{level + 1}"}}, "required": [f"{side}{level}"]}
-            for side in "ab"
-        ]
-        defs[f"d{level}"] = {"type": "object", "oneOf": both}
-    return {"$ref": "#/$defs/d0", "$defs": defs}
-
-
-def product(factors: int, choices: int) -> Json:
-    """choices^factors combinations of properties."""
-    return {
-        "type": "object",
-        "allOf": [
-            {"anyOf": [{"properties": {f"p{f}": {"const": c}}, "required": [f"p{f}"]} for c in range(choices)]}
-            for f in range(factors)
-        ],
-    }
-
-
-def chain(length: int) -> Json:
-    defs: Json = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(length)}
-    return {"$ref": "#/$defs/d0", "$defs": defs | {f"d{length}": {"type": "integer"}}}
-
-
-def conditions(count: int) -> Json:
-    def one(n: int) -> Json:
-        condition = {"properties": {f"p{n}": {"const": n}}, "required": [f"p{n}"]}
-        return {"if": condition, "then": {"required": [f"q{n}"]}, "else": {"required": [f"r{n}"]}}
-
-    return {"type": "object", "allOf": [one(n) for n in range(count)], "unevaluatedProperties": False}
-
-
-def overlapping_patterns(count: int) -> Json:
-    patterns = {f"[a-z]*{chr(97 + n)}[a-z]{{{n + 3}}}": {"minimum": n} for n in range(count)}
-    return {"type": "object", "patternProperties": patterns, "minProperties": 1, "additionalProperties": False}
-
-
-def required(count: int) -> Json:
-    return {"type": "object", "required": [f"name{n}" for n in range(count)]}
-
-
-def properties(count: int) -> Json:
-    return {"type": "object", "properties": {f"key {n}": {"type": "string"} for n in range(count)}, "minProperties": 3}
-
-
-def dependent(count: int) -> Json:
-    names = [f"p{n}" for n in range(count)]
-    return {"type": "object", "dependentRequired": {name: names[n + 1 :][:20] for n, name in enumerate(names)}}
-
-
 # ---------------------------------------------------------------- the corpus
 
 
@@ -156,7 +91,7 @@ def _regexes() -> list[Hostile]:
         "lookahead in a loop": "((?=a.*b)[a-z]+c)*",
         "backreference": r"(a+)\1",
     }
-    found = [Hostile(f"regex: {name}", lambda pattern=pattern: Regex(pattern)) for name, pattern in patterns.items()]
+    found = [Hostile(f"regex: {name}", partial(Regex, pattern)) for name, pattern in patterns.items()]
     slow = tuple(f"(a|b)*a(a|b){{{n + 4}}}(c|d)+e" for n in range(64))
     found.append(Hostile("stop_regex: 64", lambda: None, slow, 24))
     large = tuple("|".join(f"{n:04d}{m}x+" for n in range(100)) for m in range(64))
@@ -174,98 +109,15 @@ def _choices() -> list[Hostile]:
 
 
 def _schemas() -> list[Hostile]:
-    integer: Json = {"type": "integer"}
-    schemas: dict[str, Callable[[], Json | str]] = {
-        "10,000 values": lambda: {"enum": [f"item {n}" for n in range(10_000)]},
-        "10,000 objects": lambda: {"enum": [{"a": n, "b": [n, str(n)]} for n in range(10_000)]},
-        "30,000 values": lambda: {"enum": list(range(30_000))},
-        "100 nested oneOf": lambda: nested(100, "oneOf"),
-        "100 nested anyOf": lambda: nested(100, "anyOf"),
-        "oneOf that doubles": lambda: doubling(24),
-        "product of anyOf": lambda: product(20, 3),
-        "1,000 allOf": lambda: {"allOf": [{"properties": {f"p{n}": integer}, "minProperties": 1} for n in range(1000)]},
-        "1,000 overlapping allOf": lambda: {"allOf": [{"pattern": f"{n}.*x.{{{n % 9}}}"} for n in range(1000)]},
-        "60 conditions": lambda: conditions(60),
-        "12 conditions": lambda: conditions(12),
-        "negations": lambda: {"type": "object", "allOf": [{"not": {"required": [f"p{n}"]}} for n in range(300)]},
-        "recursion without a base": lambda: {
-            "$ref": "#/$defs/a",
-            "$defs": {
-                "a": {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]},
-                "b": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]},
-            },
-        },
-        "reference to itself": lambda: {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}},
-        "mutual references": lambda: {
-            "$ref": "#/$defs/a",
-            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
-        },
-        "chain of 150 references": lambda: chain(150),
-        "chain of 20,000 references": lambda: chain(20_000),
-        "2,000 required": lambda: required(2000),
-        "100,000 required": lambda: required(100_000),
-        "2,000 properties": lambda: properties(2000),
-        "20,000 properties": lambda: properties(20_000),
-        "dependentRequired": lambda: dependent(400),
-        "8 overlapping patterns": lambda: overlapping_patterns(8),
-        "16 overlapping patterns": lambda: overlapping_patterns(16),
-        "unique values of 10,000": lambda: {
-            "type": "array",
-            "items": {"enum": list(range(10_000))},
-            "uniqueItems": True,
-            "minItems": 5000,
-        },
-        "unique texts": lambda: {
-            "type": "array",
-            "items": {"type": "string", "maxLength": 1000},
-            "uniqueItems": True,
-            "minItems": 3,
-        },
-        "a million items": lambda: {"type": "array", "items": integer, "minItems": 1_000_000},
-        "up to a billion items": lambda: {"type": "array", "items": integer, "maxItems": 1_000_000_000},
-        "a billion characters": lambda: {"type": "string", "minLength": 1_000_000_000},
-        "up to a billion characters": lambda: {"type": "string", "maxLength": 1_000_000_000},
-        "contains": lambda: {
-            "type": "array",
-            "contains": {"multipleOf": 7},
-            "minContains": 1000,
-            "maxContains": 100_000,
-        },
-        "five contains": lambda: {
-            "type": "array",
-            "allOf": [{"contains": {"multipleOf": n}, "minContains": 5 * n} for n in (2, 3, 5, 7, 11)],
-        },
-        "multiples": lambda: {"type": "integer", "allOf": [{"multipleOf": n} for n in (9973, 9967, 9949, 9941)]},
-        "multiple of a prime": lambda: {"type": "integer", "multipleOf": 999_999_937},
-        "multiple of little": lambda: {"type": "number", "multipleOf": 1e-300},
-        "bounds of 10,000 digits": lambda: f'{{"type":"integer","minimum":1{"0" * 10_000},"maximum":3{"7" * 10_000}}}',
-        "exponents": lambda: '{"type":"number","minimum":-1e308,"exclusiveMaximum":1e-308,"multipleOf":1e-9}',
-        "a pattern of a megabyte": lambda: {"type": "string", "pattern": "[a-c]x?" * 140_000},
-        "an explosive pattern": lambda: {"type": "string", "pattern": "^(a|b)*a(a|b){16}$", "maxLength": 1000},
-        "patterns that meet": lambda: {
-            "type": "string",
-            "allOf": [{"pattern": f"[a-z]*{c}[a-z]{{{n}}}"} for n, c in enumerate("abcdef", 6)],
-        },
-        "names with patterns": lambda: {
-            "type": "object",
-            "propertyNames": {"pattern": "^(a|b)*a(a|b){12}$"},
-            "minProperties": 5,
-        },
-        "formats": lambda: {"type": "array", "items": {"type": "string", "format": "iri"}, "minItems": 3},
-        "60,000 deep": lambda: '{"a":' * 60_000 + "1" + "}" * 60_000,
-        "250 deep": lambda: nested(250, "anyOf"),
-        "190 deep objects": lambda: json.loads('{"type":"object","properties":{"a":' * 90 + "true" + "}}" * 90),
-        "larger than the limit": lambda: {"description": "x" * (5 << 20)},
-        "a megabyte of text": lambda: {"const": "x" * 1_000_000},
-    }
-    found = [Hostile(f"schema: {name}", lambda make=make: JsonSchema(make())) for name, make in schemas.items()]
-    any_order = {"600 keys in any order": properties(600), "20 required in any order": required(20)}
-    found += [
-        Hostile(f"schema: {name}", lambda schema=schema: JsonSchema(schema, key_order="any"))
-        for name, schema in any_order.items()
+    def make(schema: Callable[[], Json | str]) -> Constraint:
+        return JsonSchema(schema())
+
+    return [
+        *(Hostile(f"schema: {name}", partial(make, schema)) for name, schema in SCHEMAS.items()),
+        Hostile("schema: 600 keys in any order", lambda: JsonSchema(properties(600), key_order="any")),
+        Hostile("schema: 20 required in any order", lambda: JsonSchema(required(20), key_order="any")),
+        Hostile("schema: flexible blanks", lambda: JsonSchema(properties(300), whitespace="flexible")),
     ]
-    found.append(Hostile("schema: flexible blanks", lambda: JsonSchema(properties(300), whitespace="flexible")))
-    return found
 
 
 def _grammars() -> list[Hostile]:
@@ -277,18 +129,25 @@ def _grammars() -> list[Hostile]:
         "mutual recursion without a base": 'start: "x" a\na: "a" b\nb: "b" a',
         "all ambiguous": 'start: start start | start start start | "a" | ',
         "ambiguous sums": 'start: start "+" start | start "*" start | "(" start ")" | /[0-9]+/',
-        "terminals that collide": "start: (" + " | ".join(f"T{n}" for n in range(60)) + ")*\n"
+        "terminals that collide": "start: ("
+        + " | ".join(f"T{n}" for n in range(60))
+        + ")*\n"
         + "\n".join(f"T{n}: /[a-z]*{letters[n % 16]}[a-z]{{{n % 13}}}/" for n in range(60)),
-        "templates in templates": 'start: t16{"a"}\n' + "\n".join(f"t{n}{{x}}: t{n - 1}{{x x}}" for n in range(1, 17)) + '\nt0{x}: x',
-        "a template without an end": 'start: t{"a"}\nt{x}: "b" | t{x x}',
-        "20,000 rules": "start: r0\n" + "\n".join(f'r{n}: "{n}" r{n + 1} | "x"' for n in range(20_000)) + '\nr20000: "y"',
+        "templates in templates": 'start: t16{"a"}\nt0{x}: x\n'
+        + "\n".join(f"t{n}{{x}}: t{n - 1}{{x}} t{n - 1}{{x}}" for n in range(1, 17)),
+        "templates that grow": 'start: t9{"a"}\nt0{x}: x\nd{x}: x x\n'
+        + "\n".join(f"t{n}{{x}}: t{n - 1}{{d{{x}}}} | x" for n in range(1, 10)),
+        "a template without an end": 'start: t{"a"}\nd{x}: x x\nt{x}: "b" | t{d{x}}',
+        "20,000 rules": 'start: r0\nr20000: "y"\n' + "\n".join(f'r{n}: "{n}" r{n + 1} | "x"' for n in range(20_000)),
         "60,000 groups": "start: " + "(" * 60_000 + '"a"' + ")" * 60_000,
         "repeats": 'start: ("a"~1..1000 "b"?)~1..1000',
         "repeats of rules": 'start: (x~1..300 ",")~1..300\nx: "a" | "b" x',
-        "nullable rules": "start: " + " ".join(f"r{n}" for n in range(200)) + "\n" + "\n".join(f'r{n}: "a"?' for n in range(200)),
-        "ignored everything": 'start: A+\nA: /[a-z]+/\n%ignore /[a-z ]+/',
+        "nullable rules": "start: "
+        + " ".join(f"r{n}" for n in range(200))
+        + "".join(f'\nr{n}: "a"?' for n in range(200)),
+        "ignored everything": "start: A+\nA: /[a-z]+/\n%ignore /[a-z ]+/",
         "a megabyte": "start: " + " | ".join(f'"{n:06d}"' for n in range(100_000)),
-    }  # fmt: skip
+    }
     gbnfs: dict[str, str] = {
         "left recursion": 'root ::= root "a" | "a"',
         "cycle of nothing": 'root ::= a\na ::= b | ""\nb ::= a | ""',
@@ -296,12 +155,13 @@ def _grammars() -> list[Hostile]:
         "60,000 groups": "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000,
         "a hundred million": "root ::= [a-z]{0,100000000}",
         "counts in counts": 'root ::= (([a-z]{1,300} "x"?){1,300} "y"?){1,300}',
-        "30,000 rules": 'root ::= r0\n' + "\n".join(f'r{n} ::= "a" r{n + 1} | [b-d]' for n in range(30_000)) + '\nr30000 ::= "z"',
+        "30,000 rules": 'root ::= r0\nr30000 ::= "z"\n'
+        + "\n".join(f'r{n} ::= "a" r{n + 1} | [b-d]' for n in range(30_000)),
         "palindromes": 'root ::= "" | [a-z] | ' + " | ".join(f'"{c}" root "{c}"' for c in "abcdefghijklmnopqrstuvwxyz"),
-    }  # fmt: skip
+    }
     return [
-        *(Hostile(f"lark: {name}", lambda grammar=grammar: Lark(grammar)) for name, grammar in larks.items()),
-        *(Hostile(f"gbnf: {name}", lambda grammar=grammar: Gbnf(grammar)) for name, grammar in gbnfs.items()),
+        *(Hostile(f"lark: {name}", partial(Lark, grammar)) for name, grammar in larks.items()),
+        *(Hostile(f"gbnf: {name}", partial(Gbnf, grammar)) for name, grammar in gbnfs.items()),
     ]
 
 
@@ -313,6 +173,7 @@ def _tags() -> list[Hostile]:
         return constraint
 
     call = JsonSchema({"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]})
+    large = JsonSchema(properties(20))
     return [
         Hostile("tags: 5,000", lambda: Triggered(tuple(Tag(f"<f{n}>", Regex(f"{n}+"), "</f>") for n in range(5000)))),
         Hostile(
@@ -320,7 +181,7 @@ def _tags() -> list[Hostile]:
             lambda: Triggered(tuple(Tag(f"<f={n}>", call, f"</f{n}>") for n in range(500)), ("<",)),
             max_tokens=24,
         ),
-        Hostile("tags: 300 schemas", lambda: Triggered(tuple(Tag(f"<{n}>", JsonSchema(properties(20))) for n in range(300)))),
+        Hostile("tags: 300 schemas", lambda: Triggered(tuple(Tag(f"<{n}>", large) for n in range(300)))),
         Hostile("after: 15 deep", lambda: after(15)),
         Hostile("after: 40 deep", lambda: after(40)),
     ]  # fmt: skip

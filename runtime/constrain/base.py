@@ -20,8 +20,8 @@ Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What compiling may cost. Exceeding one raises ConstraintError naming it. memory_mb: MiB of address space of a
-    compiling child; who compiles in its own process bounds its memory itself."""
+    """What compiling may cost. Exceeding one raises ConstraintError naming it. seconds: of the processor. memory_mb:
+    MiB of address space of a compiling child; who compiles in its own process bounds its memory itself."""
 
     pattern_bytes: int = 1 << 20
     schema_bytes: int = 4 << 20

@@ -69,7 +69,7 @@ class Builder:
     def __init__(self, limits: Limits, field: str) -> None:
         self.limits = limits
         self.field = field
-        self._deadline = time.monotonic() + limits.seconds
+        self._deadline = time.thread_time() + limits.seconds
         self._ticks = 0
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
@@ -328,7 +328,7 @@ class Builder:
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""
         self._ticks += 1
-        if self._ticks % 256 == 0 and time.monotonic() > self._deadline:
+        if self._ticks % 256 == 0 and time.thread_time() > self._deadline:
             limit = self.limits.seconds
             message = f"compiling takes too long; the limit `seconds` is {limit}"
             raise OutOfTime(message, field=self.field)

@@ -22,6 +22,7 @@ from latticework.runtime.constrain.worker import HEADER, Answer, Failed, Job, Re
 
 _START_SECONDS = 60.0  # a busy machine may take long to start Python
 RETIRE_BYTES = 256 << 20  # a child that has come to hold more is replaced by a fresh one
+WALL = 3.0  # a job may take so many times its seconds of the processor, which others use, too
 _PROBE = Job(Choices(("ready",)), Limits())  # the first job of every child
 
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
@@ -30,7 +31,8 @@ _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 class CompileChild:
     """A child process that compiles one job at a time; the others wait in line.
 
-    grace: the child stops itself at a job's `limits.seconds`; it is killed so many seconds later. max_waiting: how
+    grace: the child stops itself when a job has used its `limits.seconds` of the processor; it is killed so many
+    seconds after WALL times as long. max_waiting: how
     long the line may be. niceness: by how much everything else comes first. Owner: the pool. It starts with `start()`
     or its first job, and again after `close()`.
     """
@@ -70,7 +72,7 @@ class CompileChild:
     async def _answer(self, process: asyncio.subprocess.Process, job: Job) -> Answer:
         seconds = job.limits.seconds
         try:
-            answer = await asyncio.wait_for(self.ask(process, job), seconds + self._grace)
+            answer = await asyncio.wait_for(self.ask(process, job), WALL * seconds + self._grace)
             if answer.resident > RETIRE_BYTES:
                 await self._stop()
             return answer

@@ -10,8 +10,8 @@ nobody waits for any more is ended.
                          └──▶ third child: the whole limit ──▶ result
 
 So an ordinary constraint never waits for one that takes long, but for its slice, and the many constraints of one
-request take turns with those of others: each goes to the end of a line. The longer a child's slices, the lower its
-priority: the model's threads come before all of them. How a child is run is in `child.py`, what it does in `worker.py`.
+request take turns with those of others: each goes to the end of a line. Their priority is low: the model's threads
+come before them. So time is that of the processor. How a child is run is in `child.py`, what it does in `worker.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from latticework.runtime.constrain.worker import Compiled, Failed, Job
 CACHE_BYTES = 64 << 20
 MAX_WAITING = 256
 SLICES = (0.5, 2.5)  # seconds that each child but the last spends on one job at most, grace not counted
-NICENESS = (10, 15, 19)
+NICENESS = (15, 19, 19)
 _SLICE_GRACE = 0.5
 _ENTRY_BYTES = 500
 
@@ -47,10 +47,9 @@ class _Flight:
 class CompilePool:
     """Compiles constraints in three child processes.
 
-    limits: for every constraint. cache_bytes: memory for results, errors included. grace: a child stops itself at
-    `limits.seconds`; it is killed so many seconds later. max_waiting: jobs in line for each child; more are refused
-    with Busy. Owner: the front. Call `start()` before the first use and `close()` at the end; both may be called
-    again.
+    limits: for every constraint. cache_bytes: memory for results, errors included. grace: see `CompileChild`.
+    max_waiting: jobs in line for each child; more are refused with Busy. Owner: the front. Call `start()` before the
+    first use and `close()` at the end; both may be called again.
     """
 
     def __init__(

@@ -120,7 +120,7 @@ class Masks:
         if output is None or output.matcher is None:
             return None
         making = self._making.pop(sequence, None)
-        if making is not None and making.job.is_done and _is_for(making, sequence):
+        if making is not None and making.job.succeeded and _is_for(making, sequence) and making.job.result():
             return making.row
         row = np.zeros(-(-self._vocab_size // 32), dtype=np.int32)
         with self._profile.part("mask"):

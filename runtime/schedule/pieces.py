@@ -96,6 +96,11 @@ class Job(Generic[T]):
             self._thread = None
         return self.is_done
 
+    @property
+    def succeeded(self) -> bool:
+        """It is done and has a result."""
+        return self.is_done and self._error is None
+
     def result(self) -> T:
         """Of a job that is done. Raises what the computation raised."""
         assert self.is_done
@@ -166,7 +171,7 @@ class Pieces:
         self._pace = pace
         self._most = most_seconds
         self._usual = 0.0  # seconds of a step without jobs
-        self._until = 0.0  # when the time of this step's jobs is over
+        self._left = 0.0  # seconds that this step's jobs may still have
         self._jobs: list[tuple[Job[object], str, Fault]] = []
 
     def __len__(self) -> int:
@@ -178,32 +183,33 @@ class Pieces:
         Whoever started it looks whether it is done."""
         job = Job(self._pace, compute)
         self._jobs.append((job, what, fault))  # type: ignore[arg-type]
-        now = time.monotonic()
-        if now < self._until:
-            self._piece(self._jobs[-1], min(now + LEAST_SECONDS, self._until))
+        if self._left > 0:
+            self._piece(self._jobs[-1])
         return job
 
     def begin(self, is_waited: bool) -> None:
-        """A step begins: jobs go on for their share of it. is_waited: somebody waits for a token of this step."""
+        """A step begins: jobs go on for their share of it, and what they leave is for new ones. is_waited: somebody waits
+        for a token of this step."""
         share = max(LEAST_SECONDS, SHARE * self._usual) if is_waited else self._most
         self.go_on(min(share, self._most))
+        self._left = max(self._left, LEAST_SECONDS)
 
     def go_on(self, seconds: float) -> None:
         """Jobs go on for so long, the least served first."""
-        now = time.monotonic()
-        self._until = now + seconds
-        while self._jobs and now < self._until:
-            least = min(self._jobs, key=lambda one: one[0].seconds)
-            self._piece(least, min(now + LEAST_SECONDS, self._until))
-            now = time.monotonic()
+        self._left = seconds
+        while self._jobs and self._left > 0:
+            self._piece(min(self._jobs, key=lambda one: one[0].seconds))
 
     def observe(self, seconds: float) -> None:
         """A step took so long, jobs not counted."""
         self._usual += 0.1 * (seconds - self._usual) if self._usual else seconds
 
-    def _piece(self, one: tuple[Job[object], str, Fault], deadline: float) -> None:
+    def _piece(self, one: tuple[Job[object], str, Fault]) -> None:
         job, what, fault = one
-        if not job.resume(deadline):
+        began = time.monotonic()
+        is_done = job.resume(began + min(LEAST_SECONDS, self._left))
+        self._left -= time.monotonic() - began
+        if not is_done:
             error = fault()
             if error is None and job.seconds > JOB_SECONDS:
                 error = ConstraintError(f"{what} takes longer than {JOB_SECONDS:g} seconds", field="constraint")

@@ -93,7 +93,7 @@ def test_a_compilation_over_the_limit_ends_the_child_and_not_the_next_job() -> N
         assert child_of(pool) != before
         assert len(pool._cache) == 1  # a timeout is not remembered
 
-    with_pool(test, Limits(seconds=0.4, alternatives=1 << 20, states=1 << 20), grace=-0.2)
+    with_pool(test, Limits(seconds=0.4, alternatives=1 << 20, states=1 << 20), grace=-1.1)
 
 
 def test_the_child_gives_up_by_itself_at_the_limit() -> None:
@@ -271,7 +271,7 @@ def test_what_nobody_waits_for_any_more_is_ended() -> None:
 
 def test_the_children_come_after_everything_else() -> None:
     async def test(pool: CompilePool) -> None:
-        assert os.getpriority(os.PRIO_PROCESS, child_of(pool)) >= 10
+        assert os.getpriority(os.PRIO_PROCESS, child_of(pool)) >= 15
 
     with_pool(test)
 
