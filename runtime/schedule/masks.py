@@ -62,7 +62,8 @@ class Masks:
         self._making: dict[Sequence, _Making] = {}
 
     def is_ready(self, sequence: Sequence, patient: bool) -> bool:
-        """The next token can be masked at once. patient: takes the matcher's word where a job ends without a row.
+        """The next token can be masked at once. patient: of no account, as what is cold is made between steps, and with
+        nothing else to do without a pause.
 
         Raises ConstraintError where a row takes too much time or memory."""
         output = sequence.output
@@ -70,11 +71,11 @@ class Masks:
         assert output.matcher is not None
         is_near = output.closing and output.remaining < NEAR_TOKENS
         with self._profile.part("mask"):
-            is_ready = (not is_near and output.matcher.prepare(0.0)) or self._make(sequence, output, patient)
+            is_ready = (not is_near and output.matcher.prepare(0.0)) or self._make(sequence, output)
         self._count_growth(sequence)
         return is_ready
 
-    def _make(self, sequence: Sequence, output: Output, patient: bool) -> bool:
+    def _make(self, sequence: Sequence, output: Output) -> bool:
         """Begins a row, or looks what has become of it."""
         making = self._making.get(sequence)
         if making is None or not _is_for(making, sequence):
@@ -88,7 +89,7 @@ class Masks:
         is_made = making.job.result()
         if not is_made:
             del self._making[sequence]
-        return is_made or patient
+        return is_made
 
     def _begin(self, sequence: Sequence, output: Output, key: str) -> _Making:
         """A new job for the row of a sequence where it is now."""

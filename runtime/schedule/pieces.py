@@ -188,8 +188,8 @@ class Pieces:
         return job
 
     def begin(self, is_waited: bool) -> None:
-        """A step begins: jobs go on for their share of it, and what they leave is for new ones. is_waited: somebody waits
-        for a token of this step."""
+        """A step begins: jobs go on for their share of it, and what they leave is for new ones. is_waited: somebody
+        waits for a token of this step."""
         share = max(LEAST_SECONDS, SHARE * self._usual) if is_waited else self._most
         self.go_on(min(share, self._most))
         self._left = max(self._left, LEAST_SECONDS)
