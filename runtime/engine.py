@@ -34,7 +34,7 @@ from latticework.runtime.model.threads import use_threads
 from latticework.runtime.profile import Profile
 from latticework.runtime.request import Request
 from latticework.runtime.schedule.accepted import check_request, constraint_keys
-from latticework.runtime.schedule.automata import Automata, Build
+from latticework.runtime.schedule.automata import EXPANSION, Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.held import Held
@@ -97,7 +97,7 @@ class Engine:
             config.prefix_cache,
         )
         self.pieces = Pieces(pace or Pace(), config.mask_budget_ms / 1000)
-        self.automata = Automata(build, config.row_cache_mb << 20, self.pieces)
+        self.automata = Automata(build, config.row_cache_mb << 20, self.pieces, EXPANSION)
         self.chain = Chain(
             tokenizer.encode_bytes,
             tokenizer.padded(spec.vocab_size),
@@ -203,12 +203,13 @@ class Engine:
         """Evicts every prefix that no lease and no running sequence holds, and constraints that no request uses."""
         self.tree.flush()
         self.automata.flush()
+        self.pieces.drop_unwanted()
 
     # ------------------------------------------------------------ one step
 
     def has_work(self) -> bool:
         """`step` has something to do or to tell."""
-        return len(self.requests) > 0 or len(self.held) > 0 or self.requests.has_news
+        return bool(self.requests or self.held or self.pieces) or self.requests.has_news
 
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
@@ -224,6 +225,7 @@ class Engine:
         logits = self._run(plan)
         with self.profile.part("settle"):
             self.settlement.settle(plan, logits)
+        self.masks.tidy()
         if plan.works:
             self.pieces.observe(time.monotonic() - now)
             self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)

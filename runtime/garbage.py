@@ -7,6 +7,8 @@ gain. Cycles of young objects are still found as ever.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import time
 from collections.abc import Callable
@@ -33,10 +35,19 @@ class Garbage:
         gc.set_threshold(young, middle, _NEVER)
 
     def collect(self, is_idle: bool) -> None:
-        """To be called between steps. is_idle: nobody waits for the next one."""
+        """To be called between steps. is_idle: nobody waits for the next one; memory then goes back to the
+        system, too."""
         dropped = self._dropped() - self._seen
         if dropped > (0 if is_idle else WORTH_BYTES) or time.monotonic() - self._last > LONGEST_SECONDS:
             gc.collect()
+            if is_idle:
+                _trim()
             self.collections += 1
             self._seen += dropped
             self._last = time.monotonic()
+
+
+def _trim() -> None:
+    """Gives free memory back to the system, where its allocator can be asked to."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)

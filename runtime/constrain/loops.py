@@ -55,6 +55,15 @@ class Loops:
         self._next: dict[tuple[bytes, int], int | None] = {}
         self._runs: dict[tuple[int, bytes], Runs] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held, roughly; runs are the vocabulary's to count."""
+        return len(self._after) * (4 * len(self._long) + 200) + 200 * len(self._next)
+
+    def forget(self) -> None:
+        """Drops all that can be found again."""
+        self._forget()
+
     def chain(self, base: int, index: int) -> Chain | None:
         """The chain from state `index` at the trie node `base` on; None where there is none worth having."""
         if self._generation != self._states.generation or len(self._after) + len(self._next) > _KEPT:

@@ -51,6 +51,7 @@ class Terminal:
         self._inside: dict[State, Inside] = {}
         self._inside_bytes = 0
         self._latest: OrderedDict[State, Inside] = OrderedDict()
+        self._latest_bytes = 0
 
     @property
     def start(self) -> State:
@@ -59,14 +60,17 @@ class Terminal:
     @property
     def nbytes(self) -> int:
         """Memory held, roughly."""
-        return self.states.nbytes + self._inside_bytes
+        loops = 0 if self._loops is None else self._loops.nbytes
+        return self.states.nbytes + self._inside_bytes + self._latest_bytes + loops
 
     def forget(self) -> None:
         """Drops all states; those held elsewhere stay usable."""
         self.states.reset()
         self._inside.clear()
-        self._inside_bytes = 0
+        self._inside_bytes = self._latest_bytes = 0
         self._latest.clear()
+        if self._loops is not None:
+            self._loops.forget()
 
     def step(self, state: State, byte: int) -> State | None:
         """The state after `byte`; None when no text goes on so."""
@@ -82,11 +86,13 @@ class Terminal:
             found = self._reach(0, state.index)
             if len(found.tokens) <= KEPT_TOKENS:
                 self._inside[state] = found
-                self._inside_bytes += found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
+                self._inside_bytes += _size(found)
             else:
                 self._latest[state] = found
+                self._latest_bytes += _size(found)
                 if len(self._latest) > KEPT_WALKS:
-                    self._latest.popitem(last=False)
+                    _, old = self._latest.popitem(last=False)
+                    self._latest_bytes -= _size(old)
         return found
 
     def below(self, state: State, nodes: Nodes) -> Inside:
@@ -283,6 +289,10 @@ class Terminal:
         if len(missing):
             for index in np.unique(missing).tolist():
                 self.states.fill(index)
+
+
+def _size(found: Inside) -> int:
+    return found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
 
 
 __all__ = ["Inside", "Terminal"]

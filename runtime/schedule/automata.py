@@ -22,6 +22,7 @@ from latticework.runtime.schedule.sequence import Owner
 Build = Callable[[bytes], Automaton]
 """From an encoded rule graph to an automaton over the engine's vocabulary."""
 
+EXPANSION = 28  # a rule graph that is ready for use takes about so many times its encoded bytes
 MAX_AWAITED = 1024  # requests sent back for a key; those of a front that never sends them again must not add up
 
 
@@ -49,7 +50,9 @@ class Automata:
     without it each is made when it is defined. dropped_bytes: what all that was dropped or given up has held.
     """
 
-    def __init__(self, build: Build, limit_bytes: int, pieces: Pieces | None = None) -> None:
+    def __init__(self, build: Build, limit_bytes: int, pieces: Pieces | None = None, expansion: int = 1) -> None:
+        """expansion: bytes that one byte of an encoded rule graph becomes."""
+        self._expansion = expansion
         self._build = build
         self._pieces = pieces
         self._limit = limit_bytes
@@ -80,7 +83,7 @@ class Automata:
             self._entries[key] = known
             return
         self.trim()  # before it comes in: its first request is on its way
-        entry = self._entries[key] = _Entry(None, len(rules))
+        entry = self._entries[key] = _Entry(None, self._expansion * len(rules))
         if self._pieces is None:
             _settle(entry, partial(self._build, rules))
         else:
@@ -213,6 +216,6 @@ def _settle(entry: _Entry, make: Callable[[], Automaton]) -> None:
     try:
         entry.automaton = make()
     except LatticeworkError as error:
-        entry.automaton = error
+        entry.automaton = error.with_traceback(None)  # which would hold the rule graph
     except Exception as error:
         entry.automaton = ConstraintError(f"the compiled constraint cannot be used: {error}", field="constraint")

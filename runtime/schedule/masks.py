@@ -82,7 +82,6 @@ class Masks:
             key = self._key(sequence)
             if any(other.key == key and not other.job.is_done for other in self._making.values()):
                 return False
-            self._making = {one: making for one, making in self._making.items() if self._is_open(one)}
             making = self._making[sequence] = self._begin(sequence, output, key)
         if not making.job.is_done:
             return False
@@ -90,6 +89,11 @@ class Masks:
         if not is_made:
             del self._making[sequence]
         return is_made
+
+    def tidy(self) -> None:
+        """Forgets the rows of sequences that have ended."""
+        if self._making:
+            self._making = {one: making for one, making in self._making.items() if self._is_open(one)}
 
     def _begin(self, sequence: Sequence, output: Output, key: str) -> _Making:
         """A new job for the row of a sequence where it is now."""

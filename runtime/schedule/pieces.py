@@ -71,7 +71,7 @@ class Job(Generic[T]):
         self.seconds = 0.0
         self.is_done = False
         self._pace = pace
-        self._compute = compute
+        self._compute: Callable[[], T] | None = compute
         self._thread: _Thread | None = None
         self._deadline = 0.0
         self._is_abandoned = False
@@ -116,6 +116,7 @@ class Job(Generic[T]):
             self._is_abandoned = True
             self.resume(0.0)
         self.is_done = True
+        self._compute = None
         self._error = error
 
     def breathe(self) -> None:
@@ -127,10 +128,14 @@ class Job(Generic[T]):
             raise Abandoned
 
     def _run(self) -> None:
+        assert self._compute is not None
         try:
             self._result = self._compute()
+        except LatticeworkError as error:
+            self._error = error.with_traceback(None)  # which would hold all that was made so far
         except BaseException as error:  # whoever asks for the result gets it
             self._error = error
+        self._compute = None
         self.is_done = True
 
 
@@ -155,6 +160,7 @@ class Pace:
 
     def give_back(self, thread: _Thread) -> None:
         """The work of a thread is done."""
+        thread.work = None
         if self._idle:
             thread.end()
         else:
@@ -199,6 +205,14 @@ class Pieces:
         self._left = seconds
         while self._jobs and self._left > 0:
             self._piece(min(self._jobs, key=lambda one: one[0].seconds))
+
+    def drop_unwanted(self) -> None:
+        """Ends the jobs that have a fault already."""
+        for one in list(self._jobs):
+            error = one[2]()
+            if error is not None:
+                one[0].abandon(error)
+                self._jobs.remove(one)
 
     def observe(self, seconds: float) -> None:
         """A step took so long, jobs not counted."""

@@ -128,7 +128,7 @@ def test_an_unknown_key_is_returned_and_nothing_starts(bench: Bench) -> None:
 
 def test_a_request_whose_graphs_exceed_the_limit_together_is_served() -> None:
     bench = Bench(row_cache_mb=1)
-    rules = {key: f'["{key}"]'.encode() + b" " * 700_000 for key in ("one", "two", "three")}
+    rules = {key: f'["{key}"]'.encode() + b" " * 25_000 for key in ("one", "two", "three")}
     request = Request(0, (bench.text("x"), *map(gen, rules)))
     for key in rules:
         bench.engine.define("a", key, rules[key])
