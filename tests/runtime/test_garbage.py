@@ -1,4 +1,4 @@
-"""The collector works while nobody waits, or where there is much to gain. In a process of its own: it is the process's."""
+"""The collector works while nobody waits, or where there is much to gain. In a process of its own, as it is one."""
 
 from __future__ import annotations
 
