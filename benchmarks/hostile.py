@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=256, help="of each free stream")
+    parser.add_argument("--tokens", type=int, default=200, help="of each free stream")
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--only", default="", help="a part of the names of what is sent")
