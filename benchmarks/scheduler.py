@@ -31,6 +31,7 @@ from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.drafts import Drafts
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.pieces import Pace, Pieces
 from latticework.runtime.schedule.scheduler import Scheduler
 from latticework.runtime.schedule.sequence import Output, Sequence
 from latticework.runtime.schedule.stops import StopCursor, StopMatcher
@@ -97,7 +98,7 @@ def steps(tenants: int) -> Iterator[float]:
     pool = PagePool(200_000 // PAGE, PAGE)
     tree = RadixTree(pool)
     memory = Memory(pool, tree, LeaseTable(tree), lambda *_: None, True)
-    masks = Masks(Automata(no_constraint, 0), VOCABULARY, Profile(False))
+    masks = Masks(Automata(no_constraint, 0), VOCABULARY, Profile(False), Pieces(Pace(), 0.0), lambda _: True)
     scheduler = Scheduler(memory, RUNNING, 4096, lambda *_: True, Drafts("off", lambda _: [], [], masks))
     prefixes = [tokens(rng, PROMPT - 20) for _ in range(50)]
     number = 0

@@ -85,7 +85,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int, Meta(description="log-probabilities in one HTTP answer, of all its prompts or of all its outputs", ge=1)
     ] = 1 << 20
     log_requests: Annotated[bool, Meta(description="one line a request on stderr: ids and numbers, no text")] = True
-    compile_seconds: Annotated[float, Meta(description="time one constraint may take to compile", gt=0)] = 10.0
+    compile_seconds: Annotated[
+        float, Meta(description="seconds of the processor that one constraint may take to compile", gt=0)
+    ] = 10.0
     hang_seconds: Annotated[
         float, Meta(description="silence of an engine with open requests after which it is restarted", gt=0)
     ] = 60.0

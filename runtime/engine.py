@@ -34,12 +34,14 @@ from latticework.runtime.model.threads import use_threads
 from latticework.runtime.profile import Profile
 from latticework.runtime.request import Request
 from latticework.runtime.schedule.accepted import check_request, constraint_keys
-from latticework.runtime.schedule.automata import Automata, Build
+from latticework.runtime.schedule.automata import EXPANSION, Automata, Build
 from latticework.runtime.schedule.batch import Batch, build_batch
 from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.drafts import Drafts
+from latticework.runtime.schedule.held import Held
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.pieces import Pace, Pieces
 from latticework.runtime.schedule.requests import Events, Requests
 from latticework.runtime.schedule.scheduler import Plan, Scheduler
 from latticework.runtime.schedule.sequence import Owner
@@ -73,8 +75,10 @@ class Engine:
         end_ids: Iterable[int],
         dtype: str,
         profile: Profile | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """runner: brings the KV pool along. build: makes automata of rule graphs. dtype: name of the weights' type."""
+        """runner: brings the KV pool along. build: makes automata of rule graphs; pace: what they call where they may
+        pause. dtype: name of the weights' type."""
         self.config = config
         self.dtype = dtype
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
@@ -93,7 +97,8 @@ class Engine:
             lambda source, target, count: copy_tokens(kv, source, target, count),
             config.prefix_cache,
         )
-        self.automata = Automata(build, config.row_cache_mb << 20)
+        self.pieces = Pieces(pace or Pace(), config.mask_budget_ms / 1000)
+        self.automata = Automata(build, config.row_cache_mb << 20, self.pieces, EXPANSION)
         self.chain = Chain(
             tokenizer.encode_bytes,
             tokenizer.padded(spec.vocab_size),
@@ -102,7 +107,13 @@ class Engine:
             self.memory,
             min(self.context, self.kv_tokens),
         )
-        self.masks = Masks(self.automata, spec.vocab_size, self.profile)
+        self.masks = Masks(
+            self.automata,
+            spec.vocab_size,
+            self.profile,
+            self.pieces,
+            lambda sequence: self.requests.is_open(sequence),
+        )
         self.drafts = Drafts(config.drafts, tokenizer.encode_bytes, tokenizer.padded(spec.vocab_size), self.masks)
         self.scheduler = Scheduler(
             self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready, self.drafts
@@ -116,6 +127,7 @@ class Engine:
             lambda request: check_request(request, spec.vocab_size),
             config.max_waiting,
         )
+        self.held = Held(self.automata, self.requests, config.max_waiting)
         self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.drafts, self.profile)
         self.step_cost = StepCost()
 
@@ -145,10 +157,12 @@ class Engine:
 
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
-        def build(rules: bytes) -> Automaton:
-            return Automaton(decode_rules(rules), vocabulary, row_bytes)
+        pace = Pace()
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile)
+        def build(rules: bytes) -> Automaton:
+            return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
+
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -165,13 +179,17 @@ class Engine:
         if missing is not None:
             self.automata.expect((owner, request.id), keys)
             return missing
-        self.requests.accept(owner, request, time.monotonic())
+        if self.automata.are_ready(keys):
+            self.requests.accept(owner, request, time.monotonic())
+        else:
+            self.held.hold(owner, request, time.monotonic())
         self.automata.expected((owner, request.id))  # after it has taken its own
         return None
 
     def cancel(self, owner: Owner, request_id: int) -> None:
         """Ends a request with end "cancelled". Ignored if it has ended."""
         self.automata.expected((owner, request_id))
+        self.held.cancel(owner, request_id)
         self.requests.cancel(owner, request_id)
 
     def release(self, owner: Owner, leases: Iterable[int]) -> None:
@@ -180,31 +198,41 @@ class Engine:
 
     def drop(self, owner: Owner) -> None:
         """The owner is gone: ends its requests, gives its leases back, forgets its events."""
+        self.held.drop(owner)
         self.requests.drop(owner)
         self.automata.expect_nothing_of(owner)
         self.leases.release_all(owner)
 
     def flush_cache(self) -> None:
-        """Evicts every prefix that no lease and no running sequence holds."""
+        """Evicts every prefix that no lease and no running sequence holds, and constraints that no request uses."""
         self.tree.flush()
+        self.automata.flush()
+        self.pieces.drop_unwanted()
 
     # ------------------------------------------------------------ one step
 
     def has_work(self) -> bool:
         """`step` has something to do or to tell."""
-        return len(self.requests) > 0 or self.requests.has_news
+        return bool(self.requests or self.held or self.pieces) or self.requests.has_news
 
     def step(self) -> Events:
         """Schedules, runs and settles one batch; returns what has happened since the last call."""
+        with self.profile.part("mask"):
+            self.pieces.begin(is_waited=self.scheduler.decoding > 0)
+        self.masks.begin()
         now = time.monotonic()
-        self.masks.deadline = now + self.config.mask_budget_ms / 1000
+        self.held.proceed(now)
         self.requests.expire(now)
         with self.profile.part("schedule"):
             plan = self._plan()
+            if not plan.works and self.pieces:
+                self.pieces.go_on(self.config.mask_budget_ms / 1000)  # nobody waits for this step
         logits = self._run(plan)
         with self.profile.part("settle"):
             self.settlement.settle(plan, logits)
+        self.masks.tidy()
         if plan.works:
+            self.pieces.observe(time.monotonic() - now)
             self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)
         return self.requests.news()
 
@@ -251,6 +279,8 @@ class Engine:
             retractions=self.scheduler.retractions,
             drafted=self.drafts.drafted,
             accepted=self.drafts.accepted,
+            automata=len(self.automata),
+            automata_bytes=self.automata.size,
             profile=dict(self.profile.seconds),
         )
 

@@ -7,8 +7,11 @@ promises is written in `base.py`; how configs come about, in `frames.py`; rows, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from latticework.lang.errors import ConstraintError
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.clock import Clock, Late
 from latticework.runtime.constrain.expressions import Expressions
 from latticework.runtime.constrain.frames import Config, Frames
@@ -29,7 +32,8 @@ class Automaton:
     """A constraint over one vocabulary.
 
     row_cache_bytes: memory for cached rows; the least recently used go first. is_live: the rules come straight from a
-    `Builder`, so that no part of them is without text; what came over a wire is looked through again.
+    `Builder`, so that no part of them is without text; what came over a wire is looked through again. pause: called
+    while the automaton, a state or a row is made; another row may not be asked for until that one is there.
     Raises ConstraintError when the vocabulary cannot write any text of the language.
     """
 
@@ -40,9 +44,11 @@ class Automaton:
         row_cache_bytes: int = ROW_CACHE_BYTES,
         *,
         is_live: bool = False,
+        pause: Pause = never_pause,
     ) -> None:
         self.vocabulary = vocabulary
-        self._expressions = Expressions(rules, vocabulary, is_live)
+        self.is_at_work = False  # a row is being made, which may have paused
+        self._expressions = Expressions(rules, vocabulary, is_live, pause)
         standard = vocabulary.standard
         if standard is None:
             self._suffixes = Suffixes(vocabulary.trie)
@@ -53,7 +59,7 @@ class Automaton:
             known = standard.recognise(self._expressions.nodes)
             self.frames = Frames(self._expressions, vocabulary, self._suffixes, known)
             parts = Parts(vocabulary, self._suffixes, standard.parts)
-        self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes, parts)
+        self.rows = Rows(self.frames, vocabulary, self._suffixes, row_cache_bytes, parts, pause)
 
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
@@ -75,8 +81,19 @@ class Automaton:
         """Memory held by cached rows and states."""
         return self.rows.nbytes + self.frames.nbytes + self._suffixes.nbytes
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While a row is made: `forget` then waits for another time."""
+        before, self.is_at_work = self.is_at_work, True  # a row that is cached is told while another one pauses
+        try:
+            yield
+        finally:
+            self.is_at_work = before
+
     def forget(self) -> None:
         """Drops cached rows and states; matchers go on, and make what they need again."""
+        if self.is_at_work:
+            return  # what it has come to is still needed
         self.frames.forget()
         self.rows.forget()
         self._suffixes.forget()
@@ -103,21 +120,23 @@ class ConstraintMatcher:
             row[:] = 0
             return
         rows = self._automaton.rows
-        cached = rows.get(config)
-        if remaining is None or remaining >= cached.need:
-            row[:] = cached.words
-        else:
-            row[:] = rows.filtered(config, remaining)
+        with self._automaton.at_work():
+            cached = rows.get(config)
+            if remaining is None or remaining >= cached.need:
+                row[:] = cached.words
+            else:
+                row[:] = rows.filtered(config, remaining)
 
     def prepare(self, deadline: float) -> bool:
         config = self._config
         if config is None or self._automaton.rows.has(config):
             return True
         clock = Clock(deadline)
-        if clock.is_late():
+        if clock.is_late() or self._automaton.is_at_work:
             return False
         try:
-            self._automaton.rows.get(config, clock)
+            with self._automaton.at_work():
+                self._automaton.rows.get(config, clock)
         except Late:
             return False
         return True

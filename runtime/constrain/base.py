@@ -6,24 +6,35 @@ of one sequence. How a constraint becomes one is in the other files of this fold
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+Pause = Callable[[], None]
+"""Called in the inner loops of long computations, which may stop there for a while, or end with an exception."""
+
 Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set = token t allowed
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What compiling may cost. Exceeding one raises ConstraintError naming it."""
+    """What compiling may cost. Exceeding one raises ConstraintError naming it. seconds: of the processor. memory_mb:
+    MiB of address space of a compiling child; who compiles in its own process bounds its memory itself."""
 
     pattern_bytes: int = 1 << 20
     schema_bytes: int = 4 << 20
     depth: int = 200
     alternatives: int = 20_000
+    properties: int = 10_000  # of one object
     states: int = 200_000
     seconds: float = 10.0
+    memory_mb: int = 1024
+
+
+def never_pause() -> None:
+    """The `Pause` of whoever has time."""
 
 
 class Matcher(Protocol):

@@ -72,7 +72,7 @@ class Builder:
     def __init__(self, limits: Limits, field: str) -> None:
         self.limits = limits
         self.field = field
-        self._deadline = time.monotonic() + limits.seconds
+        self._deadline = time.thread_time() + limits.seconds
         self._ticks = 0
         self._nodes: list[Node] = []
         self._index: dict[Node, int] = {}
@@ -260,6 +260,8 @@ class Builder:
         extras = tuple(_with_values(member) for member in node.extras if member.key != NEVER)
         # A listed member without a value stays known by its key, so that no extra takes the key: see `Object`.
         kept = tuple(member for member in extras if member.choices)
+        if len(properties) > self.limits.properties:
+            raise self._exceeded("properties", f"an object has {len(properties)} listed members")
         self._count(len(properties) + len(extras))
         return self._add(msgspec.structs.replace(node, properties=properties, extras=kept), _BRACKETS)
 
@@ -315,7 +317,7 @@ class Builder:
         if live is None:
             return None
         found = compact(live)
-        check_left_recursion(found)
+        check_left_recursion(found, self.tick)
         return found
 
     def cut(self, root: int) -> Excerpt:
@@ -325,7 +327,7 @@ class Builder:
     def tick(self) -> None:
         """Raises when compiling has taken longer than the limit."""
         self._ticks += 1
-        if self._ticks % 256 == 0 and time.monotonic() > self._deadline:
+        if self._ticks % 256 == 0 and time.thread_time() > self._deadline:
             limit = self.limits.seconds
             message = f"compiling takes too long; the limit `seconds` is {limit}"
             raise OutOfTime(message, field=self.field)

@@ -21,6 +21,8 @@ from latticework.runtime.constrain.rules import MAX_GRAPH_BYTES
 from latticework.runtime.constrain.worker import HEADER, Answer, Failed, Job, Reason
 
 _START_SECONDS = 60.0  # a busy machine may take long to start Python
+RETIRE_BYTES = 256 << 20  # a child that has come to hold more is replaced by a fresh one
+WALL = 3.0  # a job may take so many times its seconds of the processor, which others use, too
 _PROBE = Job(Choices(("ready",)), Limits())  # the first job of every child
 
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
@@ -29,14 +31,17 @@ _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 class CompileChild:
     """A child process that compiles one job at a time; the others wait in line.
 
-    grace: the child stops itself at a job's `limits.seconds`; it is killed so many seconds later. max_waiting: how
-    long the line may be. Owner: the pool. It starts with `start()` or its first job, and again after `close()`.
+    grace: the child stops itself when a job has used its `limits.seconds` of the processor; it is killed so many
+    seconds after WALL times as long. max_waiting: how
+    long the line may be. niceness: by how much everything else comes first. Owner: the pool. It starts with `start()`
+    or its first job, and again after `close()`.
     """
 
-    def __init__(self, grace: float, max_waiting: int) -> None:
+    def __init__(self, grace: float, max_waiting: int, niceness: int = 0) -> None:
         self.process: asyncio.subprocess.Process | None = None
         self._grace = grace
         self._max_waiting = max_waiting
+        self._niceness = niceness
         self._waiting = 0
         self._turn = asyncio.Lock()
 
@@ -67,14 +72,20 @@ class CompileChild:
     async def _answer(self, process: asyncio.subprocess.Process, job: Job) -> Answer:
         seconds = job.limits.seconds
         try:
-            return await asyncio.wait_for(self.ask(process, job), seconds + self._grace)
+            answer = await asyncio.wait_for(self.ask(process, job), WALL * seconds + self._grace)
+            if answer.resident > RETIRE_BYTES:
+                await self._stop()
+            return answer
         except asyncio.TimeoutError:
             await self._stop()
             message = f"compiling the constraint took longer than the limit `seconds`, {seconds}"
             return _failed(ConstraintError(message), "time")
         except (OSError, EOFError, msgspec.DecodeError):
             await self._stop()
-            message = "compiling the constraint ended the compiler; it may need too much memory"
+            limit = job.limits.memory_mb
+            message = (
+                f"compiling the constraint ended the compiler; it may need more than the limit `memory_mb`, {limit}"
+            )
             return _failed(ConstraintError(message), "memory")
         except asyncio.CancelledError:
             await self._stop()  # its answer would be taken for the next job's
@@ -96,7 +107,7 @@ class CompileChild:
         if self.process is None or self.process.returncode is not None:
             await self._stop()
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "latticework.runtime.constrain.worker"),
+                *(sys.executable, "-m", "latticework.runtime.constrain.worker", str(self._niceness)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C at a terminal is the front's to handle

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from latticework.runtime.constrain.base import Pause, never_pause
 from latticework.runtime.constrain.rules import Array, Choice, Object
 
 IMPOSSIBLE = 1 << 40
@@ -30,7 +31,8 @@ class Tally(msgspec.Struct, frozen=True):
 class Bounds:
     """Bounds on the number of members and on the sum of each mark."""
 
-    def __init__(self, low: int, high: int | None, marks: Sequence[Bound]) -> None:
+    def __init__(self, low: int, high: int | None, marks: Sequence[Bound], pause: Pause = never_pause) -> None:
+        self._pause = pause
         self.low, self.high = low, high
         self._marks = tuple(marks)
         self._caps = tuple(low if high is None else high for low, high in marks)
@@ -64,6 +66,7 @@ class Bounds:
         work = [(0, 0, start)]
         ticket = 0
         while work:
+            self._pause()
             cost, _, tally = heappop(work)
             if cost > best[tally]:
                 continue
@@ -100,9 +103,11 @@ class Members:
         prices: Sequence[Sequence[int]],
         extras: Sequence[Sequence[int]],
         supplies: Sequence[frozenset[bytes] | None],
+        pause: Pause = never_pause,
     ) -> None:
         self.node = node
-        self.bounds = Bounds(node.low, node.high, node.bounds)
+        self._pause = pause
+        self.bounds = Bounds(node.low, node.high, node.bounds, pause)
         self.start = Written(0, self.bounds.start, frozenset())
         self._prices = [min(found, default=IMPOSSIBLE) for found in prices]
         self._choices = [
@@ -197,6 +202,7 @@ class Members:
         return list(bits(self._offered & ~written.listed))
 
     def _cost(self, written: Written) -> int:
+        self._pause()
         if not self._has_marks:
             return self._cost_by_count(written)
         lacking = self.lacking(written)
@@ -220,6 +226,7 @@ class Members:
                 return best
         after = {} if is_required else dict(best)
         for tally, cost in best.items():
+            self._pause()
             for price, marks in steps:
                 reached = self.bounds.add(tally, marks)
                 if reached is not None and cost + price < after.get(reached, IMPOSSIBLE):
@@ -254,9 +261,12 @@ class Items:
     prices: for each of `first`, for each choice, its cost with a comma; rest: the same of the others.
     """
 
-    def __init__(self, node: Array, prices: Sequence[Sequence[int]], rest: Sequence[int]) -> None:
+    def __init__(
+        self, node: Array, prices: Sequence[Sequence[int]], rest: Sequence[int], pause: Pause = never_pause
+    ) -> None:
         self.node = node
-        self.bounds = Bounds(node.low, node.high, node.bounds)
+        self._pause = pause
+        self.bounds = Bounds(node.low, node.high, node.bounds, pause)
         self._first = [
             [(price, choice.marks) for price, choice in zip(found, choices, strict=True)]
             for found, choices in zip(prices, node.first, strict=True)
@@ -291,6 +301,7 @@ class Items:
                 break
             after: dict[Tally, int] = {}
             for start, cost in best.items():
+                self._pause()
                 for price, marks in steps:
                     reached = self.bounds.add(start, marks)
                     if reached is not None and cost + price < after.get(reached, IMPOSSIBLE):

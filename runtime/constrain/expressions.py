@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.base import Pause, never_pause
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Items, Members
 from latticework.runtime.constrain.distinct import FewTexts
 from latticework.runtime.constrain.lengths import Lengths
@@ -81,13 +82,14 @@ class Expressions:
     language can be written.
     """
 
-    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool) -> None:
-        live = live_graph(rules, vocabulary.writable, lambda: None, is_live=is_live)
+    def __init__(self, rules: RuleGraph, vocabulary: Vocabulary, is_live: bool, pause: Pause = never_pause) -> None:
+        live = live_graph(rules, vocabulary.writable, pause, is_live=is_live)
         if live is None:
             raise _nothing_to_write(rules, vocabulary)
         self.root = live.root
         self.nodes = live.nodes
         self.rules = live.rules
+        self.pause = pause
         self._vocabulary = vocabulary
         self.few_texts = FewTexts(self.nodes, self.rules, [True] * len(self.nodes))
         self._exact_left = _EXACT_BYTES
@@ -109,7 +111,7 @@ class Expressions:
         if costs is None:
             node = self.nodes[index]
             assert isinstance(node, Literal)
-            costs = self._literal_costs[index] = self.spell(node.data)
+            costs = self._literal_costs.setdefault(index, self.spell(node.data))
         return costs[written]
 
     def table(self, index: int) -> WordTable:
@@ -118,7 +120,8 @@ class Expressions:
         if table is None:
             node = self.nodes[index]
             assert isinstance(node, Words)
-            table = self._tables[index] = WordTable(node.words, [self.spell(word) for word in node.words])
+            table = WordTable(node.words, [self.spell(word) for word in node.words])
+            table = self._tables.setdefault(index, table)
         return table
 
     def lengths(self, index: int) -> Lengths:
@@ -155,7 +158,7 @@ class Expressions:
                 for extra in node.extras
             ]
             supplies = [self.few_texts(extra.key) for extra in node.extras]
-            found = self._members[index] = Members(node, prices, extras, supplies)
+            found = self._members[index] = Members(node, prices, extras, supplies, self.pause)
         return found
 
     def key_costs(self, index: int) -> list[list[int]]:
@@ -171,7 +174,7 @@ class Expressions:
         """The tokens that write a listed key from each of its bytes on."""
         found = self._key_costs.get(key)
         if found is None:
-            found = self._key_costs[key] = self.spell(key)
+            found = self._key_costs.setdefault(key, self.spell(key))
         return found
 
     def items(self, index: int) -> Items:
@@ -184,7 +187,8 @@ class Expressions:
             def prices(choices: tuple[Choice, ...]) -> list[int]:
                 return [self.costs[node.comma] + self.item_cost(choice.value, choices, node) for choice in choices]
 
-            found = self._items[index] = Items(node, [prices(choices) for choices in node.first], prices(node.rest))
+            first = [prices(choices) for choices in node.first]
+            found = self._items[index] = Items(node, first, prices(node.rest), self.pause)
         return found
 
     def item_cost(self, value: int, offered: tuple[Choice, ...], array: Array) -> int:
@@ -222,6 +226,7 @@ class Expressions:
         """spell(data)[i]: tokens that write data[i:]; the fewest, while the time for that lasts."""
         if len(data) == 1:
             return _ONE
+        self.pause()
         if len(data) > self._exact_left:
             return list(range(len(data), -1, -1))
         self._exact_left -= len(data)
@@ -258,6 +263,7 @@ class Expressions:
         return found
 
     def _price(self, node: Node, index: int, rules: list[int]) -> int:
+        self.pause()
         costs = self.costs
         match node:
             case Literal():

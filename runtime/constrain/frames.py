@@ -181,6 +181,7 @@ class Frames:
         self._root = expressions.root if root is None else root
         self._nodes = expressions.nodes
         self._costs = expressions.costs
+        self._pause = expressions.pause
         self._vocabulary = vocabulary
         self.terminals: dict[int, Terminal] = {}
         self._keys: dict[int, KeyNode] = {}
@@ -226,7 +227,7 @@ class Frames:
             equal = None if self._standard is None else self._standard.terminal(node)
             is_whole = self.is_regular
             found = Terminal(self._expressions, node, self._vocabulary, self._suffixes, equal, is_whole=is_whole)
-            self.terminals[node] = found
+            found = self.terminals.setdefault(node, found)  # making it may pause
         return found
 
     # ------------------------------------------------------------ moving
@@ -500,6 +501,7 @@ class Frames:
         return frame.config
 
     def _config(self, threads: dict[AnyThread, None]) -> Config:
+        self._pause()
         if len(threads) > 1:
             threads = self._merged(threads)
             if len(threads) > MAX_THREADS:
@@ -558,6 +560,7 @@ class Frames:
             if not work:
                 rule = min(called, key=self._ranks.__getitem__)
                 work.append(self.node(self._expressions.rules[rule], self._any_of(called.pop(rule))))
+            self._pause()
             frame = work.pop()
             if frame in seen:
                 continue
@@ -795,10 +798,8 @@ class Frames:
     def _language(self, node: int) -> ItemLanguage:
         found = self._languages.get(node)
         if found is None:
-            found = self._languages[node] = ItemLanguage(
-                Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node),
-                last_bytes(self._nodes, node),
-            )
+            frames = Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node)  # this may pause
+            found = self._languages.setdefault(node, ItemLanguage(frames, last_bytes(self._nodes, node)))
         return found
 
     def _book(self, texts: frozenset[bytes]) -> Copybook:
@@ -897,7 +898,8 @@ class Frames:
         found = self._threads.get(key)
         if found is None:
             cost = self._key_cost(node, at, written, allowed, rest)
-            found = self._threads[key] = KeyThread(node, at, written, allowed, rest, cost)
+            thread = KeyThread(node, at, written, allowed, rest, cost)
+            found = self._threads.setdefault(key, thread)  # pricing may have paused
         assert isinstance(found, KeyThread)
         return found
 

@@ -164,7 +164,7 @@ class ItemRows:
         """The trie nodes at which the item may be over and some token goes on, with what is written there."""
         known = self._exits.get(config)
         if known is None:
-            known = self._exits[config] = []
+            known = []
             bridges, step = self._bridges_of(language.last_bytes), language.frames.step
             work = [(0, b"", config)]
             while work:
@@ -178,6 +178,7 @@ class ItemRows:
                         known.append((child, written))
                     if following.threads:
                         work.append((child, written, following))
+            self._exits[config] = known  # whole: following may pause
         return known
 
     def _bridges_of(self, last: frozenset[int]) -> dict[int, list[tuple[int, int]]]:

@@ -31,6 +31,6 @@ def key_trie(node: Object) -> KeyNode:
             if following is None:
                 following = here.children[byte] = KeyNode(depth)
             here = following
-            here.mask |= bit
+            here.mask = here.mask | bit if here.mask else bit  # one number for all the rest of a key
         here.ends = index
     return root

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.clock import Clock
 from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Thread
 from latticework.runtime.constrain.parts import Part, Parts
@@ -137,8 +137,11 @@ class Leaving:
 class Follower:
     """Follows tokens from config to config. nbytes: memory held, roughly."""
 
-    def __init__(self, frames: Frames, parts: Parts, suffixes: Suffixes, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, frames: Frames, parts: Parts, suffixes: Suffixes, vocabulary: Vocabulary, pause: Pause = never_pause
+    ) -> None:
         self._frames = frames
+        self._pause = pause
         self._parts = parts
         self._suffixes = suffixes
         self._vocabulary = vocabulary
@@ -157,6 +160,7 @@ class Follower:
         while here:
             after: dict[Config, Suffix] = {}
             for config, suffix in here.items():
+                self._pause()
                 if config.is_complete:
                     found.exits = suffix if found.exits is None else self._suffixes.either(found.exits, suffix)
                 for thread in config.threads:
@@ -190,6 +194,7 @@ class Follower:
         costs: Costs = {}
         work = [(suffix, config)]
         while work:
+            self._pause()
             suffix, config = work.pop()
             below = suffix.children
             may_come = below if len(below) <= _MANY_BYTES else below.keys() & next_bytes(config)

@@ -74,6 +74,7 @@ class _Search:
         recursive: list[int] = []
         has_lost = False  # a part of a node with calls is dead
         for index, node in enumerate(self._graph.nodes):
+            self._tick()
             found: Node | None = node
             if isinstance(node, _LEAVES):
                 if not has_every_byte:
@@ -98,7 +99,7 @@ class _Search:
         if isinstance(node, Object | Array | Machine):
             self._tick()
         found = _without_dead(node, self.live)
-        return found if found is not None and _has_text(found, self._few) else None
+        return found if found is not None and _has_text(found, self._few, self._tick) else None
 
     def _find_fixpoint(self, recursive: list[int]) -> None:
         nodes, live = self._graph.nodes, self.live
@@ -194,7 +195,7 @@ def _without_dead(node: Node, live: list[bool]) -> Node | None:
             return node
 
 
-def _has_text(node: Node, few: FewTexts) -> bool:
+def _has_text(node: Node, few: FewTexts, tick: Callable[[], None]) -> bool:
     """Whether the bounds of a node whose parts are live leave it a text."""
     match node:
         case Machine(low=low, high=high):
@@ -202,10 +203,10 @@ def _has_text(node: Node, few: FewTexts) -> bool:
         case Object() if node.low or node.high is not None or node.bounds:
             prices = [[1] * len(p.choices) for p in node.properties]
             more = [[1] * len(e.choices) for e in node.extras]
-            members = Members(node, prices, more, [few(extra.key) for extra in node.extras])
+            members = Members(node, prices, more, [few(extra.key) for extra in node.extras], tick)
             return members.cost(members.start) < IMPOSSIBLE
         case Array():
-            items = Items(node, [[1] * len(choices) for choices in node.first], [1] * len(node.rest))
+            items = Items(node, [[1] * len(choices) for choices in node.first], [1] * len(node.rest), tick)
             if items.cost(0, items.bounds.start) >= IMPOSSIBLE:
                 return False
             return not node.is_unique or Distinct(few, node).is_possible()

@@ -50,17 +50,25 @@ class Loops:
         self._long = np.flatnonzero(lengths > 1)
         self._long_symbols = symbols[first[self._long]]
         self._long_texts = [tuple(symbol for symbol in text if symbol >= 0) for text in self._long_symbols.tolist()]
-        self._written: dict[tuple[int, int, int], NDArray[np.int8]] = {}
         self._generation = -1
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drops all that can be found again."""
         self._after: dict[int, NDArray[np.int32]] = {}
         self._next: dict[tuple[bytes, int], int | None] = {}
         self._runs: dict[tuple[int, bytes, bytes], Runs] = {}
         self._known_fates: dict[
             tuple[int, frozenset[tuple[int, int, int]]], tuple[NDArray[np.bool_], NDArray[np.bool_]]
         ] = {}
+        self._written: dict[tuple[int, int, int], NDArray[np.int8]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, roughly; runs are the vocabulary's to count."""
+        size = len(self._long)
+        fates = (2 * size + 500) * len(self._known_fates) + (size + 300) * len(self._written)
+        return (4 * size + 200) * len(self._after) + 200 * len(self._next) + fates
 
     def chain(self, base: int, index: int) -> Chain | None:
         """The chain from state `index` at the trie node `base` on; None where there is none worth having."""
@@ -68,7 +76,7 @@ class Loops:
             self._generation != self._states.generation
             or len(self._after) + len(self._next) + len(self._known_fates) > _KEPT
         ):
-            self._forget()
+            self.forget()
             self._generation = self._states.generation
         short = self._after_short(index)
         loops = short == index
@@ -176,7 +184,7 @@ class Loops:
                 if not len(live):
                     break
                 at[live] = follow(at[live], self._long_symbols[live, position])
-            self._after[index] = at
+            self._after[index] = at  # whole: following may pause
         return at
 
 

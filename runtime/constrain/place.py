@@ -54,6 +54,7 @@ class Places:
     def __init__(self, expressions: Expressions, vocabulary: Vocabulary, split: Classes) -> None:
         self._expressions = expressions
         self._nodes = expressions.nodes
+        self._pause = expressions.pause
         self._reach = vocabulary.longest + 1
         self._classes = split.classes
         self._node_classes = {node: frozenset(found) for node, found in split.of_node.items()}
@@ -80,6 +81,7 @@ class Places:
         return self._point(node, 0, 0, rest)
 
     def _point(self, node: int, low: int, high: int, rest: Place) -> Place:
+        self._pause()
         key = (node, low, high, rest)
         place = self._known.get(key)
         if place is None:
@@ -105,8 +107,7 @@ class Places:
                     cost = self._expressions.costs[node]
             cost += rest.cost
             shape = self._shapes.setdefault(shape_key, len(self._shapes) + 1)
-            place = Place(node, low, high, rest, shape, counts, cost)
-            self._known[key] = place
+            place = self._known.setdefault(key, Place(node, low, high, rest, shape, counts, cost))  # spelling may pause
         return place
 
     def heads(self, start: Place) -> tuple[Place, ...]:

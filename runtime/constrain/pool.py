@@ -1,20 +1,24 @@
 """Compiling in killable children, from asyncio.
 
 The front owns a `CompilePool`. A constraint is compiled once however many ask for it at the same time; results stay
-in a bounded cache; a compilation over the time limit costs its sender an error and its child its life.
+in a bounded cache; a compilation over the time limit costs its sender an error and its child its life, and one that
+nobody waits for any more is ended.
 
-    compile ──▶ quick child: a slice of time for every job ──▶ result
+    compile ──▶ first child: half a second for every job ──▶ result
                   │ not done within it
-                  └──▶ patient child: the whole limit ──▶ result
+                  └──▶ second child: 2.5 seconds ──▶ result
+                         └──▶ third child: the whole limit ──▶ result
 
-So an ordinary constraint never waits for one that takes long, but for its slice. How a child is run is in
-`child.py`, what it does in `worker.py`.
+So an ordinary constraint never waits for one that takes long, but for its slice, and the many constraints of one
+request take turns with those of others: each goes to the end of a line. Their priority is low: the model's threads
+come before them. So time is that of the processor. How a child is run is in `child.py`, what it does in `worker.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import msgspec
 
@@ -26,18 +30,26 @@ from latticework.runtime.constrain.worker import Compiled, Failed, Job
 
 CACHE_BYTES = 64 << 20
 MAX_WAITING = 256
-SLICE_SECONDS = 0.5  # the most that the quick child spends on one job, grace not counted
+SLICES = (0.5, 2.5)  # seconds that each child but the last spends on one job at most, grace not counted
+NICENESS = (15, 19, 19)
 _SLICE_GRACE = 0.5
 _ENTRY_BYTES = 500
 
 
-class CompilePool:
-    """Compiles constraints in two child processes.
+@dataclass(slots=True)
+class _Flight:
+    """One constraint being compiled, and how many wait for it."""
 
-    limits: for every constraint. cache_bytes: memory for results, errors included. grace: a child stops itself at
-    `limits.seconds`; it is killed so many seconds later. max_waiting: jobs in line for each child; more are refused
-    with Busy. Owner: the front. Call `start()` before the first use and `close()` at the end; both may be called
-    again.
+    task: asyncio.Task[bytes]
+    waiting: int = 0
+
+
+class CompilePool:
+    """Compiles constraints in three child processes.
+
+    limits: for every constraint. cache_bytes: memory for results, errors included. grace: see `CompileChild`.
+    max_waiting: jobs in line for each child; more are refused with Busy. Owner: the front. Call `start()` before the
+    first use and `close()` at the end; both may be called again.
     """
 
     def __init__(
@@ -48,29 +60,32 @@ class CompilePool:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self._limits = limits or Limits()
-        self._slice = msgspec.structs.replace(self._limits, seconds=min(self._limits.seconds, SLICE_SECONDS))
-        self._quick = CompileChild(min(grace, _SLICE_GRACE), max_waiting)
-        self._patient = CompileChild(grace, max_waiting)
+        slices = [seconds for seconds in SLICES if seconds < self._limits.seconds]
+        self._levels = [msgspec.structs.replace(self._limits, seconds=s) for s in slices] + [self._limits]
+        self._children = [
+            CompileChild(grace if level is self._limits else min(grace, _SLICE_GRACE), max_waiting, niceness)
+            for level, niceness in zip(self._levels, NICENESS, strict=False)
+        ]
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[str, bytes | ErrorData] = OrderedDict()
         self._cached = 0
-        self._running: dict[str, asyncio.Task[bytes]] = {}
+        self._running: dict[str, _Flight] = {}
         self._closed = False
 
     async def start(self) -> None:
-        """Starts the quick child and waits until it answers, so that the first constraint does not pay for it. The
-        patient one starts when it is needed."""
+        """Starts the first child and waits until it answers, so that the first constraint does not pay for it. The
+        others start when they are needed."""
         self._closed = False
-        await self._quick.start()
+        await self._children[0].start()
 
     async def close(self) -> None:
         """Ends the children; whoever still waits for a constraint gets an error."""
         self._closed = True
-        tasks = list(self._running.values())
+        tasks = [flight.task for flight in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(self._quick.close(), self._patient.close())
+        await asyncio.gather(*(child.close() for child in self._children))
 
     async def compile(self, constraint: Constraint) -> bytes:
         """The encoded rule graph of `constraint`. Raises the ConstraintError that compiling it gave, or Busy."""
@@ -81,30 +96,41 @@ class CompilePool:
         if found is not None:
             self._cache.move_to_end(key)
             return _rules_or_raise(found)
-        task = self._running.get(key)
-        if task is None:
-            task = asyncio.create_task(self._compile(key, constraint))
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
+        flight = self._running.get(key)
+        if flight is None:
+            flight = self._running[key] = _Flight(asyncio.create_task(self._compile(key, constraint)))
+            flight.task.add_done_callback(lambda done: self._land(key, done))
+        flight.waiting += 1
         try:
-            return await asyncio.shield(task)  # one caller's cancellation leaves the others their result
+            return await asyncio.shield(flight.task)  # one caller's cancellation leaves the others their result
         except asyncio.CancelledError:
-            if task.cancelled() and self._closed:
+            if flight.task.cancelled() and self._closed:
                 raise RuntimeFailure("the compile pool was closed") from None
             raise
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                flight.task.cancel()
+                del self._running[key]  # whoever comes now begins anew
+
+    def forget(self) -> None:
+        """Drops every result that is kept."""
+        self._cache.clear()
+        self._cached = 0
 
     # ------------------------------------------------------------ one job
 
-    def _forget(self, key: str, task: asyncio.Task[bytes]) -> None:
-        self._running.pop(key, None)
+    def _land(self, key: str, task: asyncio.Task[bytes]) -> None:
+        if key in self._running and self._running[key].task is task:
+            del self._running[key]
         if not task.cancelled():
             task.exception()  # seen, even if every caller is gone
 
     async def _compile(self, key: str, constraint: Constraint) -> bytes:
-        answer = await self._quick.run(Job(constraint, self._slice))
-        is_unfinished = isinstance(answer, Failed) and answer.reason == "time"
-        if is_unfinished and self._slice.seconds < self._limits.seconds:
-            answer = await self._patient.run(Job(constraint, self._limits))
+        for child, limits in zip(self._children, self._levels, strict=True):
+            answer = await child.run(Job(constraint, limits))
+            if not isinstance(answer, Failed) or answer.reason != "time":
+                break
         if isinstance(answer, Compiled):
             self._keep(key, answer.rules)
             return answer.rules

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.clock import ENDLESS, Clock
 from latticework.runtime.constrain.expressions import TRACKED_COST
 from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Kind, Thread
@@ -52,16 +52,23 @@ class CachedRow:
 class Rows:
     """Makes and keeps rows."""
 
-    def __init__(self, frames: Frames, vocabulary: Vocabulary, suffixes: Suffixes, limit: int, parts: Parts) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        vocabulary: Vocabulary,
+        suffixes: Suffixes,
+        limit: int,
+        parts: Parts,
+        pause: Pause = never_pause,
+    ) -> None:
         self._frames = frames
         self._vocabulary = vocabulary
         self._limit = limit
         self._parts = parts
         self._suffixes = suffixes
-        self._items = ItemRows(
-            frames, vocabulary, lambda inner: Rows(inner, vocabulary, suffixes, limit, parts.empty()), self._exact
-        )
-        self._follower = Follower(frames, self._parts, suffixes, vocabulary)
+        self._items = ItemRows(frames, vocabulary, self._inner, self._exact)
+        self._pause = pause
+        self._follower = Follower(frames, self._parts, suffixes, vocabulary, pause)
         self._tracked = Tracked(frames, vocabulary, self._follower, suffixes)
         self._rows: OrderedDict[Config, CachedRow] = OrderedDict()
         self._words: dict[bytes, Words] = {}
@@ -92,7 +99,9 @@ class Rows:
         """The row, computed if it is not cached. Raises Late; what is computed till then is kept."""
         found = self._rows.get(config)
         if found is None:
-            return self._keep(config, *self._make(config, clock))
+            made = self._make(config, clock)
+            found = self._rows.get(config)  # somebody else may have made it in a pause
+            return self._keep(config, *made) if found is None else found
         self._rows.move_to_end(config)
         return found
 
@@ -179,6 +188,10 @@ class Rows:
             self._after_bytes += found.nbytes
             clock.check()
         return found
+
+    def _inner(self, frames: Frames) -> Rows:
+        """The rows of an item's language."""
+        return Rows(frames, self._vocabulary, self._suffixes, self._limit, self._parts.empty(), self._pause)
 
     def _exact(self, config: Config, node: int, clock: Clock) -> Costs:
         """The tokens below a trie node that go on from `config`, byte by byte."""

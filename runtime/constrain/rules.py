@@ -18,6 +18,7 @@ from typing import TypeAlias
 import msgspec
 
 from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.base import Pause, never_pause
 
 RULES_VERSION = 2
 MAX_GRAPH_BYTES = 64 << 20
@@ -184,7 +185,7 @@ def encode_rules(rules: RuleGraph) -> bytes:
     return _encoder.encode(rules)
 
 
-def decode_rules(data: bytes | memoryview) -> RuleGraph:
+def decode_rules(data: bytes | memoryview, pause: Pause = never_pause) -> RuleGraph:
     """The graph in `data`. Raises ConstraintError when it is no valid graph."""
     if len(data) > MAX_GRAPH_BYTES:
         raise ConstraintError(f"the rule graph is {len(data)} bytes; at most {MAX_GRAPH_BYTES} are read")
@@ -192,11 +193,11 @@ def decode_rules(data: bytes | memoryview) -> RuleGraph:
         rules = _decoder.decode(data)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConstraintError(f"not a rule graph: {error}") from None
-    check_rules(rules)
+    check_rules(rules, pause)
     return rules
 
 
-def check_rules(rules: RuleGraph) -> None:
+def check_rules(rules: RuleGraph, pause: Pause = never_pause) -> None:
     """Raises ConstraintError unless the graph is one that an automaton can run."""
     if rules.version != RULES_VERSION:
         raise ConstraintError(f"the rule graph has version {rules.version}; this build reads {RULES_VERSION}")
@@ -208,10 +209,11 @@ def check_rules(rules: RuleGraph) -> None:
         raise ConstraintError("a rule of the rule graph has no node")
     regular: list[bool] = []
     for index, node in enumerate(rules.nodes):
+        pause()
         if not _is_valid(node, index, len(rules.rules)) or not all(regular[part] for part in _regular_parts(node)):
             raise ConstraintError(f"node {index} of the rule graph is not valid: {str(node)[:200]}")
         regular.append(not isinstance(node, Structured) and all(regular[child] for child in children(node)))
-    check_left_recursion(rules)
+    check_left_recursion(rules, pause)
 
 
 Structured = Terminal | Call | Object | Array
@@ -318,14 +320,15 @@ def _are_counted(
     )
 
 
-def check_left_recursion(rules: RuleGraph) -> None:
+def check_left_recursion(rules: RuleGraph, pause: Pause = never_pause) -> None:
     """Raises when a rule can come back to itself before it has written a byte."""
     if not rules.rules:
         return
-    nullable = _nullable(rules)
+    nullable = _nullable(rules, pause)
     nothing: frozenset[int] = frozenset()
     begins: list[frozenset[int]] = []  # of each node, the rules that a text of it may begin with
     for index, node in enumerate(rules.nodes):
+        pause()
         found = nothing
         if isinstance(node, Then):
             found = begins[node.first]
@@ -358,12 +361,13 @@ def check_left_recursion(rules: RuleGraph) -> None:
                 work.pop()
 
 
-def _nullable(rules: RuleGraph) -> list[bool]:
+def _nullable(rules: RuleGraph, pause: Pause) -> list[bool]:
     """For each node, whether it has the empty text. Those of calls are found pass by pass."""
     known = [False] * len(rules.rules)
     while True:
         found: list[bool] = []
         for node in rules.nodes:
+            pause()
             found.append(_is_nullable(node, found, known))
         if (own := [found[node] for node in rules.rules]) == known:
             return found

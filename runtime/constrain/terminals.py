@@ -87,10 +87,13 @@ class Terminal:
         # of each trie node, the class of its byte: [N]
         self._symbols: NDArray[np.uint8] | None = None if equal is None else equal._symbols
         self._loops: Loops | None = None if equal is None else equal._loops
+        self._shares_loops = self._loops is not None
+        self._pause = expressions.pause
         self._inside: dict[State, Inside] = {}
         self._inside_bytes = 0
         self._latest: OrderedDict[State, Inside] = OrderedDict()
         self._unfinished: dict[tuple[object, ...], Steps[Any]] = {}
+        self._latest_bytes = 0
 
     @property
     def start(self) -> State:
@@ -99,8 +102,11 @@ class Terminal:
     @property
     def nbytes(self) -> int:
         """Memory held, roughly."""
+        loops = 0 if self._loops is None or self._shares_loops else self._loops.nbytes
         return (
             self._inside_bytes
+            + self._latest_bytes
+            + loops
             + _UNFINISHED_BYTES * len(self._unfinished)
             + (0 if self._is_shared else self.states.nbytes)
         )
@@ -110,9 +116,11 @@ class Terminal:
         if not self._is_shared:
             self.states.reset()
         self._inside.clear()
-        self._inside_bytes = 0
+        self._inside_bytes = self._latest_bytes = 0
         self._latest.clear()
         self._unfinished.clear()
+        if self._loops is not None and not self._shares_loops:
+            self._loops.forget()
 
     def step(self, state: State, byte: int) -> State | None:
         """The state after `byte`; None when no text goes on so."""
@@ -128,11 +136,13 @@ class Terminal:
             found = self._finished((state,), lambda: self._walk_whole(state.index), clock)
             if len(found.tokens) <= KEPT_TOKENS:
                 self._inside[state] = found
-                self._inside_bytes += found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
+                self._inside_bytes += _size(found)
             else:
                 self._latest[state] = found
+                self._latest_bytes += _size(found)
                 if len(self._latest) > KEPT_WALKS:
-                    self._latest.popitem(last=False)
+                    _, old = self._latest.popitem(last=False)
+                    self._latest_bytes -= _size(old)
         return found
 
     def below(self, state: State, suffix: Suffix, clock: Clock = ENDLESS) -> Inside:
@@ -166,6 +176,7 @@ class Terminal:
         try:
             while True:
                 next(walk)
+                self._pause()
                 if clock.is_late():
                     self._unfinished[key] = walk
                     raise Late
@@ -411,6 +422,10 @@ def _together(one: Inside, other: Inside) -> Inside:
         np.concatenate([one.costs, other.costs]),
         np.concatenate([one.exits, other.exits]),
     )
+
+
+def _size(found: Inside) -> int:
+    return found.tokens.nbytes + found.costs.nbytes + found.exits.nbytes
 
 
 __all__ = ["Inside", "Terminal"]

@@ -226,7 +226,7 @@ class Client:
         return self._stats
 
     def flush_cache(self) -> None:
-        """Asks the engine to forget every prefix that nothing holds."""
+        """Asks the runtime to forget every prefix and every compiled constraint that nothing holds."""
         self._say(AskFlush())
 
     def close(self) -> None:

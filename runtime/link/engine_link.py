@@ -265,6 +265,8 @@ class EngineLink:
             self._send(Release((lease,)))
 
     def flush_cache(self) -> None:
+        """The engine forgets whatever nothing holds."""
+        self._told.clear()
         self._send(FlushCache())
 
     @property

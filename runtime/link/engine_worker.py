@@ -6,12 +6,14 @@ Any number of fronts may connect; each is an owner whose requests and leases go 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
 import zmq
 
 from latticework.runtime.engine import Engine
+from latticework.runtime.garbage import Garbage
 from latticework.runtime.link.child import Lifeline
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
@@ -38,9 +40,12 @@ FRAMES_PER_STEP = 1000  # so that a flood of messages never keeps the model wait
 
 
 class EngineServer:
-    """Moves messages between the socket and the engine. Owns the socket."""
+    """Moves messages between the socket and the engine. Owns the socket.
 
-    def __init__(self, engine: Engine, address: str) -> None:
+    between: called between steps, and told whether nobody waits for the next one.
+    """
+
+    def __init__(self, engine: Engine, address: str, between: Callable[[bool], None] = lambda is_idle: None) -> None:
         self.engine = engine
         self.fronts: dict[bytes, float] = {}  # when each was heard last
         self.bad_frames = 0
@@ -50,6 +55,7 @@ class EngineServer:
         configure(self._socket)
         bind(self._socket, address)
         self._next_heartbeat = 0.0
+        self._between = between
 
     def serve_forever(self) -> None:
         while True:
@@ -58,6 +64,7 @@ class EngineServer:
     def turn(self) -> None:
         """Reads what has arrived, runs one step, sends what came of it."""
         busy = self.engine.has_work()
+        self._between(not busy)
         if self._socket.poll(0 if busy else int(HEARTBEAT_SECONDS * 1000)):
             with self.engine.profile.part("link"):
                 self._receive()
@@ -137,7 +144,8 @@ def main() -> None:
     settings = lifeline.settings(EngineSettings)
     try:
         engine = Engine.load(settings.config, progress=lifeline.loading)
-        server = EngineServer(engine, settings.address)
+        garbage = Garbage(lambda: engine.automata.dropped_bytes)
+        server = EngineServer(engine, settings.address, garbage.collect)
     except Exception as error:
         lifeline.failed(error)
         raise SystemExit(1) from error

@@ -251,7 +251,7 @@ class FrontServer:
             case AskStats():
                 self._send(identity, self._stats())
             case AskFlush():
-                self.front.link.flush_cache()
+                self.front.flush_caches()
 
     def _stats(self) -> FrontStats:
         link = self.front.link

@@ -68,7 +68,7 @@ class Ping(_Message, frozen=True, tag="ping"):
 
 
 class FlushCache(_Message, frozen=True, tag="flush_cache"):
-    """Evicts every prefix that no lease and no running sequence holds."""
+    """Evicts every prefix that no lease and no running sequence holds, and every constraint that no request uses."""
 
 
 ToEngine: TypeAlias = Define | Submit | Release | Cancel | Ping | FlushCache
@@ -99,7 +99,8 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
-    """A heartbeat with counters."""
+    """A heartbeat with counters. automata: compiled constraints held; automata_bytes: theirs, states and masks
+    included."""
 
     running: int = 0
     waiting: int = 0
@@ -112,6 +113,8 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     retractions: int = 0
     drafted: int = 0  # tokens guessed
     accepted: int = 0  # tokens drawn as guessed
+    automata: int = 0
+    automata_bytes: int = 0
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 
@@ -224,7 +227,7 @@ class AskStats(_Message, frozen=True, tag="ask_stats"):
 
 
 class AskFlush(_Message, frozen=True, tag="ask_flush"):
-    """Asks the engine to forget every prefix that nothing holds."""
+    """Asks the runtime to forget every prefix and every compiled constraint that nothing holds."""
 
 
 ToFront: TypeAlias = (

@@ -89,6 +89,11 @@ class Front:
         await self.pool.close()
         self.folder.remove()
 
+    def flush_caches(self) -> None:
+        """Forgets compiled constraints, and asks the engine to forget whatever nothing holds."""
+        self.pool.forget()
+        self.link.flush_cache()
+
     @property
     def context(self) -> int:
         """The longest sequence in tokens."""

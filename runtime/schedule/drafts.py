@@ -67,11 +67,11 @@ class Drafts:
         if output.matcher is not None:
             forced = output.matcher.forced()
             if forced:
-                tokens = self._masks.ready_along(sequence, self._spell(output, forced)[:room])
+                tokens = self._masks.ready_along(sequence, self._spell(output, forced)[:room], True)
                 return Draft(tokens, True)
         if self._kinds != "all" or not is_roomy:
             return NOTHING
-        return Draft(self._masks.ready_along(sequence, self._look_up(sequence, room)))
+        return Draft(self._masks.ready_along(sequence, self._look_up(sequence, room), False))
 
     def learn(self, sequence: Sequence, draft: Draft, accepted: int) -> None:
         """How many tokens of a guess were drawn as guessed."""

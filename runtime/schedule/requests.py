@@ -76,7 +76,11 @@ class Requests:
         try:
             self._accept(owner, request, now)
         except Exception as error:
-            self._tell(owner, TokenEvent(request.id, 0, end="error", error=_describe(error), final=True))
+            self.refuse(owner, request, error)
+
+    def refuse(self, owner: Owner, request: Request, error: Exception) -> None:
+        """Tells of a request that was never open why it is not."""
+        self.tell_owner(owner, TokenEvent(request.id, 0, end="error", error=_describe(error), final=True))
 
     def _accept(self, owner: Owner, request: Request, now: float) -> None:
         if (owner, request.id) in self._open:
@@ -116,12 +120,12 @@ class Requests:
     def proceed(self, sequence: Sequence, event: TokenEvent) -> None:
         """Tells of a token; after a segment's last one, begins the next segment or ends the request."""
         if event.end is None:
-            self._tell(sequence.owner, event)
+            self.tell_owner(sequence.owner, event)
         elif sequence.at_end:
             self._close(sequence, event, True)
         else:
             event.usage = sequence.usage
-            self._tell(sequence.owner, event)
+            self.tell_owner(sequence.owner, event)
             try:
                 self._chain.enter(sequence)
             except Exception as error:
@@ -134,7 +138,7 @@ class Requests:
 
     def tell(self, sequence: Sequence, event: TokenEvent) -> None:
         """Tells of something that is not a token."""
-        self._tell(sequence.owner, event)
+        self.tell_owner(sequence.owner, event)
 
     def finish_texts(self) -> None:
         """Ends every request whose chain ends with constant text and has its KV."""
@@ -171,11 +175,7 @@ class Requests:
         """Ends every request whose time is over; what it has computed is good and stays in the cache."""
         for key in self._deadlines.expired(now):
             sequence = self._open[key]
-            error = DeadlineExceeded(
-                f"the request took longer than the {round(sequence.request.deadline or 0, 2):g} seconds it was given",
-                hint="give it more time, or ask for fewer tokens",
-                field="timeout",
-            )
+            error = out_of_time(sequence.request)
             event = TokenEvent(key[1], sequence.current, end="error", complete=False, error=error.to_data())
             self._close(sequence, event, True)
 
@@ -202,11 +202,12 @@ class Requests:
         self._automata.release(constraint_keys(request))
         event.usage = sequence.usage
         event.final = True
-        self._tell(sequence.owner, event)
+        self.tell_owner(sequence.owner, event)
 
     # ------------------------------------------------------------ events
 
-    def _tell(self, owner: Owner, event: TokenEvent) -> None:
+    def tell_owner(self, owner: Owner, event: TokenEvent) -> None:
+        """Keeps an event until the owner is told of it."""
         self._events.setdefault(owner, []).append(event)
 
     @property
@@ -226,3 +227,11 @@ def _describe(error: Exception) -> ErrorData:
         return error.to_data()
     detail = "" if isinstance(error, OSError) else f": {str(error)[:200]}"
     return RuntimeFailure(f"internal error: {type(error).__name__}{detail}").to_data()
+
+
+def out_of_time(request: Request) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the request took longer than the {round(request.deadline or 0, 2):g} seconds it was given",
+        hint="give it more time, or ask for fewer tokens",
+        field="timeout",
+    )

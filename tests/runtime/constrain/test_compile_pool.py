@@ -33,7 +33,7 @@ def with_pool(test: Callable[[CompilePool], Awaitable[None]], limits: Limits | N
 
 
 def child_of(pool: CompilePool) -> int:
-    process = pool._quick.process
+    process = pool._children[0].process
     assert process is not None
     return process.pid
 
@@ -63,13 +63,13 @@ def test_the_child_compiles_as_this_process_does_and_its_errors_are_the_real_one
 def test_equal_constraints_are_compiled_once() -> None:
     async def test(pool: CompilePool) -> None:
         asked: list[Job] = []
-        ask = pool._quick.ask
+        ask = pool._children[0].ask
 
         async def counting(process: asyncio.subprocess.Process, job: Job):  # type: ignore[no-untyped-def]  # noqa: ANN202
             asked.append(job)
             return await ask(process, job)
 
-        pool._quick.ask = counting  # type: ignore[method-assign]
+        pool._children[0].ask = counting  # type: ignore[method-assign]
         results = await asyncio.gather(*(pool.compile(Regex("[a-z]+")) for _ in range(10)))
         assert len(set(results)) == 1
         await pool.compile(Regex("[a-z]+"))
@@ -93,7 +93,7 @@ def test_a_compilation_over_the_limit_ends_the_child_and_not_the_next_job() -> N
         assert child_of(pool) != before
         assert len(pool._cache) == 1  # a timeout is not remembered
 
-    with_pool(test, Limits(seconds=0.4, alternatives=1 << 20, states=1 << 20), grace=-0.2)
+    with_pool(test, Limits(seconds=0.4, alternatives=1 << 20, states=1 << 20), grace=-1.1)
 
 
 def test_the_child_gives_up_by_itself_at_the_limit() -> None:
@@ -173,20 +173,20 @@ def test_a_constraint_that_takes_long_lets_the_others_pass() -> None:
         for number in range(3):
             assert await pool.compile(Regex(f"a{number}"))
         assert not slow[-1].done()
-        patient = pool._patient.process
-        assert patient is not None
-        assert patient.pid != child_of(pool)
+        second = pool._children[1].process
+        assert second is not None
+        assert second.pid != child_of(pool)
 
     with_pool(test, WIDE)
 
 
 def test_what_does_not_fit_the_slice_is_compiled_with_the_whole_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latticework.runtime.constrain.pool.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("latticework.runtime.constrain.pool.SLICES", (0.0, 0.0))
     large = Choices(tuple(f"item {number}" for number in range(2000)))
 
     async def test(pool: CompilePool) -> None:
         assert decode_rules(await pool.compile(large)) == to_rules(large)
-        assert pool._patient.process is not None
+        assert all(child.process is not None for child in pool._children)
         with pytest.raises(RegexError):
             await pool.compile(Regex("("))
 
@@ -230,6 +230,50 @@ def test_the_worker_says_what_was_at_fault() -> None:
 
     assert reason(JsonSchema({"not": {}}), Limits()) == "constraint"
     assert reason(Choices(tuple(map(str, range(5000)))), Limits(seconds=0)) == "time"
+
+
+def test_a_child_that_needs_too_much_memory_names_the_limit() -> None:
+    async def test(pool: CompilePool) -> None:
+        for _ in range(2):  # the second is another child, if the first has died of it
+            with pytest.raises(ConstraintError, match="`memory_mb`, 1"):
+                await pool.compile(SLOW)
+        assert not pool._cache  # what memory there is depends on the machine
+
+    with_pool(test, msgspec.structs.replace(WIDE, memory_mb=1))
+
+
+def test_a_child_that_has_grown_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latticework.runtime.constrain.child.RETIRE_BYTES", 1 << 20)
+
+    async def test(pool: CompilePool) -> None:
+        assert await pool.compile(Regex("a"))
+        assert pool._children[0].process is None
+        assert await pool.compile(Regex("b"))
+
+    with_pool(test)
+
+
+def test_what_nobody_waits_for_any_more_is_ended() -> None:
+    async def test(pool: CompilePool) -> None:
+        before = child_of(pool)
+        os.kill(before, signal.SIGSTOP)
+        running, waiting = (asyncio.create_task(pool.compile(Regex(pattern))) for pattern in ("x+", "y+"))
+        await asyncio.sleep(0.05)
+        for task in (running, waiting):
+            task.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert not pool._running
+        assert decode_rules(await pool.compile(Regex("x+"))) == to_rules(Regex("x+"))
+        assert child_of(pool) != before
+
+    with_pool(test)
+
+
+def test_the_children_come_after_everything_else() -> None:
+    async def test(pool: CompilePool) -> None:
+        assert os.getpriority(os.PRIO_PROCESS, child_of(pool)) >= 15
+
+    with_pool(test)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")

@@ -79,6 +79,7 @@ REFUSED: list[tuple[Constraint, str]] = [
     (Choices(tuple(map(str, range(30_000)))), "alternatives"),
     (JsonSchema({"enum": list(range(30_000))}), "alternatives"),
     (JsonSchema(nested(250, "anyOf")), "depth"),
+    (JsonSchema({"type": "object", "required": [f"p{n}" for n in range(10_001)]}), "properties"),
 ]
 
 

@@ -174,6 +174,8 @@ class FiniteMatcher:
                 row[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
 
     def prepare(self, deadline: float) -> bool:
+        if deadline <= 0:
+            return self.automaton.cold == 0  # a question only
         self.automaton.prepared += 1
         if self.automaton.cold > 0:
             self.automaton.cold -= 1
@@ -263,6 +265,7 @@ class Bench:
 
     def define(self, key: str, *options: str) -> None:
         self.engine.define("a", key, json.dumps(options).encode())
+        self.engine.pieces.go_on(60.0)  # it is made at once
 
     def submit(self, *chain: str | Segment, owner: bytes | str = "a", **fields: Any) -> int:
         """Plain strings are text segments. Returns the request's id."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
+from functools import partial
+
+import numpy as np
 import pytest
 
+from latticework.lang.ir import JsonSchema
+from latticework.runtime.constrain import Automaton, Vocabulary, to_rules
 from latticework.runtime.request import GenSegment, Request
+from latticework.runtime.schedule.pieces import Job, Pace
 from tests.runtime.engine.bench import Bench, gen, greedy
 
 
@@ -96,18 +104,18 @@ def test_a_cold_mask_delays_its_own_sequence_only() -> None:
     assert bench.data(constrained) == b"hello"
 
 
-def test_a_mask_that_stays_cold_is_waited_for() -> None:
+def test_a_mask_that_stays_cold_is_made_in_the_end() -> None:
     bench = Bench()
     bench.define("word", "hello")
-    constrained = bench.submit("Say ", gen("word"))
-    bench.automata[0].cold = 1_000_000
-    bench.step()  # all of the prompt but its last token
-    bench.step()  # nothing else to do: this one goes on
-    assert len(bench.tokens(constrained)) == 1
-    bench.submit("Go ", greedy(100))
-    for _ in range(40):
-        bench.step()
-    assert bench.data(constrained) == b"hello"
+    alone = bench.submit("Say ", gen("word"))
+    bench.automata[0].cold = 20
+    bench.run()
+    assert bench.data(alone) == b"hello"
+    bench.automata[0].cold = 20
+    beside, free = bench.submit("Say ", gen("word")), bench.submit("Go ", greedy(100))
+    bench.run()
+    assert bench.data(beside) == b"hello"
+    assert len(bench.tokens(free)) == 100
 
 
 def test_an_unknown_key_is_returned_and_nothing_starts(bench: Bench) -> None:
@@ -122,7 +130,7 @@ def test_an_unknown_key_is_returned_and_nothing_starts(bench: Bench) -> None:
 
 def test_a_request_whose_graphs_exceed_the_limit_together_is_served() -> None:
     bench = Bench(row_cache_mb=1)
-    rules = {key: f'["{key}"]'.encode() + b" " * 700_000 for key in ("one", "two", "three")}
+    rules = {key: f'["{key}"]'.encode() + b" " * 25_000 for key in ("one", "two", "three")}
     request = Request(0, (bench.text("x"), *map(gen, rules)))
     for key in rules:
         bench.engine.define("a", key, rules[key])
@@ -182,3 +190,75 @@ def test_options_of_a_segment_are_those_of_its_own_key(bench: Bench) -> None:
     bench.run()
     assert bench.data(number, 1).decode() in {"apple", "banana", "cherry pie", "fig", "figs"}
     assert bench.data(number, 3).decode() in {"Oslo", "Rome"}
+
+
+def test_a_request_waits_for_an_automaton_that_takes_long_and_no_other_does() -> None:
+    bench = Bench()
+    bench.engine.define("a", "slow", b'["hello"]')  # made in the next steps
+    late = Request(100, (bench.text("x"), gen("slow")))
+    assert bench.engine.submit("a", late) is None
+    assert len(bench.engine.held) == 1
+    assert bench.engine.has_work()
+    free = bench.submit("Go ", greedy(4))
+    bench.run()
+    assert len(bench.tokens(free)) == 4
+    assert bench.data(100) == b"hello"
+    assert len(bench.engine.held) == 0
+
+
+@pytest.mark.parametrize("way", ["cancelled", "out of time", "dropped"])
+def test_a_request_that_waits_for_its_automaton_can_be_ended(way: str) -> None:
+    bench = Bench()
+    bench.engine.define("a", "slow", b'["hello"]')
+    deadline = 0.0 if way == "out of time" else None
+    assert bench.engine.submit("a", Request(100, (bench.text("x"), gen("slow")), deadline=deadline)) is None
+    if way == "cancelled":
+        bench.engine.cancel("a", 100)
+    elif way == "dropped":
+        bench.engine.drop("a")
+    bench.run()
+    assert len(bench.engine.held) == 0
+    if way == "dropped":
+        assert ("a", 100) not in bench.events
+    else:
+        final = bench.final(100)
+        assert final.end == ("cancelled" if way == "cancelled" else "error")
+        assert final.error is None or final.error.type == "DeadlineExceeded"
+    bench.engine.flush_cache()
+    assert len(bench.engine.automata) == 0
+
+
+def test_requests_beyond_those_that_may_wait_for_automata_are_refused() -> None:
+    bench = Bench(max_waiting=1)
+    bench.engine.define("a", "slow", b'["hello"]')
+    for number in (1, 2):
+        assert bench.engine.submit("a", Request(number, (bench.text("x"), gen("slow")))) is None
+    bench.run()
+    error = bench.final(2).error
+    assert error is not None
+    assert error.type == "Busy"
+    assert bench.data(1) == b"hello"
+
+
+def test_a_real_automaton_made_in_pieces_masks_as_one_made_at_once(bench: Bench) -> None:
+    tokens = bench.tokenizer.padded(len(bench.tokenizer) + 5)
+    vocabulary = Vocabulary(tokens, bench.end_ids)
+    pace = Pace()
+    rules = to_rules(JsonSchema({"type": "array", "items": {"enum": ["a", "bc", 1.5]}, "maxItems": 3}))
+    making = Job(pace, lambda: Automaton(rules, vocabulary, pause=pace))
+    while not making.resume(0.0):
+        making.resume(time.monotonic() + 1e-5)
+    whole, pieced = Automaton(rules, vocabulary).matcher(), making.result().matcher()
+    for token in bench.tokenizer.encode('["bc",1.5]'):
+        rows = [np.zeros(vocabulary.words, np.int32) for _ in range(2)]
+        row = Job(pace, partial(pieced.prepare, math.inf))
+        while not row.resume(0.0):
+            pieced.is_complete()
+            row.resume(time.monotonic() + 1e-5)
+        whole.fill_mask(rows[0])
+        pieced.fill_mask(rows[1])
+        assert np.array_equal(rows[0], rows[1])
+        assert whole.accept(token)
+        assert pieced.accept(token)
+    assert whole.is_complete()
+    assert pieced.is_complete()

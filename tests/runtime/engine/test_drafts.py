@@ -11,6 +11,7 @@ import torch
 from latticework.lang.ir import Constraint, JsonSchema, Regex, constraint_key
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules, encode_rules, to_rules
 from latticework.runtime.engine import Runner
+from latticework.runtime.schedule import masks
 from latticework.runtime.schedule.batch import Batch
 from latticework.runtime.schedule.drafts import MAX_DRAFT
 from tests.runtime.engine.bench import (
@@ -31,6 +32,12 @@ PERSON = JsonSchema(
         "additionalProperties": False,
     }
 )
+
+
+@pytest.fixture(autouse=True)
+def all_time_for_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is guessed does not depend on how fast rows are made."""
+    monkeypatch.setattr(masks, "DRAFT_SECONDS", 1000.0)
 
 
 class RealBench(Bench):
@@ -71,13 +78,38 @@ def test_forced_text_takes_one_step_and_is_the_same(temperature: float) -> None:
 def test_what_was_guessed_and_what_of_it_was_right_is_told() -> None:
     bench = RealBench(drafts="forced")
     key = bench.define_real(Regex("abcdefgh[ij]"))
-    number = bench.submit("x", gen(key, max_tokens=20))
+    number = bench.submit("x", gen(key, max_tokens=200))
     bench.run()
     usage = bench.final(number).usage
     assert usage is not None
     assert (usage.output, usage.drafted, usage.accepted) == (9, 8, 8)
     stats = bench.engine.stats()
     assert (stats.drafted, stats.accepted, stats.steps) == (8, 8, 1)
+
+
+def test_near_the_end_of_the_budget_only_tokens_are_guessed_that_are_forced_and_so_are_those_after_them() -> None:
+    bench = RealBench(drafts="all")
+    key = bench.define_real(Regex("abcdefgh[ij]"))
+    number = bench.submit("x", gen(key, max_tokens=20))
+    bench.run()
+    usage = bench.final(number).usage
+    assert usage is not None
+    assert (usage.output, usage.drafted, usage.accepted) == (9, 7, 7)
+
+
+def test_rows_after_guesses_are_made_only_in_the_time_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "DRAFT_SECONDS", 0.0)
+    bench = RealBench(drafts="forced")
+    key = bench.define_real(Regex("abcdefgh[ij]"))
+    drafted = []
+    for _ in range(2):
+        number = bench.submit("x", gen(key, max_tokens=200))
+        bench.run()
+        usage = bench.final(number).usage
+        assert usage is not None
+        assert usage.output == 9
+        drafted.append(usage.drafted)
+    assert drafted == [0, 8]  # the second time, every row is cached
 
 
 def test_a_long_forced_text_is_guessed_piece_by_piece() -> None:
@@ -122,7 +154,7 @@ def test_wrong_guesses_cost_rows_and_no_token() -> None:
 def test_a_step_tells_of_all_its_tokens_at_once() -> None:
     bench = RealBench(drafts="forced")
     key = bench.define_real(Regex("hello (you|me)"))
-    number = bench.submit("x", gen(key, max_tokens=20, logprobs=1))
+    number = bench.submit("x", gen(key, max_tokens=200, logprobs=1))
     bench.step()
     (event,) = bench.events["a", number]
     assert (event.data[:6], len(event.tokens), len(event.logprobs)) == (b"hello ", 7, 7)
@@ -157,7 +189,7 @@ def test_a_guess_ends_where_masks_are_not_ready() -> None:
     number = bench.submit("Say ", gen("word"))
     (automaton,) = bench.automata
     original = automaton.matcher
-    calls = iter([True, True, False, True, True, True, True, True])
+    calls = iter([True, True, False, False, *[True] * 8])  # not cached, and not made in time
 
     def matcher() -> Any:
         made = original()

@@ -25,8 +25,11 @@ class Traffic:
         self.leases: list[int] = []
         self.accepted: list[int] = []
         self.cancelled: set[int] = set()
+        self.define()
+
+    def define(self) -> None:
         for key, words in WORDS.items():
-            bench.define(key, *words)
+            self.bench.define(key, *words)
 
     def _pick(self, options: tuple) -> object:
         return options[self.random.integers(len(options))]
@@ -77,6 +80,7 @@ class Traffic:
             self.leases = list(held)
         if self.random.random() < 0.01:
             self.bench.engine.flush_cache()
+            self.define()
         self.bench.engine.check()
 
 
