@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from latticework.runtime.constrain.copies import Copies, Copybook
-from latticework.runtime.constrain.rules import Array, Literal, Node, Object, Then
+from latticework.runtime.constrain.rules import Array, Bytes, Either, Empty, Literal, Node, Object, Repeat, Then
 
 if TYPE_CHECKING:
     from latticework.runtime.constrain.frames import Config, Frames
@@ -80,14 +80,35 @@ class ItemLanguage:
 def last_bytes(nodes: Sequence[Node], index: int) -> frozenset[int]:
     """The bytes that texts of a node may end with, and perhaps others."""
     match nodes[index]:
-        case Literal(data):
-            return frozenset(data[-1:])
-        case Then(_, rest) if isinstance(nodes[rest], Literal):
-            return last_bytes(nodes, rest)
         case Array(empty, _, close) | Object(empty, _, close):
-            return last_bytes(nodes, empty) | last_bytes(nodes, close)
+            return _last_bytes(nodes, empty)[0] | _last_bytes(nodes, close)[0]
         case _:
-            return frozenset(range(256))
+            return _last_bytes(nodes, index)[0]
+
+
+def _last_bytes(nodes: Sequence[Node], index: int) -> tuple[frozenset[int], bool]:
+    """The same of a regular node, and whether it may have the empty text."""
+    match nodes[index]:
+        case Empty():
+            return frozenset(), True
+        case Bytes(ranges):
+            return frozenset(byte for low, high in ranges for byte in range(low, high + 1)), False
+        case Literal(data):
+            return frozenset(data[-1:]), False
+        case Then(first, rest):
+            last, may_be_empty = _last_bytes(nodes, rest)
+            if not may_be_empty:
+                return last, False
+            before, is_nothing = _last_bytes(nodes, first)
+            return last | before, is_nothing
+        case Either(items):
+            found = [_last_bytes(nodes, item) for item in items]
+            return frozenset().union(*(last for last, _ in found)), any(may_be_empty for _, may_be_empty in found)
+        case Repeat(item, low):
+            last, may_be_empty = _last_bytes(nodes, item)
+            return last, low == 0 or may_be_empty
+        case _:
+            return frozenset(range(256)), True
 
 
 def cost_of(config: Config, escape: Escape | None) -> int:
