@@ -24,7 +24,7 @@ from latticework.runtime.constrain.copies import Copies, Copybook, normal_text
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
-from latticework.runtime.constrain.item_language import Escape, ItemLanguage, cost_of, last_bytes
+from latticework.runtime.constrain.item_language import Escape, ItemLanguage, Trail, cost_of, last_bytes
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.rules import (
@@ -127,7 +127,7 @@ class ItemThread:
         self,
         language: ItemLanguage,
         config: Config,
-        text: bytes,
+        text: Trail,
         book: Copybook,
         copies: Copies,
         escape: Escape | None,
@@ -162,8 +162,14 @@ class Config:
 class Frames:
     """The stacks of one constraint over one vocabulary."""
 
-    def __init__(self, expressions: Expressions, vocabulary: Vocabulary, root: int | None = None) -> None:
-        """root: of the texts, if it is not that of the constraint."""
+    def __init__(
+        self,
+        expressions: Expressions,
+        vocabulary: Vocabulary,
+        root: int | None = None,
+        languages: dict[int, ItemLanguage] | None = None,
+    ) -> None:
+        """root: of the texts, if it is not that of the constraint, and the languages of items that are known there."""
         self._expressions = expressions
         self._root = expressions.root if root is None else root
         self._nodes = expressions.nodes
@@ -174,7 +180,8 @@ class Frames:
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
-        self._languages: dict[int, ItemLanguage] = {}
+        self._is_inner = languages is not None
+        self._languages: dict[int, ItemLanguage] = {} if languages is None else languages
         self._structured = self._find_structured()
         self._ranks = self._find_ranks()
         self.end = Frame(Kind.END, None, None, 0, None, 0)
@@ -185,8 +192,8 @@ class Frames:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
         for terminal in self._terminals.values():
             terminal.forget()
-        for language in self._languages.values():
-            language.frames.forget()
+        for language in self._languages.values() if not self._is_inner else ():
+            language.forget()
         self._books: dict[frozenset[bytes], Copybook] = {}
         self._frames: dict[tuple[object, ...], Frame] = {}
         self._threads: dict[tuple[object, ...], AnyThread] = {}
@@ -202,7 +209,8 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        inner = sum(language.frames.nbytes for language in self._languages.values())
+        languages = self._languages.values() if not self._is_inner else ()
+        inner = sum(language.frames.nbytes for language in languages)
         return 300 * self.size + inner + sum(terminal.nbytes for terminal in self._terminals.values())
 
     def terminal(self, node: int) -> Terminal:
@@ -267,7 +275,7 @@ class Frames:
         config = thread.language.frames.step(thread.config, byte)
         if config is None:
             return
-        text = thread.text + bytes((byte,))
+        text = thread.text.then(byte)
         copies = thread.book.step(thread.copies, byte)
         escape = thread.escape
         if escape is not None and copies:
@@ -279,7 +287,7 @@ class Frames:
         self,
         language: ItemLanguage,
         config: Config,
-        text: bytes,
+        text: Trail,
         book: Copybook,
         copies: Copies,
         escape: Escape | None,
@@ -300,7 +308,7 @@ class Frames:
                 found[thread] = None
         if config.is_complete and not book.has_copy(copies):
             position, tally, texts = rest.b
-            texts |= {normal_text(text)}
+            texts |= {normal_text(text.text())}
             self._join(found, self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest)))
 
     def _advance_key(self, thread: KeyThread, byte: int, found: dict[AnyThread, None]) -> None:
@@ -738,7 +746,7 @@ class Frames:
                     language = self._language(part)
                     book = self._book(texts)
                     start = language.frames.start
-                    self._enter_item(language, start, b"", book, book.start, None, after, found)
+                    self._enter_item(language, start, language.start, book, book.start, None, after, found)
                     continue
                 terminal = self.terminal(part)
                 if self._is_spent(terminal, terminal.start, b"", after):
@@ -765,7 +773,7 @@ class Frames:
         found = self._languages.get(node)
         if found is None:
             found = self._languages[node] = ItemLanguage(
-                Frames(self._expressions, self._vocabulary, node), last_bytes(self._nodes, node)
+                Frames(self._expressions, self._vocabulary, node, self._languages), last_bytes(self._nodes, node)
             )
         return found
 

@@ -32,12 +32,45 @@ class Escape(NamedTuple):
         return len(self.text) + self.cost
 
 
+class Trail:
+    """What is written of an item, as its last byte and what is before it: texts that begin alike share that."""
+
+    __slots__ = ("before", "byte", "following")
+
+    def __init__(self, before: Trail | None, byte: int) -> None:
+        self.before = before
+        self.byte = byte
+        self.following: dict[int, Trail] = {}
+
+    def then(self, byte: int) -> Trail:
+        """The same trail every time."""
+        found = self.following.get(byte)
+        if found is None:
+            found = self.following[byte] = Trail(self, byte)
+        return found
+
+    def text(self) -> bytes:
+        found = bytearray()
+        here = self
+        while here.before is not None:
+            found.append(here.byte)
+            here = here.before
+        return bytes(reversed(found))
+
+
 class ItemLanguage:
-    """frames: of the item alone; last_bytes: those that its texts may end with, and perhaps others."""
+    """frames: of the item alone; last_bytes: those that its texts may end with, and perhaps others; start: the trail of
+    the empty text."""
 
     def __init__(self, frames: Frames, last_bytes: frozenset[int]) -> None:
         self.frames = frames
         self.last_bytes = last_bytes
+        self.start = Trail(None, 0)
+
+    def forget(self) -> None:
+        """Drops what can be found again."""
+        self.frames.forget()
+        self.start = Trail(None, 0)
 
     def escape(self, config: Config, book: Copybook, copies: Copies) -> Escape | None:
         """The way to a value that is none of the `copies`, of those that leave them soonest a cheap one; None: there

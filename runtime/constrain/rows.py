@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from latticework.runtime.constrain.base import Row
 from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Thread
-from latticework.runtime.constrain.item_rows import ItemRows
+from latticework.runtime.constrain.item_language import ItemLanguage
+from latticework.runtime.constrain.item_rows import ItemRows, LanguageRows
 from latticework.runtime.constrain.keys import KeyNode
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.terminals import Inside, Terminal
@@ -129,7 +130,10 @@ class CachedRow:
 class Rows:
     """Makes and keeps rows."""
 
-    def __init__(self, frames: Frames, vocabulary: Vocabulary, limit: int) -> None:
+    def __init__(
+        self, frames: Frames, vocabulary: Vocabulary, limit: int, inner: dict[ItemLanguage, LanguageRows] | None = None
+    ) -> None:
+        """inner: the rows of items, if these are those of an item themselves."""
         self._frames = frames
         self._vocabulary = vocabulary
         self._limit = limit
@@ -138,7 +142,7 @@ class Rows:
         self._bytes = 0
         self._parts: dict[State, Part] = {}
         self._part_bytes = 0
-        self._items = ItemRows(frames, vocabulary, lambda inner: Rows(inner, vocabulary, limit))
+        self._items = ItemRows(frames, vocabulary, lambda item, known: Rows(item, vocabulary, limit, known), inner)
         self._end_row = vocabulary.end_row
         self._no_tokens = np.zeros(vocabulary.words, np.int32)
 
