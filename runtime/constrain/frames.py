@@ -24,7 +24,7 @@ from latticework.runtime.constrain.copies import Copies, Copybook, normal_text
 from latticework.runtime.constrain.counting import IMPOSSIBLE, Members, Tally, Written, bits
 from latticework.runtime.constrain.distinct import Distinct
 from latticework.runtime.constrain.expressions import TRACKED_COST, Expressions
-from latticework.runtime.constrain.item_language import Escape, ItemLanguage, cost_of, last_bytes
+from latticework.runtime.constrain.item_language import Escape, ItemLanguage, Trail, cost_of, last_bytes
 from latticework.runtime.constrain.keys import KeyNode, key_trie
 from latticework.runtime.constrain.places import State
 from latticework.runtime.constrain.rules import (
@@ -131,7 +131,7 @@ class ItemThread:
         self,
         language: ItemLanguage,
         config: Config,
-        text: bytes,
+        text: Trail,
         book: Copybook,
         copies: Copies,
         escape: Escape | None,
@@ -173,8 +173,9 @@ class Frames:
         suffixes: Suffixes,
         standard: Recognised | None = None,
         root: int | None = None,
+        languages: dict[int, ItemLanguage] | None = None,
     ) -> None:
-        """root: of the texts, if it is not that of the constraint."""
+        """root: of the texts, if it is not that of the constraint, and the languages of items that are known there."""
         self._standard = standard
         self._expressions = expressions
         self._suffixes = suffixes
@@ -188,7 +189,8 @@ class Frames:
         self._taken: dict[int, frozenset[bytes]] = {}
         self._distincts: dict[int, Distinct] = {}
         self._endless: dict[Terminal, bool] = {}
-        self._languages: dict[int, ItemLanguage] = {}
+        self._is_inner = languages is not None
+        self._languages: dict[int, ItemLanguage] = {} if languages is None else languages
         self._structured = self._find_structured()
         self._ranks = self._find_ranks()
         self.end = Frame(Kind.END, None, None, 0, None, 0)
@@ -199,8 +201,8 @@ class Frames:
         """Drops everything that can be found again; configs held elsewhere stay usable."""
         for terminal in self.terminals.values():
             terminal.forget()
-        for language in self._languages.values():
-            language.frames.forget()
+        for language in self._languages.values() if not self._is_inner else ():
+            language.forget()
         self._books: dict[frozenset[bytes], Copybook] = {}
         self._frames: dict[tuple[object, ...], Frame] = {}
         self._threads: dict[tuple[object, ...], AnyThread] = {}
@@ -217,7 +219,8 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        inner = sum(language.frames.nbytes for language in self._languages.values())
+        languages = self._languages.values() if not self._is_inner else ()
+        inner = sum(language.frames.nbytes for language in languages)
         return 300 * self.size + inner + sum(terminal.nbytes for terminal in self.terminals.values())
 
     def terminal(self, node: int) -> Terminal:
@@ -290,7 +293,7 @@ class Frames:
         config = thread.language.frames.step(thread.config, byte)
         if config is None:
             return
-        text = thread.text + bytes((byte,))
+        text = thread.text.then(byte)
         copies = thread.book.step(thread.copies, byte)
         escape = thread.escape
         if escape is not None and copies:
@@ -302,7 +305,7 @@ class Frames:
         self,
         language: ItemLanguage,
         config: Config,
-        text: bytes,
+        text: Trail,
         book: Copybook,
         copies: Copies,
         escape: Escape | None,
@@ -323,7 +326,7 @@ class Frames:
                 found[thread] = None
         if config.is_complete and not book.has_copy(copies):
             position, tally, texts = rest.b
-            texts |= {normal_text(text)}
+            texts |= {normal_text(text.text())}
             self._join(found, self.config_of(self._items(Kind.AFTER_ITEM, rest.a, position, tally, texts, rest.rest)))
 
     def _advance_key(self, thread: KeyThread, byte: int, found: dict[AnyThread, None]) -> None:
@@ -772,7 +775,7 @@ class Frames:
                     language = self._language(part)
                     book = self._book(texts)
                     start = language.frames.start
-                    self._enter_item(language, start, b"", book, book.start, None, after, found)
+                    self._enter_item(language, start, language.start, book, book.start, None, after, found)
                     continue
                 terminal = self.terminal(part)
                 if self._is_spent(terminal, terminal.start, b"", after):
@@ -798,7 +801,7 @@ class Frames:
     def _language(self, node: int) -> ItemLanguage:
         found = self._languages.get(node)
         if found is None:
-            frames = Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node)  # this may pause
+            frames = Frames(self._expressions, self._vocabulary, self._suffixes, self._standard, node, self._languages)
             found = self._languages.setdefault(node, ItemLanguage(frames, last_bytes(self._nodes, node)))
         return found
 

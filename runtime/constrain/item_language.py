@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from latticework.runtime.constrain.copies import Copies, Copybook
-from latticework.runtime.constrain.rules import Array, Literal, Node, Object, Then
+from latticework.runtime.constrain.rules import Array, Bytes, Either, Empty, Literal, Node, Object, Repeat, Then
 
 if TYPE_CHECKING:
     from latticework.runtime.constrain.frames import Config, Frames
@@ -32,12 +32,45 @@ class Escape(NamedTuple):
         return len(self.text) + self.cost
 
 
+class Trail:
+    """What is written of an item, as its last byte and what is before it: texts that begin alike share that."""
+
+    __slots__ = ("before", "byte", "following")
+
+    def __init__(self, before: Trail | None, byte: int) -> None:
+        self.before = before
+        self.byte = byte
+        self.following: dict[int, Trail] = {}
+
+    def then(self, byte: int) -> Trail:
+        """The same trail every time."""
+        found = self.following.get(byte)
+        if found is None:
+            found = self.following[byte] = Trail(self, byte)
+        return found
+
+    def text(self) -> bytes:
+        found = bytearray()
+        here = self
+        while here.before is not None:
+            found.append(here.byte)
+            here = here.before
+        return bytes(reversed(found))
+
+
 class ItemLanguage:
-    """frames: of the item alone; last_bytes: those that its texts may end with, and perhaps others."""
+    """frames: of the item alone; last_bytes: those that its texts may end with, and perhaps others; start: the trail of
+    the empty text."""
 
     def __init__(self, frames: Frames, last_bytes: frozenset[int]) -> None:
         self.frames = frames
         self.last_bytes = last_bytes
+        self.start = Trail(None, 0)
+
+    def forget(self) -> None:
+        """Drops what can be found again."""
+        self.frames.forget()
+        self.start = Trail(None, 0)
 
     def escape(self, config: Config, book: Copybook, copies: Copies) -> Escape | None:
         """The way to a value that is none of the `copies`, of those that leave them soonest a cheap one; None: there
@@ -80,14 +113,35 @@ class ItemLanguage:
 def last_bytes(nodes: Sequence[Node], index: int) -> frozenset[int]:
     """The bytes that texts of a node may end with, and perhaps others."""
     match nodes[index]:
-        case Literal(data):
-            return frozenset(data[-1:])
-        case Then(_, rest) if isinstance(nodes[rest], Literal):
-            return last_bytes(nodes, rest)
         case Array(empty, _, close) | Object(empty, _, close):
-            return last_bytes(nodes, empty) | last_bytes(nodes, close)
+            return _last_bytes(nodes, empty)[0] | _last_bytes(nodes, close)[0]
         case _:
-            return frozenset(range(256))
+            return _last_bytes(nodes, index)[0]
+
+
+def _last_bytes(nodes: Sequence[Node], index: int) -> tuple[frozenset[int], bool]:
+    """The same of a regular node, and whether it may have the empty text."""
+    match nodes[index]:
+        case Empty():
+            return frozenset(), True
+        case Bytes(ranges):
+            return frozenset(byte for low, high in ranges for byte in range(low, high + 1)), False
+        case Literal(data):
+            return frozenset(data[-1:]), False
+        case Then(first, rest):
+            last, may_be_empty = _last_bytes(nodes, rest)
+            if not may_be_empty:
+                return last, False
+            before, is_nothing = _last_bytes(nodes, first)
+            return last | before, is_nothing
+        case Either(items):
+            found = [_last_bytes(nodes, item) for item in items]
+            return frozenset().union(*(last for last, _ in found)), any(may_be_empty for _, may_be_empty in found)
+        case Repeat(item, low):
+            last, may_be_empty = _last_bytes(nodes, item)
+            return last, low == 0 or may_be_empty
+        case _:
+            return frozenset(range(256)), True
 
 
 def cost_of(config: Config, escape: Escape | None) -> int:

@@ -56,25 +56,33 @@ class Exact:
 
 
 class ItemRows:
-    """frames: those around the items. make: the rows of an item's language. follow: in the frames around."""
+    """frames: those around the items. make: the rows of an item's frames, given those of all items. follow: in the
+    frames around. inner: the rows of items that are known, where these are in an item themselves."""
 
     def __init__(
-        self, frames: Frames, vocabulary: Vocabulary, make: Callable[[Frames], LanguageRows], follow: Follow
+        self,
+        frames: Frames,
+        vocabulary: Vocabulary,
+        make: Callable[[Frames, dict[ItemLanguage, LanguageRows]], LanguageRows],
+        follow: Follow,
+        inner: dict[ItemLanguage, LanguageRows] | None = None,
     ) -> None:
         self._frames = frames
         self._vocabulary = vocabulary
         self._make = make
         self._follow = follow
-        self._rows: dict[ItemLanguage, LanguageRows] = {}
+        self._is_inner = inner is not None
+        self._rows: dict[ItemLanguage, LanguageRows] = {} if inner is None else inner
         self._bridges: dict[frozenset[int], dict[int, list[tuple[int, int]]]] = {}
         self._exits: dict[Config, list[tuple[int, bytes]]] = {}
 
     @property
     def nbytes(self) -> int:
-        return sum(rows.nbytes for rows in self._rows.values()) + 200 * len(self._exits)
+        rows = self._rows.values() if not self._is_inner else ()
+        return sum(each.nbytes for each in rows) + 200 * len(self._exits)
 
     def forget(self) -> None:
-        for rows in self._rows.values():
+        for rows in self._rows.values() if not self._is_inner else ():
             rows.forget()
         self._exits.clear()
 
@@ -107,7 +115,7 @@ class ItemRows:
     def _of(self, language: ItemLanguage) -> LanguageRows:
         found = self._rows.get(language)
         if found is None:
-            found = self._rows[language] = self._make(language.frames)
+            found = self._rows[language] = self._make(language.frames, self._rows)
         return found
 
     # ------------------------------------------------------------ exactly

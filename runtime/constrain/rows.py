@@ -16,7 +16,8 @@ from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.clock import ENDLESS, Clock
 from latticework.runtime.constrain.expressions import TRACKED_COST
 from latticework.runtime.constrain.frames import AnyThread, Config, Frames, ItemThread, KeyThread, Kind, Thread
-from latticework.runtime.constrain.item_rows import ItemRows
+from latticework.runtime.constrain.item_language import ItemLanguage
+from latticework.runtime.constrain.item_rows import ItemRows, LanguageRows
 from latticework.runtime.constrain.leaving import Costs, Follower, Leaving
 from latticework.runtime.constrain.parts import Part, Parts
 from latticework.runtime.constrain.suffixes import Suffix, Suffixes
@@ -60,13 +61,15 @@ class Rows:
         limit: int,
         parts: Parts,
         pause: Pause = never_pause,
+        inner: dict[ItemLanguage, LanguageRows] | None = None,
     ) -> None:
+        """inner: the rows of items, if these are those of an item themselves."""
         self._frames = frames
         self._vocabulary = vocabulary
         self._limit = limit
         self._parts = parts
         self._suffixes = suffixes
-        self._items = ItemRows(frames, vocabulary, self._inner, self._exact)
+        self._items = ItemRows(frames, vocabulary, self._inner, self._exact, inner)
         self._pause = pause
         self._follower = Follower(frames, self._parts, suffixes, vocabulary, pause)
         self._tracked = Tracked(frames, vocabulary, self._follower, suffixes)
@@ -189,9 +192,10 @@ class Rows:
             clock.check()
         return found
 
-    def _inner(self, frames: Frames) -> Rows:
+    def _inner(self, frames: Frames, known: dict[ItemLanguage, LanguageRows]) -> Rows:
         """The rows of an item's language."""
-        return Rows(frames, self._vocabulary, self._suffixes, self._limit, self._parts.empty(), self._pause)
+        parts = self._parts.empty()
+        return Rows(frames, self._vocabulary, self._suffixes, self._limit, parts, self._pause, known)
 
     def _exact(self, config: Config, node: int, clock: Clock) -> Costs:
         """The tokens below a trie node that go on from `config`, byte by byte."""
