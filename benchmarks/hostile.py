@@ -179,6 +179,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     given = parser.parse_args()
     items = [item for item in corpus() if given.only in item.name]
+    if not items:
+        parser.error(f"nothing in the corpus has {given.only!r} in its name")
     plan = Plan(given.pairs, given.tokens, given.streams, given.senders, items)
     about = conditions() | {"load_before": f"{os.getloadavg()[0]:.2f}"}
     began = time.monotonic()
