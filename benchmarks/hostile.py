@@ -35,8 +35,11 @@ MEMORY_SLACK = 256.0  # MiB that a process may hold more when all is over: part 
 
 @dataclass(frozen=True)
 class Pair:
+    """processor: seconds of it, by kind of process, in the second run."""
+
     alone: Gaps
     beside: Gaps
+    processor: dict[str, float]
 
     @property
     def ratio(self) -> float:
@@ -105,8 +108,12 @@ async def measure(server: Server, model: str, plan: Plan) -> Report:
             for number in range(plan.pairs):
                 quiet = await alone(number, plan.tokens)
                 streams = Streams(session, model, plan.streams, plan.tokens)
-                beside, _ = await asyncio.gather(streams.run(number), senders.beside(streams, plan.senders))
-                report.pairs.append(Pair(quiet, beside))
+                before = server.processor()
+                sending = asyncio.create_task(senders.beside(streams, plan.senders))
+                beside = await streams.run(number)
+                spent = {kind: seconds - before[kind] for kind, seconds in server.processor().items()}
+                await sending
+                report.pairs.append(Pair(quiet, beside, spent))
             await senders.rest(plan.senders)
             report.asked, report.attempts = senders.asked, senders.attempts
             await note(report, server, link, "loaded", plan.settle)
@@ -142,7 +149,8 @@ def show(report: Report) -> None:
         for name, gaps in (("alone", pair.alone), ("beside", pair.beside)):
             times = f"p50 {gaps.p50:.1f} ms, p99 {gaps.p99:.1f} ms, longest {gaps.longest:.1f} ms"
             print(f"{name:6} {gaps.steps} gaps between tokens: {times}")
-        print(f"       p99 beside the corpus: {pair.ratio:.2f}×")
+        spent = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in pair.processor.items())
+        print(f"       p99 beside the corpus: {pair.ratio:.2f}×; seconds of the processor: {spent}")
     if report.pairs:
         print(f"p99, median of {len(report.pairs)} pairs: {report.ratio:.2f}× (at most {RATIO_LIMIT})")
     for moment, sizes in report.memory.items():
@@ -171,6 +179,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     given = parser.parse_args()
     items = [item for item in corpus() if given.only in item.name]
+    if not items:
+        parser.error(f"nothing in the corpus has {given.only!r} in its name")
     plan = Plan(given.pairs, given.tokens, given.streams, given.senders, items)
     about = conditions() | {"load_before": f"{os.getloadavg()[0]:.2f}"}
     began = time.monotonic()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ class Server:
     def memory(self) -> dict[str, float]:
         """MiB resident, by kind of process."""
         return {kind: sum(map(resident, pids)) / (1 << 20) for kind, pids in self._processes().items()}
+
+    def processor(self) -> dict[str, float]:
+        """Seconds of the processor used so far, by kind of process; of those that live, and of the caller."""
+        found = {kind: sum(map(used, pids)) for kind, pids in self._processes().items()}
+        return found | {"senders": time.process_time()}
 
     def _processes(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {"front": [self.pid], "engine": [], "compilers": []}
@@ -41,6 +47,12 @@ def resident(pid: int) -> int:
     """Bytes of memory of a process; 0 if it has ended."""
     fields = _read(Path(f"/proc/{pid}/statm")).split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def used(pid: int) -> float:
+    """Seconds of the processor that a process has used; 0 if it has ended."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def _read(file: Path) -> str:

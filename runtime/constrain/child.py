@@ -16,6 +16,7 @@ import msgspec
 import latticework
 from latticework.lang.errors import Busy, ConstraintError, LatticeworkError, RuntimeFailure
 from latticework.lang.ir import Choices
+from latticework.runtime.beside import beside_us
 from latticework.runtime.constrain.base import Limits
 from latticework.runtime.constrain.rules import MAX_GRAPH_BYTES
 from latticework.runtime.constrain.worker import HEADER, Answer, Failed, Job, Reason
@@ -110,7 +111,7 @@ class CompileChild:
                 *(sys.executable, "-m", "latticework.runtime.constrain.worker", str(self._niceness)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C at a terminal is the front's to handle
+                **beside_us(),  # Ctrl-C at a terminal is the front's to handle
                 env=_environment(),
             )
             try:

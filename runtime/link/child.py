@@ -5,8 +5,8 @@
       │  stdin: stays open, says nothing   ──▶  │  end of file: the parent is gone, exit
       │  ◀── stdout: one JSON line a status     │  loading 0.4 … ready | failed
 
-A plain subprocess in a session of its own: Ctrl-C reaches the program, not its runtime, and scripts without a
-`__main__` guard work. This file knows neither engine nor front.
+A plain subprocess in a session or a process group of its own: Ctrl-C reaches the program, not its runtime, and scripts
+without a `__main__` guard work. This file knows neither engine nor front.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 
 import latticework
 from latticework.lang.errors import EngineDied, ErrorData, LatticeworkError, RuntimeFailure, from_data
+from latticework.runtime.beside import Place, beside_us
 
 GRACE_SECONDS = 2.0
 SPIN_COUNT = "1000"
@@ -42,8 +43,12 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 S = TypeVar("S")
 
 
-def spawn(module: str, settings: msgspec.Struct, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Starts `python -m module`. log: where its stderr goes; default: ours."""
+def spawn(
+    module: str, settings: msgspec.Struct, log: IO[bytes] | None = None, is_apart: bool = True
+) -> subprocess.Popen[bytes]:
+    """Starts `python -m module`. log: where its stderr goes; default: ours. is_apart: in a session of its own; else
+    see `beside_us`."""
+    place: Place = {"start_new_session": True} if is_apart else beside_us()
     source = str(Path(latticework.__path__[0]).parent)  # found in a checkout that was never installed, too
     path = os.environ.get("PYTHONPATH")
     process = subprocess.Popen(
@@ -51,7 +56,7 @@ def spawn(module: str, settings: msgspec.Struct, log: IO[bytes] | None = None) -
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        start_new_session=True,
+        **place,
         env={
             "GOMP_SPINCOUNT": SPIN_COUNT,
             **os.environ,

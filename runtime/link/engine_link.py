@@ -117,7 +117,7 @@ class EngineLink:
 
     async def _launch(self, progress: Callable[[float], None] | None = None) -> None:
         settings = EngineSettings(self.config, self.address)
-        process = child.spawn("latticework.runtime.link.engine_worker", settings, self._log_file)
+        process = child.spawn("latticework.runtime.link.engine_worker", settings, self._log_file, is_apart=False)
         self._process = process
         await asyncio.to_thread(child.await_ready, process, progress)
         self._exit = asyncio.get_running_loop().run_in_executor(None, process.wait)

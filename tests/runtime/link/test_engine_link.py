@@ -129,7 +129,7 @@ def test_an_engine_that_loads_and_dies_is_reported_not_waited_for(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     spawn = engine_link.child.spawn
-    monkeypatch.setattr(engine_link.child, "spawn", lambda module, *rest: spawn("lw_dying_engine", *rest))
+    monkeypatch.setattr(engine_link.child, "spawn", lambda module, *rest, **how: spawn("lw_dying_engine", *rest, **how))
 
     async def scenario() -> None:
         link = EngineLink(EngineConfig(model="tiny"), f"ipc://{tmp_path}/e")
