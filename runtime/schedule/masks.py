@@ -90,7 +90,7 @@ class Masks:
             return tokens
         kept = 0
         with self._profile.part("mask"):
-            while kept < len(tokens) and matcher.accept(tokens[kept]):
+            while kept < len(tokens) and _accepts(matcher, tokens[kept]):
                 # Near the end of the budget the row after a token is looked through in the middle of the step, when the
                 # token is drawn. That is quick only where the text is forced still: so the last forced token is not
                 # guessed there, nor is anything that is not forced.
@@ -106,12 +106,15 @@ class Masks:
 
     def _is_ready_soon(self, matcher: Matcher) -> bool:
         """A guess's row is cached, or made in what is left of this step for that; the next step goes on with it."""
-        if matcher.prepare(0.0):
-            return True
         began = time.monotonic()
-        is_ready = self._draft_seconds > 0 and matcher.prepare(began + self._draft_seconds)
-        self._draft_seconds -= time.monotonic() - began
-        return is_ready
+        try:
+            if matcher.prepare(0.0):
+                return True
+            return self._draft_seconds > 0 and matcher.prepare(began + self._draft_seconds)
+        except ConstraintError:  # the text may never come there
+            return False
+        finally:
+            self._draft_seconds -= time.monotonic() - began
 
     def _make(self, sequence: Sequence, output: Output) -> bool:
         """Begins a row, or looks what has become of it."""
@@ -180,6 +183,14 @@ class Masks:
         assert isinstance(segment, GenSegment)
         assert segment.constraint is not None
         return segment.constraint
+
+
+def _accepts(matcher: Matcher, token: int) -> bool:
+    """Whether a guess may be followed further; not into what is too ambiguous, as the text may never come there."""
+    try:
+        return matcher.accept(token)
+    except ConstraintError:
+        return False
 
 
 def _is_for(making: _Making, sequence: Sequence) -> bool:

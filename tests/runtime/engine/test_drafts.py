@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from latticework.lang.errors import ConstraintError
 from latticework.lang.ir import Constraint, JsonSchema, Regex, constraint_key
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules, encode_rules, to_rules
 from latticework.runtime.engine import Runner
@@ -203,6 +204,32 @@ def test_a_guess_ends_where_masks_are_not_ready() -> None:
     assert bench.data(number) == b"he"
     bench.run()
     assert bench.data(number) == b"hello"
+
+
+@pytest.mark.parametrize("what", ["accept", "prepare"])
+def test_a_guess_that_leads_into_what_is_too_ambiguous_fails_nobody(what: str) -> None:
+    bench = Bench(drafts="forced")
+    bench.define("word", "hello")
+    (automaton,) = bench.automata
+    original = automaton.matcher
+    calls = iter([False, False, True, *[False] * 40])
+
+    def matcher() -> Any:
+        made = original()
+        usual = getattr(made, what)
+
+        def ambiguous(argument: Any) -> Any:
+            if next(calls):
+                raise ConstraintError("too ambiguous")
+            return usual(argument)
+
+        setattr(made, what, ambiguous)
+        return made
+
+    automaton.matcher = matcher  # type: ignore[method-assign]
+    number = bench.submit("Say ", gen("word"))
+    bench.run()
+    assert (bench.data(number), bench.final(number).end) == (b"hello", "stop")
 
 
 class BrokenAfter:
