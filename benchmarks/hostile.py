@@ -111,7 +111,7 @@ async def measure(server: Server, model: str, plan: Plan) -> Report:
                 before = server.processor()
                 sending = asyncio.create_task(senders.beside(streams, plan.senders))
                 beside = await streams.run(number)
-                spent = {kind: seconds - before[kind] for kind, seconds in server.processor().items()}
+                spent = {kind: max(0.0, seconds - before[kind]) for kind, seconds in server.processor().items()}
                 await sending
                 report.pairs.append(Pair(quiet, beside, spent))
             await senders.rest(plan.senders)
