@@ -174,12 +174,13 @@ class ConstraintMatcher:
             self._config = self._history[-count]
             del self._history[-count:]
 
-    def forced(self) -> bytes:
-        """The longest byte string that every completion begins with, up to FORCED_BYTES."""
+    def forced(self, most: int | None = None) -> bytes:
+        """The longest byte string that every completion begins with, up to `most`, else FORCED_BYTES."""
+        most = FORCED_BYTES if most is None else most
         text = bytearray()
         config = self._config
         frames = self._automaton.frames
-        while config is not None and len(text) < FORCED_BYTES:
+        while config is not None and len(text) < most:
             byte = frames.only_byte(config)
             if byte is None:
                 break

@@ -63,8 +63,9 @@ class Matcher(Protocol):
         """Takes back the last `count` accepted tokens."""
         ...
 
-    def forced(self) -> bytes:
-        """The longest byte string that every completion from here begins with."""
+    def forced(self, most: int | None = None) -> bytes:
+        """The longest byte string that every completion from here begins with; no more than its first `most` bytes,
+        where given."""
         ...
 
     def is_complete(self) -> bool:

@@ -24,6 +24,7 @@ from latticework.runtime.schedule.sequence import Output, Sequence
 
 DraftKinds: TypeAlias = Literal["off", "forced", "all"]
 MAX_DRAFT = 32  # tokens of one guess
+FORCED_BYTES = 8 * MAX_DRAFT  # of forced text that are looked at: tokens are shorter as a rule
 CONTEXT_BYTES = 24  # of the text before forced bytes, looked at for where the tokenizer would cut
 _SPELLINGS_KEPT = 4096
 
@@ -65,7 +66,7 @@ class Drafts:
         if room <= 0:
             return NOTHING
         if output.matcher is not None:
-            forced = output.matcher.forced()
+            forced = output.matcher.forced(FORCED_BYTES)
             if forced:
                 tokens = self._masks.ready_along(sequence, self._spell(output, forced)[:room], True)
                 return Draft(tokens, True)
@@ -92,7 +93,6 @@ class Drafts:
     def _spell(self, output: Output, forced: bytes) -> tuple[int, ...]:
         """Forced bytes as the tokenizer cuts them behind the text so far, where a token begins with them there; else
         as it cuts them alone."""
-        forced = forced[: 8 * MAX_DRAFT]
         before = self._last_bytes(output)
         found = self._spellings.get((before, forced))
         if found is None:

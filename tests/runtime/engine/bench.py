@@ -193,10 +193,10 @@ class FiniteMatcher:
     def rollback(self, count: int) -> None:
         del self.accepted[len(self.accepted) - count :]
 
-    def forced(self) -> bytes:
+    def forced(self, most: int | None = None) -> bytes:
         texts = [option[-left:] if left else b"" for option, left in self._following()]
         same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
-        return bytes(letters[0] for letters in same)
+        return bytes(letters[0] for letters in same)[:most]
 
     def is_complete(self) -> bool:
         return 0 in self._left()
