@@ -17,7 +17,7 @@ from latticework.lang.backends.calls import Encoded, Terms
 from latticework.lang.check import Place, linked
 from latticework.lang.errors import LatticeworkError, LimitExceeded, Unsupported
 from latticework.lang.events import Done, Event, Failed, Rendered
-from latticework.lang.ir import Arg, Fork, Op, Program, Ref, Set, Text
+from latticework.lang.ir import Arg, Fork, Join, Op, Program, Ref, Set, Text
 from latticework.lang.passes import op_at
 
 
@@ -97,7 +97,7 @@ class _Stepwise:
             told: list[Event] = []
             for position, op in enumerate(ops[first:], first):
                 plain = self._plain(op)
-                if plain is None:
+                if plain is None or (isinstance(op, Join) and not all(map(self._is_sent, op.children))):
                     break
                 if isinstance(op, Ref):
                     assert isinstance(plain, Text)
@@ -109,6 +109,10 @@ class _Stepwise:
                 self._sent[branch] += len(ready)
                 return branch, first, tuple(ready), told
         return None
+
+    def _is_sent(self, branch: int) -> bool:
+        """Nothing more of it will go out. A join ends its branches, so it comes after all that they have."""
+        return branch in self._failed or self._sent[branch] == len(self._program.branches[branch].ops)
 
     def _plain(self, op: Op) -> Op | None:
         """The op as an interpreted run has it; None while a value is missing."""
@@ -156,7 +160,7 @@ class _Stepwise:
         self._listener(event)
         if isinstance(event, Failed) and event.position >= 0:
             self._fail(event)
-        elif isinstance(event, Done):
+        if isinstance(event, Failed | Done):
             self._advance()
 
     def _fail(self, event: Failed) -> None:
