@@ -21,6 +21,7 @@ from latticework.lang.errors import DeadlineExceeded, InvalidArgument
 from latticework.lang.expr import Piece, checked_text
 from latticework.lang.ir import Arg, Fork, Sampling
 from latticework.lang.layout import Filling, Layout, each_blank
+from latticework.lang.record import record
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings
 from latticework.lang.state import State
@@ -31,6 +32,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
     program: Encoded
     layout: Layout
+    name: str = "program"
 
 
 class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,7 @@ class Call:
             raise
         finally:
             self.run.end()
+        self.run.raise_failure()  # its end may fail, too
 
     async def finished(self) -> None:
         """The same, for a task: cancelling it cancels the run."""
@@ -95,6 +98,9 @@ def begin(prepared: Prepared, chosen: CallSettings, arguments: Mapping[str, str]
     calling = _Calling(backend, prepared.program, arguments, chosen)
     settings = chosen.settings
     run = Run(calling, settings.sampling, settings.seed, item, settings.timeout)
+    if settings.record is not None:
+        program, limit = prepared.program.program, chosen.max_total_tokens
+        record(settings.record, run, backend, prepared.name, program, arguments, limit)
     branches, slots = _branches(prepared, arguments)
     filling = Filling(arguments, slots)
     for branch, known, own in zip(branches, prepared.layout.variables, prepared.layout.own, strict=True):

@@ -44,7 +44,7 @@ def compile_function(function: Traceable, constants: Mapping[str, Any]) -> Compi
     edited = unedited(traced.program)
     for edit in PASSES:
         edited = edited.then(edit(edited.program))
-    prepared = Prepared(Encoded.of(edited.program), traced.layout.moved(edited.origins))
+    prepared = Prepared(Encoded.of(edited.program), traced.layout.moved(edited.origins), function.name)
     return CompiledProgram(function, traced.program, prepared, traced.arguments)
 
 

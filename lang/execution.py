@@ -48,6 +48,7 @@ class Execution:
             raise
         finally:
             run.end()
+        run.raise_failure()  # its end may fail, too
 
     def start(self, run: Run, bound: inspect.BoundArguments) -> None:
         """Runs the body beside the caller. What goes wrong is kept in the run, for whoever reads it."""
@@ -87,8 +88,7 @@ class Execution:
                 run.on_wait = workers.on_wait
                 await workers.call(partial(self.run_body, run, bound))
                 await run_through_async(run, run.being_over(None))
-                if run.failure is not None:
-                    raise run.failure.exception()
+                run.raise_failure()
         except asyncio.CancelledError:
             run.cancel()
             raise
@@ -97,6 +97,7 @@ class Execution:
             raise
         finally:
             run.end()
+        run.raise_failure()
 
     def start_async(self, run: Run, bound: inspect.BoundArguments) -> None:
         """Runs the body in a task of its own. What goes wrong is kept in the run."""

@@ -24,6 +24,7 @@ from latticework.lang.execution import Execution
 from latticework.lang.expr import Expr, Piece
 from latticework.lang.ir import Gen, Program, Role, Sampling, Text
 from latticework.lang.passes import constant_prefix
+from latticework.lang.record import record
 from latticework.lang.run import Run
 from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State
@@ -78,8 +79,9 @@ class Function:
         """Runs the program and returns its state.
 
         Takes the program's arguments, and settings by name: `backend`, `seed`, `timeout` (seconds for the whole
-        run), default sampling as `temperature=`, `max_tokens=`… or `sampling=lw.Sampling(...)`. A program's own
-        parameter wins over a setting of the same name. Waits for everything and raises what went wrong; with
+        run), default sampling as `temperature=`, `max_tokens=`… or `sampling=lw.Sampling(...)`, and `record`, a file
+        that gets a line of JSON when the run is over (see `lw.replay`). A program's own parameter wins over a setting
+        of the same name. Waits for everything and raises what went wrong; with
         `wait=False` or `stream=True` it returns at once, and the state's readers wait and raise instead.
         """
         settings, bound = self._prepare(args, kwargs)
@@ -220,7 +222,10 @@ class Function:
 
     def open(self, settings: Settings, backend: Backend, item: int) -> Run:
         """Starts a run in a backend, before its body."""
-        return Run(backend, settings.sampling, settings.seed, item, settings.timeout)
+        run = Run(backend, settings.sampling, settings.seed, item, settings.timeout)
+        if settings.record is not None:
+            record(settings.record, run, backend, self.name)
+        return run
 
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Settings, inspect.BoundArguments]:
         refuse_while_tracing(f"{self.name}.run(...)")

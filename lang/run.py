@@ -75,6 +75,8 @@ class Run:
         self._left = False  # its body is over, and was told of some of the failures
         self._loaded: Callable[[], Any] | None = None  # the backend has the whole program: its answers end the run
         self._ended: list[Callable[[], None]] = []
+        self.on_end: Callable[[], None] | None = None  # once, before anybody is told; what it raises fails the run
+        self._ending = threading.Lock()  # who ends the run second waits for who came first
         self._watches: list[tuple[Callable[[], bool], Callable[[], None]]] = []  # (is it so, tell it)
         self.on_wait: Callable[[bool], None] = lambda begins: None  # a thread begins or ends a wait
         self.session: Session = backend.open(sampling, seed, item, self._on_event, timeout)
@@ -433,8 +435,7 @@ class Run:
     def finishing(self) -> Waiting[None]:
         self.flush(*self.branches)
         yield Wait(lambda: not self._unanswered, None, "the run")
-        if self.failure:
-            raise self.failure.exception()
+        self.raise_failure()
         for failure in self.failures:
             if not failure.raised:
                 raise failure.exception()
@@ -462,12 +463,24 @@ class Run:
     def end(self) -> None:
         """Nothing more will happen."""
         self.close()
+        with self._ending:
+            last, self.on_end = self.on_end, None
+            if last is not None:
+                try:
+                    last()
+                except Exception as error:
+                    self.fail(Failure(RuntimeFailure(f"the run was not recorded: {error}").to_data()))
         with self.condition:
             self.over = True
             self._wake()
             ended, self._ended = self._ended, []
         for act in ended:
             act()
+
+    def raise_failure(self) -> None:
+        """Raises what the whole run failed with, if it did."""
+        if self.failure is not None:
+            raise self.failure.exception()
 
     # ------------------------------------------------------------ looking back
 

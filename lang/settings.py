@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from latticework.lang.backends.base import Backend
 from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.lang.ir import Sampling
+from latticework.lang.record import checked_record
 
 SAMPLING_NAMES = frozenset(Sampling.__struct_fields__) - {"seed"}
 SGLANG_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
@@ -23,14 +25,15 @@ LOGPROB_NAMES = (
     "return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "top_logprobs"
 )  # fmt: skip
 OTHER_NAMES = frozenset(
-    {"backend", "sampling", "seed", "stream", "timeout", "use_thread", "wait", *SGLANG_NAMES, *LOGPROB_NAMES}
+    {"backend", "record", "sampling", "seed", "stream", "timeout", "use_thread", "wait", *SGLANG_NAMES, *LOGPROB_NAMES}
 )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """sampling: defaults for ops that do not say otherwise. seed: of the run; each op derives its own from it.
     timeout: seconds the run may take before DeadlineExceeded. wait: return only when the run is over.
-    stream: run in a thread and return at once. backend None: the default one."""
+    stream: run in a thread and return at once. backend None: the default one. record: a file that gets a line of
+    each run, see lang/record.py."""
 
     sampling: Sampling = Sampling()
     seed: int
@@ -38,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     wait: bool = True
     stream: bool = False
+    record: Path | None = None
 
 
 def split_settings(given: Mapping[str, Any], parameters: Container[str]) -> tuple[Settings, dict[str, Any]]:
@@ -67,6 +71,8 @@ def _settings(given: dict[str, Any]) -> Settings:
     timeout = given.get("timeout")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidArgument(f"timeout is {timeout!r}; expected seconds", field="timeout")
+    if given.get("record") is not None:
+        given["record"] = checked_record(given["record"])
     if seed is None:
         seed = secrets.randbits(63)
     return Settings(sampling=sampling, seed=msgspec.structs.replace(sampling, seed=seed).seed or 0, **given)

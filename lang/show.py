@@ -1,4 +1,4 @@
-"""A program and a finished run as styled text, for the terminal.
+"""A program, a finished run and a replayed one as styled text, for the terminal.
 
 What the program wrote and the template's markers are dim, what the model wrote is bold, and coloured where a
 constraint or a select bounded it. rich is imported when something is shown.
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 from latticework.lang.branch import Branch, Slot
 from latticework.lang.ir import Gen, Program, Role, Select, Text, describe
+from latticework.lang.replay import Difference, Replayed
 from latticework.lang.state import State
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText
 
 STYLES = {"text": "dim", "marker": "dim blue", "gen": "bold", "constrained": "bold green", "select": "bold magenta"}
+
+SHOWN_OF_OP = 120  # characters
+SHOWN_BEFORE, SHOWN_AFTER = 24, 60  # of the first that differs
 
 
 def show_program(program: Program) -> RichText:
@@ -39,6 +43,42 @@ def show_program(program: Program) -> RichText:
                     style = ""
             shown.append(f"\n    {describe(op)}", style)
     return shown
+
+
+def show_replayed(replayed: Replayed) -> RichText:
+    """What is different now, op by op, on one line each: the text around the first character that differs, quoted."""
+    from rich.text import Text as RichText
+
+    recorded = replayed.recorded
+    shown = RichText(f"line {replayed.line}: {recorded.name}, recorded in {recorded.backend}: ", "bold")
+    count = len(replayed.differences)
+    verdict = f"{count} difference{'s' * (count > 1)}" if count else "no differences"
+    shown.append(verdict, "bold red" if count else "bold green")
+    if replayed.left_out:
+        shown.append(f" ({replayed.left_out} left out: the recorded run was cut off)", "dim")
+    for difference in replayed.differences:
+        _show_difference(difference, shown)
+    return shown
+
+
+def _show_difference(difference: Difference, shown: RichText) -> None:
+    sample = f", output {difference.sample}" if difference.sample else ""
+    where = f"branch {difference.branch}, op {difference.position}{sample}"
+    at = f" from character {difference.first} on" if difference.first is not None else ""
+    shown.append(f"\n  {where}: ", "cyan")
+    shown.append(difference.op[:SHOWN_OF_OP])
+    shown.append(f"\n    {difference.what} differs{at}", "dim")
+    for name, text in (("recorded", difference.recorded), ("now", difference.now)):
+        shown.append(f"\n    {name:>8}: ")
+        shown.append(_around(text, difference.first), "red" if name == "recorded" else "green")
+
+
+def _around(text: str, first: int | None) -> str:
+    """The part of a text that matters, quoted, so that a terminal shows it as it is."""
+    if first is None:
+        return text if text.isprintable() else repr(text)
+    start, end = max(0, first - SHOWN_BEFORE), first + SHOWN_AFTER
+    return "…" * (start > 0) + repr(text[start:end]) + "…" * (end < len(text))
 
 
 def show_run(state: State, timeout: float | None = None) -> RichText:

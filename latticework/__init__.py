@@ -71,6 +71,7 @@ from latticework.lang.errors import (
 from latticework.lang.function import Function, function
 from latticework.lang.ir import After, Choices, Gbnf, JsonSchema, Lark, Program, Regex, Sampling, Tag, Triggered
 from latticework.lang.reasoning import separate_reasoning
+from latticework.lang.replay import Difference, Replayed, replay
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
     from latticework.lang.backends.openai import OpenAI
     from latticework.lang.backends.runtime import Runtime, RuntimeEndpoint, connect
     from latticework.lang.backends.scripted import Scripted
-    from latticework.lang.show import show_program, show_run
+    from latticework.lang.show import show_program, show_replayed, show_run
 
 __all__ = [
     "AddressInUse",
@@ -95,6 +96,7 @@ __all__ = [
     "ConnectionLost",
     "ConstraintError",
     "DeadlineExceeded",
+    "Difference",
     "Engine",
     "EngineDied",
     "Function",
@@ -116,6 +118,7 @@ __all__ = [
     "QuotaExceeded",
     "Regex",
     "RegexError",
+    "Replayed",
     "Result",
     "Runtime",
     "RuntimeEndpoint",
@@ -143,10 +146,12 @@ __all__ = [
     "greedy_token_selection",
     "image",
     "probability",
+    "replay",
     "select",
     "separate_reasoning",
     "set_default_backend",
     "show_program",
+    "show_replayed",
     "show_run",
     "system",
     "system_begin",
@@ -168,6 +173,7 @@ _LAZY = {
     "connect": "latticework.lang.backends.runtime",
     "Scripted": "latticework.lang.backends.scripted",
     "show_program": "latticework.lang.show",
+    "show_replayed": "latticework.lang.show",
     "show_run": "latticework.lang.show",
 }
 

@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 
 Form = Literal["text", "mermaid", "html", "passes"]
+Place = Literal["runtime", "openai", "completions"]
 Temperature = Annotated[float, typer.Option(help="0 is greedy", min=0.0)]
 Seed = Annotated[int | None, typer.Option(help="for repeatable sampling; default: drawn")]
 MaxTokens = Annotated[int, typer.Option(help="default length of a gen", min=1)]
@@ -106,6 +107,28 @@ def show(
     compiled = load_function(target).compile(**parse_arguments(constants or []))
     shown = str(compiled.explain()) if form == "passes" else compiled.show(form)
     print(printable(shown))
+
+
+@app.command()
+@settings(engine=EngineConfig)
+def replay(
+    path: Annotated[str, typer.Argument(help="what run(record=…) has written", metavar="FILE")],
+    *,
+    place: Annotated[
+        Place, typer.Option("--backend", help="a Latticework runtime, or a server of OpenAI's API: chat, completions")
+    ] = "runtime",
+    url: Annotated[
+        str | None,
+        typer.Option(help="of a server; its key is $LATTICEWORK_API_KEY, or $OPENAI_API_KEY"),
+    ] = None,
+    json: Annotated[str | None, typer.Option(help="write a summary to this file", metavar="FILE")] = None,
+    timeout: Annotated[float | None, typer.Option(help="seconds for each run", min=0.0)] = None,
+    engine: EngineConfig,
+) -> None:
+    """Run recorded programs again, with their seeds, and show what differs. Exit status 1 where anything does."""
+    from latticework.runtime.replaying import replay_file
+
+    raise typer.Exit(0 if replay_file(path, place, url, json, timeout, engine) else 1)
 
 
 @app.command()

@@ -24,6 +24,7 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "runtime/bench.py": ("latticework",),
     "runtime/demo.py": ("latticework",),
     "runtime/terminal.py": ("latticework",),
+    "runtime/replaying.py": ("latticework",),
     "lang": ("latticework.lang",),
     "lang/backends": ("latticework.lang", "latticework.runtime"),
     "lang/ir.py": (*CONTRACTS, "latticework.lang.check"),  # what it decodes is checked

@@ -6,6 +6,7 @@ Whatever the server's dialect has no words for raises Unsupported here, before a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ COMPLETIONS = "completions"
 SCORED_AT_ONCE = 64  # options in one request; servers bound their number of prompts
 NO_ID = -1  # servers tell the texts of tokens, not their ids
 _DEFAULTS = Sampling()
+_BY_SCORES = ("probability", "unconditional_likelihood_normalized")
 _PLAIN = ("frequency_penalty", "presence_penalty")
 _FURTHER = (
     "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "stop_regex", "include_stop"
@@ -68,12 +70,30 @@ def scoring_body(options: Sequence[str], transcript: Transcript, model: str) -> 
     """Asks for the log-probabilities of the prompt alone and before every option. One token is drawn after each, and
     not looked at: not all servers draw none."""
     prompt = transcript.prompt()
-    prompts = [prompt, *(prompt + option for option in options)]
-    return {"model": model, "prompt": prompts, "echo": True, "logprobs": 0, "max_tokens": 1, "temperature": 0}
+    return _echo_body([prompt, *(prompt + option for option in options)], model)
+
+
+def alone_body(options: Sequence[str], model: str) -> dict[str, Any]:
+    """Asks for the log-probabilities of every option without any text before it."""
+    return _echo_body(options, model)
+
+
+def _echo_body(prompts: Sequence[str], model: str) -> dict[str, Any]:
+    return {"model": model, "prompt": list(prompts), "echo": True, "logprobs": 0, "max_tokens": 1, "temperature": 0}
 
 
 def choice_body(op: Select, transcript: Transcript, dialect: Dialect, model: str) -> tuple[dict[str, Any], bool]:
-    """Asks for one of the options, and whether it comes as {"choice": option}. Raises Unsupported."""
+    """Asks for one of the options, and whether it comes as {"choice": option}. Raises Unsupported.
+
+    The server decides token by token among the options, as greedy_token_selection does; it stands for the default
+    method, too. What compares or draws by numbers is refused."""
+    if op.method in _BY_SCORES or op.temperature:
+        field, value = ("temperature", op.temperature) if op.temperature else ("choices_method", op.method)
+        raise Unsupported(
+            f"a select here is a constrained choice, which has no scores: it takes no {field} {value!r}",
+            field=field,
+            hint="completions of a server that scores prompts take it: is_chat_model=False",
+        )
     budget = Sampling(max_tokens=16 + 4 * max(len(option.encode()) for option in op.options), temperature=0.0)
     body = {"model": model, **_place(transcript, dialect), **_sampling(budget, transcript.chat, dialect)}
     asked = dialect.constraint(Choices(op.options))
@@ -227,6 +247,24 @@ def option_scores(answer: Any, prompt: str, options: Sequence[str]) -> list[list
     if not all(found):
         raise RuntimeFailure("the server tells no log-probabilities of an option's tokens")
     return found
+
+
+def alone_scores(answer: Any, options: Sequence[str]) -> list[float]:
+    """For every option, the sum of its tokens' log-probabilities after its first, from the answer to an `alone_body`.
+    A token that the server puts before the text, such as one for its beginning, is left out where token texts show it.
+    Raises RuntimeFailure."""
+    try:
+        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+        read = [_echoed(choice, option) for choice, option in zip(choices, options, strict=True)]
+        return [math.fsum(_behind_first(tokens, option)) for tokens, option in zip(read, options, strict=True)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RuntimeFailure(f"the server's answer has no scores: {type(error).__name__}: {error}") from None
+
+
+def _behind_first(tokens: Sequence[tuple[str, float | None]], option: str) -> list[float]:
+    texts = [text for text, _ in tokens]
+    first = next((index for index in range(len(texts)) if "".join(texts[index:]) == option), 0)
+    return [float(value) for _, value in tokens[first + 1 :] if value is not None]
 
 
 def _echoed(choice: Mapping[str, Any], text: str) -> list[tuple[str, float | None]]:

@@ -290,17 +290,18 @@ class Branch:
             transcript.prompt()
 
     async def _select(self, position: int, op: Select, dialect: Dialect) -> Done:
+        seed = derive_seed(self.session.seed, self.session.item, self.path, self._asked)
         self._asked += 1
         if not self.transcript.chat and dialect.scores:
-            return await self._score(position, op)
+            return await self._score(position, op, seed)
         body, as_json = bodies.choice_body(op, self.transcript, dialect, self.session.backend.model)
         answer = await self._post(body)
         (said,) = bodies.said(answer, self.transcript.chat) or [Said()]
         option = bodies.chosen(said.text, op.options, as_json)
         return Done(self.number, position, option, "select", usage=self._used(answer))
 
-    async def _score(self, position: int, op: Select) -> Done:
-        """The option whose tokens are the likeliest, by the select's own method."""
+    async def _score(self, position: int, op: Select, seed: int) -> Done:
+        """The option that the select's own method decides for, or draws, by the log-probabilities of all."""
         prompt = self.transcript.prompt()
         logprobs: list[list[float]] = []
         usage = Usage()
@@ -309,9 +310,32 @@ class Branch:
             answer = await self._post(bodies.scoring_body(options, self.transcript, self.session.backend.model))
             logprobs += bodies.option_scores(answer, prompt, options)
             usage += self._used(answer)
-        decision = decide(op.method, logprobs)
-        option = op.options[decision.chosen]
-        return Done(self.number, position, option, "select", usage=usage, scores=decision.scores)
+        unconditional: list[float] = []
+        if op.method == "unconditional_likelihood_normalized":
+            unconditional, used = await self._score_alone(op)
+            usage += used
+        decision = decide(op.method, logprobs, unconditional, op.temperature, seed)
+        return Done(
+            self.number,
+            position,
+            op.options[decision.chosen],
+            "select",
+            usage=usage,
+            scores=decision.scores,
+            seed=seed,
+            probabilities=decision.probabilities,
+        )
+
+    async def _score_alone(self, op: Select) -> tuple[list[float], Usage]:
+        """What `lifted_scores` compares with, and what asking for it took."""
+        sums: list[float] = []
+        usage = Usage()
+        for first in range(0, len(op.options), bodies.SCORED_AT_ONCE):
+            options = op.options[first : first + bodies.SCORED_AT_ONCE]
+            answer = await self._post(bodies.alone_body(options, self.session.backend.model))
+            sums += bodies.alone_scores(answer, options)
+            usage += self._used(answer)
+        return sums, usage
 
     def _used(self, answer: object) -> Usage:
         usage = bodies.usage(answer)

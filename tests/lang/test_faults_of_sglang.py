@@ -6,7 +6,9 @@ The list is that of the design, and of SGLang's own issues. Whatever could hang 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,9 @@ from latticework.lang.backends.scripted import Reply
 from latticework.lang.choices import decide
 from latticework.lang.events import TokenLogprob
 from latticework.lang.ir import Gen, Select
+from latticework.runtime.model.locate import find_model
+from latticework.runtime.text.chat import ChatTemplate
+from tests.runtime.model.by_hand import save_llama
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -253,6 +258,53 @@ def test_no_logprob_of_a_stream_is_lost_when_chunks_come_together() -> None:
 
     with lw.Scripted({"answer": Reply("ab" * 20, logprobs=logprobs)}, chunk=1, delay=0.001) as backend:
         asyncio.run(stream())
+
+
+# ---------------------------------------------------------------- chat templates
+
+MARKERS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+NAMES = ["Llama-2-7b-chat-hf", "vicuna-7b-v1.5", "Qwen2-7B-Instruct", "mistral-chatml", "gemma-2-it"]
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model as a folder, without a template."""
+    folder: Path = tmp_path_factory.mktemp("model")
+    save_llama(folder)
+    return folder
+
+
+def named(folder: Path, name: str, to: Path, template: str | None) -> str:
+    """The model under a name that promises another template."""
+    copy = to / "meta-llama" / name
+    shutil.copytree(folder, copy)
+    if template is not None:
+        (copy / "chat_template.jinja").write_text(template + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    return str(copy)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_models_own_template_is_used_whatever_its_path_is(llama_folder: Path, tmp_path: Path, name: str) -> None:
+    template = ChatTemplate.of(find_model(named(llama_folder, name, tmp_path, MARKERS)))
+    assert template.render([{"role": "user", "content": "Hi"}], True) == "<user>Hi</user><assistant>"
+    assert template.opening((), "user") == "<user>"
+
+
+def test_a_model_without_a_template_gets_none_by_its_path(llama_folder: Path, tmp_path: Path) -> None:
+    template = ChatTemplate.of(find_model(named(llama_folder, "Llama-2-7b-chat-hf", tmp_path, None)))
+    with pytest.raises(lw.Unsupported, match="has no chat template"):
+        template.opening((), "user")
+
+
+def test_a_program_writes_roles_in_the_models_own_template(llama_folder: Path, tmp_path: Path) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += lw.user("Hi") + lw.assistant(lw.gen("x", choices=["yes", "no"]))
+
+    path = named(llama_folder, "Llama-2-7b-chat-hf", tmp_path, MARKERS)
+    with lw.Runtime(path, dtype="float64", kv_tokens=1024, threads=1) as runtime:
+        state = program.run(backend=runtime, timeout=30)
+    assert state.text() == f"<user>Hi</user><assistant>{state['x']}</assistant>"
 
 
 # ---------------------------------------------------------------- arguments

@@ -399,3 +399,28 @@ def test_a_workload_is_the_same_every_time_and_shares_its_beginning() -> None:
     assert len(set(texts)) == 3
     assert [len(text.split()) for text in texts] == [10] * 3
     assert len(set(Workload(3, 4, 9, 1).texts())) == 1
+
+
+def test_replay_shows_what_differs_and_says_so_in_its_exit_status(tmp_path: Path) -> None:
+    file, summary = tmp_path / "x.jsonl", tmp_path / "summary.json"
+
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "Once" + lw.gen("x", max_tokens=4)
+
+    with lw.Runtime("tiny", dtype="float64", kv_tokens=1024, threads=1) as runtime:
+        program.run(backend=runtime, seed=1, record=file)
+        address = ("--url", runtime.address)
+        same = latticework("replay", str(file), *address, "--json", str(summary))
+        assert (same.returncode, same.stderr) == (0, "")
+        assert "no differences" in same.stdout
+        assert json.loads(summary.read_text()) == {"runs": 1, "same": 1, "left_out": 0, "differences": []}
+        file.write_text(file.read_text().replace('"seed":1,', '"seed":2,'))
+        other = latticework("replay", str(file), *address, "--json", str(summary))
+    assert other.returncode == 1
+    assert "text differs from character" in other.stdout
+    assert [found["what"] for found in json.loads(summary.read_text())["differences"]] == ["text"]
+    file.write_text("{}\n")
+    broken = latticework("replay", str(file), *address)
+    assert broken.returncode == 1
+    assert "InvalidArgument: line 1 of" in broken.stderr

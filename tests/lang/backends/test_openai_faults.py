@@ -16,6 +16,7 @@ import pytest
 
 import latticework as lw
 from latticework.lang.backends import openai_http
+from latticework.lang.backends.openai_bodies import alone_scores
 from latticework.lang.events import Chunk, Done, Event
 from latticework.lang.ir import Gen, Text
 from tests.lang.backends.fault_server import Act, FaultServer
@@ -210,6 +211,53 @@ def test_a_chat_selects_by_constrained_choice(make: Any, owner: str, answer: str
         assert body["regex"] == r"(a|b|b\.c)"
     else:
         assert body["response_format"]["json_schema"]["schema"]["properties"]["choice"]["enum"] == ["a", "b", "b.c"]
+
+
+@pytest.mark.parametrize("owner", ["vllm", "openai", "sglang", "latticework"])
+@pytest.mark.parametrize(
+    ("method", "temperature", "field"),
+    [
+        ("probability", 0.0, "choices_method"),
+        ("unconditional_likelihood_normalized", 0.0, "choices_method"),
+        ("token_length_normalized", 0.5, "temperature"),
+        ("probability", 1.0, "temperature"),
+    ],
+)
+def test_a_select_that_needs_scores_is_refused_where_there_are_none(
+    make: Any, owner: str, method: Any, temperature: float, field: str
+) -> None:
+    @lw.function
+    def pick(s: lw.State) -> None:
+        s += lw.user("a or b?") + lw.assistant(lw.gen("first"))
+        s += lw.user("again?") + lw.assistant(lw.select("x", ["a", "b"], temperature, method))
+
+    server, backend = make(owner=owner)
+    with pytest.raises(lw.Unsupported, match="no scores") as caught:
+        pick.compile().run(backend=backend)
+    assert caught.value.field == field
+    assert server.asked == []
+
+
+def test_a_select_that_a_constrained_choice_is_takes_its_method(make: Any) -> None:
+    @lw.function
+    def pick(s: lw.State) -> None:
+        s += lw.user("a or b?") + lw.assistant(lw.select("x", ["a", "b"], 0.0, lw.greedy_token_selection))
+
+    _, backend = make(Act(("b",)))
+    assert pick.run(backend=backend)["x"] == "b"
+
+
+def test_a_token_that_a_server_puts_before_an_option_is_no_part_of_it() -> None:
+    def told(*tokens: tuple[str, float | None]) -> dict[str, Any]:
+        texts, numbers = zip(*tokens, ("!", -9.0), strict=True)
+        return {"finish_reason": "length", "logprobs": {"tokens": list(texts), "token_logprobs": list(numbers)}}
+
+    begun = told(("<s>", None), ("re", -4.0), ("d", -1.0), (" one", -0.5))
+    plain = told(("re", None), ("d", -1.0), (" one", -0.5))
+    answer = {"choices": [{"index": 1, **plain}, {"index": 0, **begun}, {"index": 2, **told(("a", None))}]}
+    assert alone_scores(answer, ["red one", "red one", "a"]) == [-1.5, -1.5, 0.0]
+    with pytest.raises(lw.RuntimeFailure, match="no scores"):
+        alone_scores({"choices": [{"index": 0}]}, ["a"])
 
 
 def test_a_choice_that_is_none_is_an_error(make: Any) -> None:

@@ -87,6 +87,39 @@ def test_a_completion_says_what_the_runtime_says(near: Connection, text: lw.Open
     assert here.meta("verdict").scores == pytest.approx(there.meta("verdict").scores, abs=1e-9)
 
 
+METHODS = ["token_length_normalized", "unconditional_likelihood_normalized", "probability"]
+WAYS = [("greedy_token_selection", 0.0), *((method, heat) for method in METHODS for heat in (0.0, 1.5))]
+
+
+@pytest.mark.parametrize(("method", "temperature"), WAYS)
+def test_every_method_of_a_select_decides_and_draws_as_in_the_runtime(
+    near: Connection, text: lw.OpenAI, method: Any, temperature: float
+) -> None:
+    @lw.function
+    def pick(s: lw.State) -> None:
+        s += "Of red, blue and green: "
+        for number in range(4):
+            options = ["red", "blue", "green and more", "x", "日本é"]
+            s += lw.select(f"x{number}", options, temperature, method) + ", "
+
+    there, here = pick.run(backend=near, seed=5), pick.run(backend=text, seed=5)
+    for number in range(4):
+        one, other = here.meta(f"x{number}"), there.meta(f"x{number}")
+        assert (one.text, one.seed) == (other.text, other.seed)
+        assert one.scores == pytest.approx(other.scores, abs=1e-9)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-9)
+
+
+def test_options_alone_are_one_more_request(text: lw.OpenAI) -> None:
+    @lw.function
+    def pick(s: lw.State) -> None:
+        s += "Red: " + lw.select("x", ["a", "bb"], choices_method="unconditional_likelihood_normalized")
+
+    before = text.attempts
+    pick.run(backend=text)
+    assert text.attempts == before + 2
+
+
 def test_options_are_scored_by_their_own_tokens_whatever_they_are_made_of(near: Connection, text: lw.OpenAI) -> None:
     @lw.function
     def pick(s: lw.State) -> None:
