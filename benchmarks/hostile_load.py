@@ -160,7 +160,7 @@ class Senders:
             else:
                 way = "link"
                 outcome = await self._over_link(item, constraint, stops)
-        except (httpx.HTTPError, LatticeworkError) as error:
+        except (httpx.HTTPError, LatticeworkError, asyncio.TimeoutError, ValueError) as error:
             outcome = f"lost: {error!r}"
         self._note(item, way, outcome, time.monotonic() - began)
 

@@ -165,6 +165,8 @@ def _hold_to_forms(schema: Any, name: str, pointer: str) -> None:
     form = schema.get("format")
     if isinstance(form, str) and form in FORMS and form not in _HARMLESS_FORMATS:
         del schema["format"]
+        if "pattern" in schema and "pattern" in FORMS[form]:  # both hold
+            schema["allOf"] = [*schema.get("allOf", ()), {"pattern": schema["pattern"]}]
         schema |= FORMS[form]
         return
     for key, value in schema.items():

@@ -135,6 +135,8 @@ class Settlement:
             drawing.row += 1
             return True
         self._drafts.learn(sequence, work.draft, drawing.right)
+        if drawing.right < len(work.draft.tokens):
+            self._memory.truncate(sequence, len(sequence.tokens))  # pages for what was guessed wrong
         self._requests.proceed(sequence, event)
         return False
 

@@ -47,7 +47,7 @@ class Automaton:
         pause: Pause = never_pause,
     ) -> None:
         self.vocabulary = vocabulary
-        self.is_at_work = False  # a row is being made, which may have paused
+        self._rows_under_way = 0
         self._expressions = Expressions(rules, vocabulary, is_live, pause)
         standard = vocabulary.standard
         if standard is None:
@@ -83,20 +83,27 @@ class Automaton:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """While a row is made: `forget` then waits for another time."""
-        before, self.is_at_work = self.is_at_work, True  # a row that is cached is told while another one pauses
+        """While a row is made, which may pause, so that others are begun, ended or told of meanwhile."""
+        self._rows_under_way += 1
         try:
             yield
         finally:
-            self.is_at_work = before
+            self._rows_under_way -= 1
 
-    def forget(self) -> None:
-        """Drops cached rows and states; matchers go on, and make what they need again."""
+    @property
+    def is_at_work(self) -> bool:
+        """A row is being made."""
+        return self._rows_under_way > 0
+
+    def forget(self) -> bool:
+        """Drops cached rows and states; matchers go on, and make what they need again. False, and nothing is dropped,
+        while a row is being made: what it has come to is still needed."""
         if self.is_at_work:
-            return  # what it has come to is still needed
+            return False
         self.frames.forget()
         self.rows.forget()
         self._suffixes.forget()
+        return True
 
     def tidy(self) -> None:
         """Forgets everything if it has grown too much."""

@@ -117,6 +117,7 @@ class Automaton(Protocol):
         """Memory held by cached rows and states."""
         ...
 
-    def forget(self) -> None:
-        """Drops cached rows and states; matchers go on, and make what they need again."""
+    def forget(self) -> bool:
+        """Drops cached rows and states; matchers go on, and make what they need again. False, and nothing is dropped,
+        where that cannot be just now."""
         ...

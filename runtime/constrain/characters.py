@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Bytes256 = NDArray[np.bool_]
 """bool[256], a set of bytes."""
 
+ROUNDS_KEPT = 4096  # counts of rounds that are kept
 RUN_BYTES = 64 << 20  # kept runs of one vocabulary; the least recently used go first
 _MOST_BYTES = 4  # of a character
 _HEAVY = 8  # a first byte with more than this fraction of all nodes below it has runs of its own
@@ -194,6 +195,8 @@ class Characters:
         key = np.packbits([alphabet, first, last]).tobytes()
         most = self._rounds.get(key)
         if most is None:
+            if len(self._rounds) >= ROUNDS_KEPT:
+                self._rounds.clear()
             most = self._rounds[key] = self._count_rounds(alphabet, first, last)
         return most
 
@@ -230,7 +233,8 @@ class Characters:
             self._kept_bytes = 0
 
     def forget(self) -> None:
-        """Drops all runs that are not pinned."""
+        """Drops all runs that are not pinned, and what rounds were counted."""
+        self._rounds.clear()
         with self._lock:
             self._kept.clear()
             self._kept_bytes = 0

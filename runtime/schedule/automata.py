@@ -190,8 +190,9 @@ class Automata:
                 if self._size <= self._limit:
                     return
         for entry in sorted(self._entries.values(), key=lambda entry: -entry.size):
-            if not isinstance(entry.automaton, LatticeworkError | None) and entry.size > entry.least:
-                entry.automaton.forget()
+            if isinstance(entry.automaton, LatticeworkError | None) or entry.size <= entry.least:
+                continue
+            if entry.automaton.forget():
                 self.forgotten += 1
                 self.dropped_bytes += entry.size
                 self._measure(entry)

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Literal, NamedTuple, TypeAlias
 
+from latticework.lang.errors import ConstraintError
+from latticework.runtime.constrain.base import Matcher
 from latticework.runtime.schedule.lookup import Lookup
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.sequence import Output, Sequence
@@ -66,7 +68,7 @@ class Drafts:
         if room <= 0:
             return NOTHING
         if output.matcher is not None:
-            forced = output.matcher.forced(FORCED_BYTES)
+            forced = _forced(output.matcher)
             if forced:
                 tokens = self._masks.ready_along(sequence, self._spell(output, forced)[:room], True)
                 return Draft(tokens, True)
@@ -122,3 +124,12 @@ class Drafts:
                 return tuple(tokens[index:])
             at += len(self._token_bytes[token])
         return tuple(self._encode(forced))
+
+
+def _forced(matcher: Matcher) -> bytes:
+    """What surely follows. Nothing where looking for it leads into what is too ambiguous: the text may never come
+    there."""
+    try:
+        return matcher.forced(FORCED_BYTES)
+    except ConstraintError:
+        return b""

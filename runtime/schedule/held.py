@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latticework.lang.errors import Busy
+from latticework.lang.errors import Busy, InvalidArgument
 from latticework.runtime.request import Request, TokenEvent
 from latticework.runtime.schedule.accepted import constraint_keys
 from latticework.runtime.schedule.automata import Automata
@@ -39,9 +39,13 @@ class Held:
 
     def hold(self, owner: Owner, request: Request, now: float) -> None:
         """Its keys are defined, but not all of them are ready."""
-        if len(self._waiting) >= self._most:
-            error = Busy(f"{len(self._waiting)} requests wait for their constraints", hint="retry later")
+        if (owner, request.id) in self._waiting:
+            error = InvalidArgument(f"request {request.id} is open already", field="id")
             self._requests.refuse(owner, request, error)
+            return
+        if len(self._waiting) >= self._most:
+            busy = Busy(f"{len(self._waiting)} requests wait for their constraints", hint="retry later")
+            self._requests.refuse(owner, request, busy)
             return
         keys = constraint_keys(request)
         self._automata.acquire(keys)

@@ -66,11 +66,9 @@ class Masks:
         """A step begins."""
         self._draft_seconds = DRAFT_SECONDS
 
-    def is_ready(self, sequence: Sequence, patient: bool) -> bool:
-        """The next token can be masked at once. patient: of no account, as what is cold is made between steps, and with
-        nothing else to do without a pause.
-
-        Raises ConstraintError where a row takes too much time or memory."""
+    def is_ready(self, sequence: Sequence) -> bool:
+        """The next token can be masked at once. If not, its row is made between steps, and with nothing else to do
+        without a pause. Raises ConstraintError where a row takes too much time or memory."""
         output = sequence.output
         assert output is not None
         assert output.matcher is not None

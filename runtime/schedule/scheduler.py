@@ -29,7 +29,6 @@ from latticework.runtime.schedule.sequence import Scoring, Sequence
 from latticework.runtime.schedule.waiting import Waiting
 
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
-MASK_PATIENCE = 8  # steps after which a cold mask is waited for
 FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
 DRAFT_SHARE = 4  # guesses get a quarter of a step's prompt tokens
 ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: guesses that may well be wrong pay
@@ -96,7 +95,7 @@ class Plan:
 class Scheduler:
     """Owner of which sequences wait and which run.
 
-    is_ready(sequence, patient): its next token can be masked now; patient: however long that takes.
+    is_ready: whether a sequence's next token can be masked now.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Scheduler:
         memory: Memory,
         max_running: int,
         chunk_tokens: int,
-        is_ready: Callable[[Sequence, bool], bool],
+        is_ready: Callable[[Sequence], bool],
         drafts: Drafts,
     ) -> None:
         self.waiting = Waiting()
@@ -138,30 +137,27 @@ class Scheduler:
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
         plan.drafts = plan.budget // DRAFT_SHARE
         ranked = sorted(self.running, key=_rank)
-        postponed: list[Sequence] = []
         for sequence in ranked:
             if sequence.running and sequence.uncomputed == 1:
                 with plan.blaming(sequence):
-                    self._plan_decode(plan, sequence, postponed)
+                    self._plan_decode(plan, sequence)
         prompts = sorted((s for s in ranked if s.running and s.uncomputed != 1), key=self._turn_of, reverse=True)
         if prompts:
-            self._admit(plan, postponed, ahead_of=prompts[0])
+            self._admit(plan, ahead_of=prompts[0])
         for sequence in prompts:
             if sequence.running and plan.budget > 0:
                 with plan.blaming(sequence):
-                    self._plan_prompt(plan, sequence, postponed)
-        self._admit(plan, postponed)
-        if not plan.works:
-            self._wait_for_a_mask(plan, postponed)
+                    self._plan_prompt(plan, sequence)
+        self._admit(plan)
         return plan
 
     # ------------------------------------------------------------ parts of a step
 
-    def _plan_decode(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
-        if self._may_sample(plan, sequence, postponed):
+    def _plan_decode(self, plan: Plan, sequence: Sequence) -> None:
+        if self._may_sample(sequence):
             self._extend(plan, sequence, 1)
 
-    def _plan_prompt(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> None:
+    def _plan_prompt(self, plan: Plan, sequence: Sequence) -> None:
         """A chunk of what a sequence has not computed, or options of its select."""
         count = min(sequence.uncomputed, self._left(plan, sequence))
         if count == 0:
@@ -170,7 +166,7 @@ class Scheduler:
             return
         silent = max(0, sequence.first_logits - sequence.computed)
         count = min(count, silent + plan.prompt_rows + 1)
-        if count == sequence.uncomputed and not self._may_sample(plan, sequence, postponed):
+        if count == sequence.uncomputed and not self._may_sample(sequence):
             count -= 1
         if count and self._extend(plan, sequence, count):
             self._spend(plan, sequence, count)
@@ -188,25 +184,10 @@ class Scheduler:
         plan.budget -= count
         plan.spent[sequence.request.tenant] += count
 
-    def _may_sample(self, plan: Plan, sequence: Sequence, postponed: list[Sequence]) -> bool:
+    def _may_sample(self, sequence: Sequence) -> bool:
+        """A sequence whose next mask is cold waits for it, and keeps nobody else waiting."""
         output = sequence.output
-        if output is None or output.matcher is None:
-            return True
-        if self._is_ready(sequence, output.postponed >= MASK_PATIENCE):
-            output.postponed = 0
-            return True
-        output.postponed += 1
-        postponed.append(sequence)
-        return False
-
-    def _wait_for_a_mask(self, plan: Plan, postponed: list[Sequence]) -> None:
-        """With nothing else to do, the oldest cold mask is computed to its end."""
-        for sequence in postponed:
-            if sequence.running and sequence.output is not None and not plan.has_failed(sequence):
-                sequence.output.postponed = MASK_PATIENCE
-                with plan.blaming(sequence):
-                    self._plan_prompt(plan, sequence, [])
-                return
+        return output is None or output.matcher is None or self._is_ready(sequence)
 
     def _extend(self, plan: Plan, sequence: Sequence, count: int) -> bool:
         """Plans the next `count` tokens of a sequence; False if there are no pages for them."""
@@ -231,6 +212,7 @@ class Scheduler:
         ):
             return NOTHING
         plan.drafts -= len(draft.tokens)
+        plan.budget = max(0, plan.budget - len(draft.tokens))
         return draft
 
     def _add(self, plan: Plan, work: Work) -> None:
@@ -310,7 +292,7 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def _admit(self, plan: Plan, postponed: list[Sequence], ahead_of: Sequence | None = None) -> None:
+    def _admit(self, plan: Plan, ahead_of: Sequence | None = None) -> None:
         """ahead_of: only those whose turn comes before that of this one, which runs."""
         turn = self.waiting.turn()
         if turn is None or plan.has_retracted or not self._has_place(*turn):
@@ -346,7 +328,7 @@ class Scheduler:
                 self._start(sequence)
                 if sequence.uncomputed > 1:
                     prefilling.append(sequence)
-                self._plan_prompt(plan, sequence, postponed)
+                self._plan_prompt(plan, sequence)
 
     def _has_place(self, priority: int, tenant: str) -> bool:
         return len(self.running) < self._max_running or self._giver(priority, tenant) is not None

@@ -48,7 +48,6 @@ class Output:
     closing: bool = False  # only tokens that leave room to finish are allowed
     text: OutputText = field(default_factory=OutputText)
     drawn: int = 0
-    postponed: int = 0  # steps in a row in which its cold mask was not ready
 
     @property
     def remaining(self) -> int:

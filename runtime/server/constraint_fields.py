@@ -161,7 +161,7 @@ def _triggered(value: dict[str, Any], at: str, depth: int) -> Constraint:
     for index, part in enumerate(_list(value, "tags", at)):
         inner = f"{at}/tags/{index}"
         _known(part, {"type", "begin", "content", "end"}, inner)
-        content = _format(part.get("content"), f"{inner}/content", depth + 1)
+        content = _format(_member(part, "content", dict, inner), f"{inner}/content", depth + 1)
         tags.append(Tag(_member(part, "begin", str, inner), content, _member(part, "end", str, inner)))
     at_least_one, stop_after_first = (_member({name: False} | value, name, bool, at) for name in flags)
     return Triggered(tuple(tags), tuple(_list(value, "triggers", at)), at_least_one, stop_after_first)

@@ -308,6 +308,16 @@ def test_strings_of_a_form_are_read_as_their_values() -> None:
     )
 
 
+def test_a_pattern_of_ones_own_holds_beside_that_of_a_form() -> None:
+    class Entry(BaseModel):
+        at: str = Field(pattern="^2020", json_schema_extra={"format": "date-time"})
+
+    constraint, _ = constraint_of(Entry)
+    assert is_written(constraint, {"at": "2020-02-28T09:30:05Z"})
+    assert not is_written(constraint, {"at": "2021-02-28T09:30:05Z"})
+    assert not is_written(constraint, {"at": "2020-02-28"})
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -124,9 +124,10 @@ class FiniteAutomaton:
     def search(self) -> FiniteSearch:
         return FiniteSearch(self.options)
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
         self.cached_bytes = 0
         self.forgotten += 1
+        return True
 
 
 class FiniteSearch:

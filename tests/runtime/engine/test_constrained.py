@@ -262,3 +262,17 @@ def test_a_real_automaton_made_in_pieces_masks_as_one_made_at_once(bench: Bench)
         assert pieced.accept(token)
     assert whole.is_complete()
     assert pieced.is_complete()
+
+
+def test_a_request_submitted_twice_while_it_waits_is_refused_once_and_holds_nothing() -> None:
+    bench = Bench()
+    bench.define("k", "abc", "abd")
+    request = Request(1, (bench.text("x"), gen("k", max_tokens=5)))
+    bench.events["a", 1] = []
+    assert bench.engine.submit("a", request) is None
+    assert bench.engine.submit("a", request) is None
+    bench.run()
+    ends = [event for event in bench.events["a", 1] if event.final]
+    assert sorted(event.end or "" for event in ends) == ["error", "stop"]
+    bench.engine.flush_cache()
+    assert len(bench.engine.automata) == 0

@@ -206,13 +206,13 @@ def test_a_guess_ends_where_masks_are_not_ready() -> None:
     assert bench.data(number) == b"hello"
 
 
-@pytest.mark.parametrize("what", ["accept", "prepare"])
+@pytest.mark.parametrize("what", ["accept", "prepare", "forced"])
 def test_a_guess_that_leads_into_what_is_too_ambiguous_fails_nobody(what: str) -> None:
     bench = Bench(drafts="forced")
     bench.define("word", "hello")
     (automaton,) = bench.automata
     original = automaton.matcher
-    calls = iter([False, False, True, *[False] * 40])
+    calls = iter([False, False, what != "forced", *[what == "forced"] * 40])
 
     def matcher() -> Any:
         made = original()
@@ -285,3 +285,28 @@ def test_forced_text_is_cut_where_the_tokenizer_would_cut_it() -> None:
     assert len(first) > 1
     rest = b"abc def"[len(first) - 1 :]  # no token begins there: it is cut as if it stood alone
     assert list(cut(first[:-1], rest)) == tokenizer.encode_bytes(rest)
+
+
+def test_pages_for_what_was_guessed_wrong_are_given_back_at_once() -> None:
+    text = "abc" * 20 + "abcaQ" + "z" * 40
+    bench, _ = scripted(text, kv_tokens=256, drafts="all", prefix_cache=False)
+    number = bench.submit(text[:20], greedy(60))
+    while bench.engine.has_work():
+        bench.step()
+        for sequence in bench.engine.scheduler.running:
+            assert len(sequence.pages) <= bench.engine.memory.pages_for(sequence.computed + 1)
+    usage = bench.final(number).usage
+    assert usage is not None
+    assert usage.accepted < usage.drafted
+
+
+def test_guesses_leave_less_room_for_prompts_in_the_same_step() -> None:
+    bench = Bench(drafts="forced", chunk_tokens=64)
+    bench.define("word", "abcdefghijklmnop")
+    bench.submit("x", gen("word"))
+    (sequence,) = bench.engine.scheduler.waiting
+    plan = bench.engine.scheduler.schedule(16)
+    (work,) = plan.works
+    assert work.sequence is sequence
+    assert len(work.draft.tokens) == 4
+    assert plan.budget == 16 - 1 - 4

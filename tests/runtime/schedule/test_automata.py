@@ -19,8 +19,9 @@ class Sized:
     def search(self) -> Search:
         raise NotImplementedError
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
         self.cached_bytes = 10
+        return True
 
 
 def build(rules: bytes) -> Automaton:
