@@ -73,10 +73,10 @@ def test_a_row_abandoned_while_another_pauses_keeps_no_later_row_from_being_made
         pieces,
         lambda one: any(one is other for other in open_sequences),
     )
-    near = Hashed(**vars(sequence(automaton, b'{"aa":[1,2,{"a":"', 60)))
+    near: Any = Hashed(**vars(sequence(automaton, b'{"aa":[1,2,{"a":"', 60)))
     near.output.matcher.prepare(math.inf)
     near.output.remaining = near.output.matcher.shortest() + 1
-    gone = Hashed(**vars(sequence(automaton, b'{"aa":1,"ab":', 300)))
+    gone: Any = Hashed(**vars(sequence(automaton, b'{"aa":1,"ab":', 300)))
     open_sequences += [near, gone]
     pieces.begin(True)
     assert not masks.is_ready(gone)
@@ -93,7 +93,7 @@ def test_a_row_abandoned_while_another_pauses_keeps_no_later_row_from_being_made
         pieces.go_on(0.001)
     assert masks.is_ready(near)
     assert not automaton.is_at_work
-    later = Hashed(**vars(sequence(automaton, b'{"aa":[1,', 300)))
+    later: Any = Hashed(**vars(sequence(automaton, b'{"aa":[1,', 300)))
     open_sequences.append(later)
     for _ in range(10_000):
         pieces.begin(True)
