@@ -32,6 +32,8 @@ from benchmarks.serve import started_server
 
 SIZES = {"smollm2": Sizes(), "tiny": Sizes(items=2, words=8, tokens=4)}
 
+KV_TOKENS = 65536  # more than all that any side has open at once
+
 
 def measure(options: argparse.Namespace) -> list[Result]:
     """Counts first, then times."""
@@ -50,7 +52,7 @@ def measure(options: argparse.Namespace) -> list[Result]:
 @contextmanager
 def served(model: str) -> Iterator[Server]:
     """Our own server with a model, and a connection for programs, until the block ends."""
-    with started_server(["--model", model, "--no-log-requests"]) as base_url:
+    with started_server(["--model", model, "--kv-tokens", str(KV_TOKENS), "--no-log-requests"]) as base_url:
         connection = lw.connect(base_url.removesuffix("/v1"))
         try:
             yield Server(connection, base_url, first_model(base_url))
