@@ -200,6 +200,8 @@ def started_server(arguments: list[str]) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def sizes(options: argparse.Namespace) -> Sizes:

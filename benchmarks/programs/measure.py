@@ -1,0 +1,202 @@
+"""Counts and times workloads.
+
+counted    items one after the other on an empty cache: tokens and steps are the same every time, and are compared
+           with what the program needs at least (ideal.py)
+timed      all items at once on an empty cache, the sides taking turns, each repeat with data of its own
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.programs.base import Sizes, Workload
+from benchmarks.programs.ideal import Ideal, Model, Tree, ideal
+from benchmarks.programs.sides import Compiled, Interpreted, Raw, Side, Used
+from benchmarks.serve import BadAnswer
+from latticework.lang.backends.runtime import Connection
+from latticework.runtime.config import EngineConfig
+from latticework.runtime.model.locate import find_model
+from latticework.runtime.programs.turns import Turns
+from latticework.runtime.text.chat import ChatTemplate
+from latticework.runtime.text.tokenizer import Tokenizer
+
+HEARTBEAT_PATIENCE = 30.0  # seconds; a heartbeat comes every half second
+
+
+@dataclass(frozen=True)
+class Server:
+    """Ours. base_url: with its /v1."""
+
+    connection: Connection
+    base_url: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Other:
+    base_url: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums of our server since it started."""
+
+    prompt: int
+    cached: int
+    output: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one side used for all items, one after the other."""
+
+    prompt: int
+    cached: int
+    computed: int
+    output: int
+    steps: int
+    waits: int
+
+
+@dataclass
+class Result:
+    """Of one workload. counts: a side's, by its name. seconds, outputs: a number a repeat, by the side's name."""
+
+    name: str
+    ideal: Ideal
+    counts: dict[str, Counts]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    outputs: dict[str, list[int]] = field(default_factory=dict)
+
+    def ratio(self, side: str) -> float:
+        """Median seconds of a side over those of the compiled program."""
+        return statistics.median(self.seconds[side]) / statistics.median(self.seconds["compiled"])
+
+
+@dataclass(frozen=True)
+class _Template:
+    chat: ChatTemplate
+
+
+def model_of(name: str) -> Model:
+    """What the ideal needs to know of a model that is here. Raises ModelError."""
+    card = find_model(name)
+    tokenizer = Tokenizer.from_file(Path(card.tokenizer))
+    template = _Template(ChatTemplate.of(card))
+
+    def encode(pieces: Sequence[tuple[str, bool]], at_start: bool) -> Sequence[int]:
+        tokens = tuple(tokenizer.encode_pieces(pieces)[0])
+        begin = tokenizer.bos_ids
+        return (*begin, *tokens) if at_start and tokens[: len(begin)] != begin else tokens
+
+    return Model(encode, lambda: Turns(template), EngineConfig().chunk_tokens)  # type: ignore[arg-type]
+
+
+def sides_of(workload: Workload, rng: random.Random, sizes: Sizes, server: Server) -> tuple[Compiled, list[Side]]:
+    """The compiled side, and all of our own."""
+    data = workload.data(rng, sizes)
+    compiled = Compiled(workload, data, server.connection)
+    raw = Raw("raw", workload, data, server.base_url, server.model)
+    return compiled, [compiled, Interpreted(workload, data, server.connection), raw]
+
+
+# ---------------------------------------------------------------- counted
+
+
+def count(workload: Workload, seed: int, sizes: Sizes, server: Server, model: Model) -> Result:
+    compiled, sides = sides_of(workload, random.Random(f"{seed} {workload.name}"), sizes, server)
+    counts: dict[str, Counts] = {}
+    totals = read_totals(server)
+    for side in sides:
+        counts[side.name], totals = _counted(side, server, totals)
+    return Result(workload.name, ideal_of(compiled, model), counts)
+
+
+def ideal_of(compiled: Compiled, model: Model) -> Ideal:
+    """Of all items, one after the other: they share what is cached."""
+    tree = Tree()
+    pairs = zip(compiled.items, compiled.answers, strict=True)
+    found = [ideal(compiled.program.ir, item, answers, model, tree) for item, answers in pairs]
+    return Ideal(sum(one.prefill for one in found), sum(one.steps for one in found))
+
+
+def _counted(side: Side, server: Server, before: Totals) -> tuple[Counts, Totals]:
+    """What a side uses after `before`, with an empty cache; and the totals behind it, with an empty cache too."""
+    waits = side.in_turn().waits
+    after = read_totals(server, before.steps)
+    prompt, cached = after.prompt - before.prompt, after.cached - before.cached
+    output, steps = after.output - before.output, after.steps - before.steps
+    return Counts(prompt, cached, prompt - cached, output, steps, waits), after
+
+
+def read_totals(server: Server, steps: int = -1) -> Totals:
+    """What the server tells of all requests so far, text computed ahead of forks included. Empties the cache.
+
+    steps: how many there were before what is to be counted. Steps come with heartbeats: the one that shows an empty
+    cache after more steps is later than all of them, as what runs, or has run, leaves something in the cache."""
+    end = time.monotonic() + HEARTBEAT_PATIENCE
+    while True:
+        server.connection.flush_cache()  # again and again: what is about to end fills it once more
+        stats = server.connection.stats()
+        engine = stats.engine
+        if stats.open_requests == engine.running == engine.pages_cached == 0 and engine.steps > steps:
+            break
+        if time.monotonic() > end:
+            raise BadAnswer(f"the engine did not come to rest within {HEARTBEAT_PATIENCE} s: {stats}")
+        time.sleep(0.05)
+    response = httpx.get(server.base_url.removesuffix("/v1") + "/metrics", timeout=30)
+    response.raise_for_status()
+    families = text_string_to_metric_families(response.text)
+    found = {sample.name: int(sample.value) for family in families for sample in family.samples if not sample.labels}
+    names = ("prompt_tokens", "prefix_cache_hits", "generation_tokens", "steps")
+    return Totals(*(found[f"latticework:{name}_total"] for name in names))
+
+
+# ---------------------------------------------------------------- timed
+
+
+def clock(
+    results: Sequence[Result],
+    workloads: Mapping[str, Workload],
+    seed: int,
+    sizes: Sizes,
+    server: Server,
+    other: Other | None,
+    repeats: int,
+) -> None:
+    """Adds the seconds of all repeats to the results."""
+    for repeat in range(repeats):
+        for result in results:
+            workload = workloads[result.name]
+            rng = random.Random(f"{seed} {workload.name} {repeat}")
+            _, sides = sides_of(workload, rng, sizes, server)
+            if other is not None:
+                data = workload.data(random.Random(f"{seed} {workload.name} {repeat}"), sizes)
+                sides.append(Raw("other", workload, data, other.base_url, other.model))
+            for side in rotated(sides, repeat):
+                server.connection.flush_cache()
+                seconds, used = timed(side.at_once)
+                result.seconds.setdefault(side.name, []).append(seconds)
+                result.outputs.setdefault(side.name, []).append(used.usage.output)
+
+
+def rotated(sides: list[Side], repeat: int) -> list[Side]:
+    """Another side begins in every repeat."""
+    first = repeat % len(sides)
+    return sides[first:] + sides[:first]
+
+
+def timed(run: Callable[[], Used]) -> tuple[float, Used]:
+    began = time.perf_counter()
+    used = run()
+    return time.perf_counter() - began, used

@@ -1,0 +1,41 @@
+"""The whole benchmark on the tiny model: every workload on every side, compared by what it computed, never by time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.programs.__main__ import main, parse
+from benchmarks.programs.known import WORKLOADS
+
+STRAIGHT = {"few_shot", "select_prefix", "react", "extraction", "chat"}
+
+
+def test_every_workload_runs_on_every_side_and_computes_no_more_than_it_has_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    main(["--model", "tiny", "--repeats", "1", "--json", str(report)])
+    results = {result["name"]: result for result in json.loads(report.read_text())["results"]}
+    assert list(results) == list(WORKLOADS)
+    for name, result in results.items():
+        assert set(result["seconds"]) == set(result["counts"]) == {"compiled", "interpreted", "raw"}, name
+        compiled, interpreted = result["counts"]["compiled"], result["counts"]["interpreted"]
+        assert compiled["waits"] == 1, name
+        assert compiled["output"] == interpreted["output"] > 0, name
+        assert compiled["computed"] >= result["ideal"]["prefill"], name
+        if name in STRAIGHT:  # branches reach the engine as they come: what they share may be computed by both
+            assert interpreted["waits"] == 1, name
+            assert compiled["computed"] <= 1.05 * result["ideal"]["prefill"], name
+            assert compiled["steps"] <= 1.1 * result["ideal"]["steps"], name
+    assert results["select_prefix"]["counts"]["raw"]["computed"] > results["select_prefix"]["ideal"]["prefill"]
+    assert "of ideal" in capsys.readouterr().out
+
+
+def test_unknown_workloads_and_negative_repeats_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in ((["--only", "nothing"], "nothing"), (["--repeats", "-1"], "expected 0 or more")):
+        with pytest.raises(SystemExit):
+            parse(arguments)
+        assert said in capsys.readouterr().err
