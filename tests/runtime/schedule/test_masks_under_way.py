@@ -33,16 +33,20 @@ class OneAutomaton:
 
 
 def sequence(automaton: Automaton, text: bytes, remaining: int) -> Any:
-    """What `Masks` looks at of a sequence whose gen has written `text`."""
+    """What `Masks` looks at of a sequence whose gen has written `text`. It is one of its own, as sequences are."""
     matcher = automaton.matcher()
     assert all(map(matcher.accept, text))
     output = SimpleNamespace(matcher=matcher, closing=True, remaining=remaining, drawn=0)
     chain = [GenSegment(Sampling(max_tokens=5, seed=1), "k")]
-    return SimpleNamespace(output=output, tokens=[0], segment=0, request=SimpleNamespace(chain=chain))
+    return _Sequence(output, SimpleNamespace(chain=chain))
 
 
-class Hashed(SimpleNamespace):
-    __hash__ = object.__hash__
+class _Sequence:
+    def __init__(self, output: Any, request: Any) -> None:
+        self.output = output
+        self.request = request
+        self.tokens = [0]
+        self.segment = 0
 
 
 @pytest.fixture
@@ -73,10 +77,10 @@ def test_a_row_abandoned_while_another_pauses_keeps_no_later_row_from_being_made
         pieces,
         lambda one: any(one is other for other in open_sequences),
     )
-    near: Any = Hashed(**vars(sequence(automaton, b'{"aa":[1,2,{"a":"', 60)))
+    near = sequence(automaton, b'{"aa":[1,2,{"a":"', 60)
     near.output.matcher.prepare(math.inf)
     near.output.remaining = near.output.matcher.shortest() + 1
-    gone: Any = Hashed(**vars(sequence(automaton, b'{"aa":1,"ab":', 300)))
+    gone = sequence(automaton, b'{"aa":1,"ab":', 300)
     open_sequences += [near, gone]
     pieces.begin(True)
     assert not masks.is_ready(gone)
@@ -93,7 +97,7 @@ def test_a_row_abandoned_while_another_pauses_keeps_no_later_row_from_being_made
         pieces.go_on(0.001)
     assert masks.is_ready(near)
     assert not automaton.is_at_work
-    later: Any = Hashed(**vars(sequence(automaton, b'{"aa":[1,', 300)))
+    later = sequence(automaton, b'{"aa":[1,', 300)
     open_sequences.append(later)
     for _ in range(10_000):
         pieces.begin(True)
