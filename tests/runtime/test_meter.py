@@ -37,7 +37,7 @@ def test_a_request_is_timed_from_token_to_token(clock: list[float], caplog: pyte
         for now in (0.25, 0.5, 1.0):
             clock[0] = now
             meter.hear(REQUEST, timing, TokenEvent(7, 0, (5,)))
-        usage = Usage(9, 4, 5, 3, queue_seconds=0.1, prefill_seconds=0.2, decode_seconds=0.7)
+        usage = Usage(9, 4, 5, 3, drafted=2, accepted=1, queue_seconds=0.1, prefill_seconds=0.2, decode_seconds=0.7)
         meter.hear(REQUEST, timing, TokenEvent(7, 0, end="stop", usage=usage, final=True))
     assert meter.first_token.total == 0.25
     assert meter.between_tokens.total == 0.75
@@ -46,8 +46,8 @@ def test_a_request_is_timed_from_token_to_token(clock: list[float], caplog: pyte
     assert meter.usage == usage
     assert +meter.outcomes == {"stop": 1}
     assert caplog.messages == [
-        "request=7 outcome=stop segments=1 prompt=9 cached=4 output=3 queue_ms=100.0 prefill_ms=200.0 decode_ms=700.0 "
-        "total_ms=1000.0 first_token_ms=250.0"
+        "request=7 outcome=stop segments=1 prompt=9 cached=4 output=3 drafted=2 accepted=1 queue_ms=100.0 "
+        "prefill_ms=200.0 decode_ms=700.0 total_ms=1000.0 first_token_ms=250.0"
     ]
 
 
