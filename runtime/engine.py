@@ -76,14 +76,16 @@ class Engine:
         dtype: str,
         profile: Profile | None = None,
         pace: Pace | None = None,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs; pace: what they call where they may
-        pause. dtype: name of the weights' type."""
+        pause; forget: drops what they found out about the vocabulary. dtype: name of the weights' type."""
         self.config = config
         self.dtype = dtype
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
         self.profile = profile or Profile(config.profile)
         self._runner = runner
+        self._forget = forget
         kv = runner.kv
         pages = kv.keys[0].shape[0]
         self.kv_tokens = pages * kv.page_size
@@ -162,7 +164,7 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace, vocabulary.forget)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -208,6 +210,7 @@ class Engine:
         self.tree.flush()
         self.automata.flush()
         self.pieces.drop_unwanted()
+        self._forget()
 
     # ------------------------------------------------------------ one step
 

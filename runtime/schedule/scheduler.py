@@ -31,6 +31,7 @@ from latticework.runtime.schedule.waiting import Waiting
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
 DRAFT_SHARE = 4  # guesses get a quarter of a step's prompt tokens
+DRAFT_ROWS = 32  # and no more than this: everyone in the step waits for them
 ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: guesses that may well be wrong pay
 PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of prompts: what they take is bounded
 
@@ -135,7 +136,7 @@ class Scheduler:
         """prompt_tokens: at most so many of prompts and options, fewer than `chunk_tokens`."""
         self.step += 1
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
-        plan.drafts = plan.budget // DRAFT_SHARE
+        plan.drafts = min(plan.budget // DRAFT_SHARE, DRAFT_ROWS)
         ranked = sorted(self.running, key=_rank)
         for sequence in ranked:
             if sequence.running and sequence.uncomputed == 1:
