@@ -71,15 +71,21 @@ def test_a_task_that_takes_long_does_not_hold_the_others_up() -> None:
 def test_threads_end_when_there_is_nothing_to_do() -> None:
     workers = Workers(8, "ending workers")
     run_all(workers, [lambda: None] * 8)
+    end = time.monotonic() + 20
     while any(thread.name == "ending workers" for thread in threading.enumerate()):
+        assert time.monotonic() < end, "a thread stays"
         time.sleep(0.01)
-    run_all(workers, [lambda: None])  # and begin again
+    ran: list[int] = []
+    run_all(workers, [lambda: ran.append(1)])
+    assert ran == [1]  # they begin again
 
 
 def test_a_wait_of_another_thread_changes_nothing() -> None:
     workers = Workers(1, "one")
     workers.on_wait(True)
-    run_all(workers, [lambda: None])
+    ran: list[int] = []
+    run_all(workers, [lambda: ran.append(1)])
+    assert ran == [1]
 
 
 def test_a_call_gives_what_the_task_returns_or_raises_whatever_it_raises() -> None:
