@@ -475,13 +475,15 @@ class Set(msgspec.Struct, frozen=True, tag="set", forbid_unknown_fields=True):
 
 class Gen(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
     """Text the model writes. `given` names the fields of `sampling` that the op sets itself; the rest come from
-    the run. name None: the text is appended but no variable holds it."""
+    the run. name None: the text is appended but no variable holds it. heal: the last tokens of the plain text before it
+    may be spelled again by tokens that go on into this text."""
 
     name: str | None = None
     sampling: Sampling = Sampling()
     given: tuple[str, ...] = ()
     constraint: Constraint | None = None
     on_length: OnLength = "close"
+    heal: bool = False
 
 
 SelectMethod: TypeAlias = Literal[
@@ -680,6 +682,8 @@ def _describe_gen(op: Gen) -> str:
         parts.append(_describe_constraint(op.constraint))
     if op.on_length != "close":
         parts.append(f"on_length={op.on_length!r}")
+    if op.heal:
+        parts.append("heal=True")
     return " ".join(parts)
 
 

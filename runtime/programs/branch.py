@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 Speaker: TypeAlias = Speech | Choosing
 """Who turns a generating segment's events into the op's."""
+PLAIN_END = 1024  # characters of plain text that are remembered: more could not be healed
 LONG_TEXT = 20_000  # characters; more are encoded in a thread
 
 log = logging.getLogger(__name__)
@@ -107,17 +108,20 @@ class BranchTask:
         self._turns = Turns(run.front)
         self._hold: Hold | None = None
         self._ordinal = 0
+        self._plain = ""  # the end of the text as far as it is neither the template's nor generated
         self._group: int | None = None
         self._counted = Usage()  # of the open request, given to ops that have ended
         self._drawn = 0  # tokens of the op under way
 
     # ------------------------------------------------------------ from the client
 
-    def begin(self, hold: Hold | None, turns: Turns, group: int | None = None) -> None:
-        """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`."""
+    def begin(self, hold: Hold | None, turns: Turns, group: int | None = None, plain: str = "") -> None:
+        """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`. plain: the end of
+        what it continues, as far as that could be healed."""
         self._hold = hold
         self._turns = turns
         self._group = group
+        self._plain = plain
         if self._error is None:
             self.task = asyncio.create_task(self._work())
         else:
@@ -230,7 +234,7 @@ class BranchTask:
                     await self._draw_several(chain, position, op, sampling)
                     return Chain()
                 known, began = len(chain.rules), time.monotonic()
-                segment = await self.front.gen_segment(op, sampling, chain.rules)
+                segment = await self.front.gen_segment(op, sampling, chain.rules, self._take_plain())
                 if len(chain.rules) > known:
                     compiling = Usage(compile_seconds=time.monotonic() - began)
                     chain.compiling[len(chain.segments)] = compiling
@@ -277,13 +281,22 @@ class BranchTask:
         if not self._pieces:
             return
         pieces, self._pieces = self._pieces, []
+        for text, is_template in pieces:
+            if text:
+                self._plain = "" if is_template else (self._plain + text)[-PLAIN_END:]
         at_start = self._hold is None and not chain.segments
         if sum(len(text) for text, _ in pieces) > LONG_TEXT:
             chain.add(await asyncio.to_thread(self.front.text_run, pieces, at_start))
         else:
             chain.add(self.front.text_run(pieces, at_start))
 
+    def _take_plain(self) -> str:
+        """The plain text at the end, before something is generated there."""
+        plain, self._plain = self._plain, ""
+        return plain
+
     async def _add_select(self, chain: Chain, position: int, op: Select) -> None:
+        self._take_plain()
         encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in op.options)
         choosing = Choosing(self.index, position, op, self._next_seed(), encoded)
         unconditional: tuple[float, ...] = ()
@@ -313,7 +326,7 @@ class BranchTask:
         for child in children:
             branch = self.run.branches[child]
             hold = self._hold.share() if self._hold is not None and branch.continues(0) else None
-            branch.begin(hold, self._turns.copy(), group)
+            branch.begin(hold, self._turns.copy(), group, self._plain)
 
     async def _end_child(self, child: int) -> None:
         branch = self.run.branches.get(child)
@@ -431,7 +444,7 @@ class BranchTask:
         if event.error is not None or speaker is None:
             return
         own = (event.usage or self._counted) - self._counted
-        self._counted += own
+        self._counted = event.usage or self._counted
         drawn = len(event.tokens) if event.usage is None else own.output - self._drawn
         self._drawn = self._drawn + drawn if event.usage is None else 0
         if not self.run.spend(drawn):

@@ -112,12 +112,6 @@ def test_choices_and_their_method_make_a_select(method: Any, name: Any) -> None:
         assert op(lw.select("x", ["a", "b"], 0.0, method)) == Select("x", ("a", "b"), name)
 
 
-@pytest.mark.parametrize("heal", [True, 1])
-def test_healing_is_refused_and_says_so(heal: Any) -> None:
-    with pytest.raises(lw.Unsupported, match="healed"):
-        lw.gen("x", heal=heal)
-
-
 # ---------------------------------------------------------------- run
 
 
