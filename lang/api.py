@@ -81,9 +81,9 @@ def gen(
     occurrence of this text, as in after="</think>"; what comes before is free, and `s.value(name)` leaves it out.
     on_length: what a constrained gen does as its tokens run out, see `OnLength`. return_logprob: keep each
     token's log-probability in `s.meta(name)`; top_logprobs=k, or top_logprobs_num=k, the k likeliest as well.
-    prompt_logprobs: the same for the constant text right before, 0 or k likeliest; logprob_start_len=0 is the same by
-    SGLang's name, of whose other values only -1, none, is taken. Their texts are always there: return_text_in_logprobs
-    changes nothing. n: so many outputs, drawn side
+    prompt_logprobs: the same for the constant text right before, 0 or k likeliest; logprob_start_len is the same by
+    SGLang's name, and the first token of the whole text that is told of (-1: none is). Their texts are always there:
+    return_text_in_logprobs changes nothing. n: so many outputs, drawn side
     by side; `s[name]`, `s.value(name)` and `s.meta(name)` are lists, and the text goes on with the first. best_of: the
     n best of so many, best first.
 

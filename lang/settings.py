@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from latticework.lang.backends.base import Backend
-from latticework.lang.errors import InvalidArgument, Unsupported
+from latticework.lang.errors import InvalidArgument
 from latticework.lang.ir import Sampling
 from latticework.lang.record import checked_record
 
@@ -103,19 +103,25 @@ def asked_logprobs(
     prompt_logprobs: int | None = None,
 ) -> dict[str, int | None]:
     """Sampling's logprobs and prompt_logprobs, from the ways to ask for them. return_text_in_logprobs: their text is
-    always there. Raises InvalidArgument, and Unsupported for log-probabilities from the middle of a prompt on."""
+    always there. Raises InvalidArgument."""
     if top_logprobs is not None and top_logprobs_num is not None:
         raise InvalidArgument("top_logprobs and top_logprobs_num are one thing; expected one", field="top_logprobs")
     top = top_logprobs if top_logprobs is not None else top_logprobs_num or None
     for name, value in (("return_logprob", return_logprob), ("return_text_in_logprobs", return_text_in_logprobs)):
         if value is not None and not isinstance(value, bool):
             raise InvalidArgument(f"{name} is {value!r}; expected true or false", field=name)
-    if logprob_start_len not in (None, -1, 0):
-        raise Unsupported(
-            f"logprob_start_len is {logprob_start_len}; log-probabilities are told of the whole text before a gen (0) "
-            "or of none of it (-1)",
-            field="logprob_start_len",
-        )
-    if logprob_start_len == 0 and prompt_logprobs is None:
-        prompt_logprobs = top or 0
-    return {"logprobs": top if top is not None else 0 if return_logprob else None, "prompt_logprobs": prompt_logprobs}
+    start = None
+    if logprob_start_len is not None:
+        if not isinstance(logprob_start_len, int) or isinstance(logprob_start_len, bool) or logprob_start_len < -1:
+            raise InvalidArgument(
+                f"logprob_start_len is {logprob_start_len!r}; expected the first token that is told of, or -1",
+                field="logprob_start_len",
+            )
+        start = logprob_start_len if logprob_start_len > 0 else None
+        if logprob_start_len >= 0 and prompt_logprobs is None:
+            prompt_logprobs = top or 0
+    return {
+        "logprobs": top if top is not None else 0 if return_logprob else None,
+        "prompt_logprobs": prompt_logprobs,
+        "prompt_logprobs_start": start,
+    }

@@ -241,10 +241,9 @@ class Front:
         deadline: Deadline | None = None,
         priority: int = 0,
         tenant: str = "",
-        untold: int = 0,
     ) -> Generation:
         """One gen after each prompt: an async context manager and iterator. Leaving it cancels. Without a seed every
         prompt gets one of its own.
 
-        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`. untold: see `GenSegment`."""
-        return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant, untold)
+        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`."""
+        return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant)

@@ -140,7 +140,7 @@ class Chain:
             budget,
             stops.cursor(zip(sampling.stop_regex, map(self._automata.search, segment.stop_rules), strict=True)),
             matcher,
-            _count_to_score(sampling, min(text + segment.untold, len(sequence.tokens)), len(sequence.tokens)),
+            _count_to_score(sampling, text, len(sequence.tokens)),
             early=(*ends, *sampling.stop_token_ids),
             never=ends if sampling.ignore_eos else (),
             before=np.unique(sequence.tokens) if sampling.repetition_penalty != 1.0 else None,
@@ -333,6 +333,7 @@ def _count_to_score(sampling: Sampling, text: int, end: int) -> int:
     for more numbers than an answer can hold."""
     if sampling.prompt_logprobs is None:
         return 0
+    text = min(end, max(text, sampling.prompt_logprobs_start))
     numbers = (end - text) * (1 + sampling.prompt_logprobs)
     if numbers > MAX_PROMPT_LOGPROBS:
         raise InvalidArgument(
