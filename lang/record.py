@@ -106,7 +106,6 @@ def record(
     name: str,
     program: Program | None = None,
     arguments: Mapping[str, str] | None = None,
-    max_total_tokens: int | None = None,
 ) -> None:
     """Has a run written down when it ends, before anybody is told that it has. program: the one that it runs, where
     that is not what its body appends."""
@@ -118,10 +117,10 @@ def record(
         backend=backend.name,
         model=model if isinstance(model, str) else None,
         arguments=dict(arguments or {}),
-        sampling=run.sampling,
-        seed=run.seed,
-        item=run.item,
-        max_total_tokens=max_total_tokens,
+        sampling=run.terms.sampling,
+        seed=run.terms.seed,
+        item=run.terms.item,
+        max_total_tokens=run.terms.max_total_tokens,
     )
 
     def write() -> None:

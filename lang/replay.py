@@ -18,7 +18,7 @@ from latticework.lang import errors
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.calls import Encoded
 from latticework.lang.backends.default import default_backend
-from latticework.lang.call import CallSettings, Prepared, begin
+from latticework.lang.call import Prepared, begin
 from latticework.lang.check import Place
 from latticework.lang.errors import LatticeworkError
 from latticework.lang.ir import Op, Program, describe
@@ -82,10 +82,11 @@ def replay_each(
 
 def _replay(line: int, recorded: Recorded, backend: Backend, timeout: float | None) -> Replayed:
     program = recorded.program
-    settings = Settings(sampling=recorded.sampling, seed=recorded.seed, timeout=timeout)
-    chosen = CallSettings(settings=settings, max_total_tokens=recorded.max_total_tokens)
+    settings = Settings(
+        sampling=recorded.sampling, seed=recorded.seed, timeout=timeout, max_total_tokens=recorded.max_total_tokens
+    )
     prepared = Prepared(Encoded.of(program), _layout(program, line), recorded.name)
-    call = begin(prepared, chosen, recorded.arguments, backend, recorded.item)
+    call = begin(prepared, settings, recorded.arguments, backend, recorded.item)
     with suppress(LatticeworkError):  # each op has its error, and is compared
         call.finish()
     answers, failed = outcome(call.run)

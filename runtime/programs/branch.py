@@ -27,7 +27,7 @@ from latticework.lang.errors import (
     RuntimeFailure,
     Unsupported,
 )
-from latticework.lang.events import Done, Failed, Rendered, Usage
+from latticework.lang.events import Done, Failed, Rendered, Spent, Usage
 from latticework.lang.ir import (
     Arg,
     Fork,
@@ -381,7 +381,10 @@ class BranchTask:
         self._group = None
         self.let_go()
         self._hold = hold
-        self.run.usage += final.usage or Usage()
+        whole = final.usage or Usage()
+        self.run.usage += whole
+        if whole != self._counted:  # text that no op tells of
+            self.run.emit(Spent(self.index, whole - self._counted))
         if final.error is not None:
             self.fail(final.error)
             raise _Failed("the request failed")
@@ -401,7 +404,7 @@ class BranchTask:
         the sequence of the first."""
         rules: dict[str, bytes] = {}
         began = time.monotonic()
-        segment = await self.front.gen_segment(op, sampling, rules)
+        segment = await self.front.gen_segment(op, sampling, rules, self._take_plain())
         compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
         last = chain.segments[-1] if chain.segments else None
         text = last if isinstance(last, TextSegment) else None
