@@ -49,19 +49,19 @@ def runnable(request: pytest.FixtureRequest) -> Any:
     return forked if request.param == "interpreted" else forked.compile()
 
 
-def test_usage_counts_text_that_was_computed_for_a_fork(runnable: Any) -> None:
-    with Runtime("tiny", dtype="float64", kv_tokens=4096, threads=1) as runtime:  # nothing is cached
-        state = runnable.run(backend=runtime, seed=1)
-        told: list[Usage] = [*(meta.usage for name in "xz" for meta in state.meta(name)), state.meta("y").usage]
-        ops = sum(told, Usage())
-        usage = state.usage()
-        assert usage.output == ops.output == sum(one.output for one in told)
-        texts = len(COMMON) + sum(len(f"{i}: ") for i in range(3)) + len("So ") + len(" and then")
-        computed = usage.computed - ops.computed  # by nobody's gen: the shared beginning, and what is behind y
-        assert len(COMMON) <= computed + 1
-        assert texts <= usage.computed <= texts + 8 + usage.output  # each continuation draws from a token of its own
-        assert usage.prompt == usage.cached + usage.computed
-        assert state.get_meta_info("y")["prompt_tokens"] == state.meta("y").usage.prompt
+def test_usage_counts_text_that_was_computed_for_a_fork(tiny_runtime: Runtime, runnable: Any) -> None:
+    assert wait_until(lambda: is_idle(tiny_runtime))
+    tiny_runtime.flush_cache()
+    state = runnable.run(backend=tiny_runtime, seed=1)
+    told: list[Usage] = [*(meta.usage for name in "xz" for meta in state.meta(name)), state.meta("y").usage]
+    ops = sum(told, Usage())
+    usage = state.usage()
+    assert usage.output == ops.output == sum(one.output for one in told)
+    texts = len(COMMON) + sum(len(f"{i}: ") for i in range(3)) + len("So ") + len(" and then")
+    assert len(COMMON) <= usage.computed - ops.computed + 1  # no gen tells of the beginning that they share
+    assert texts <= usage.computed <= texts + 8 + usage.output  # each continuation draws from a token of its own
+    assert usage.prompt == usage.cached + usage.computed
+    assert state.get_meta_info("y")["prompt_tokens"] == state.meta("y").usage.prompt
 
 
 def test_more_tokens_than_a_run_was_given_end_it(tiny_runtime: Runtime, runnable: Any) -> None:
