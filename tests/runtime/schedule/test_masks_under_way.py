@@ -36,7 +36,7 @@ def sequence(automaton: Automaton, text: bytes, remaining: int) -> Any:
     """What `Masks` looks at of a sequence whose gen has written `text`. It is one of its own, as sequences are."""
     matcher = automaton.matcher()
     assert all(map(matcher.accept, text))
-    output = SimpleNamespace(matcher=matcher, closing=True, remaining=remaining, drawn=0)
+    output = SimpleNamespace(matcher=matcher, closing=True, remaining=remaining, drawn=0, position=0)
     chain = [GenSegment(Sampling(max_tokens=5, seed=1), "k")]
     return _Sequence(output, SimpleNamespace(chain=chain))
 
