@@ -206,8 +206,10 @@ class Engine:
         self.leases.release_all(owner)
 
     def flush_cache(self) -> None:
-        """Evicts every prefix that no lease and no running sequence holds, and constraints that no request uses."""
+        """Evicts every prefix that no lease and no running sequence holds, constraints that no request uses, and what
+        was learnt on the way."""
         self.tree.flush()
+        self.drafts.forget()
         self.automata.flush()
         self.pieces.drop_unwanted()
         self._forget()
