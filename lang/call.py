@@ -41,6 +41,7 @@ class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     priority: int = 0
     max_total_tokens: int | None = None
+    chunks: bool = True
 
 
 class Call:
@@ -138,6 +139,7 @@ class _Calling:
             timeout=timeout,
             priority=self._chosen.priority,
             max_total_tokens=self._chosen.max_total_tokens,
+            chunks=self._chosen.chunks,
         )
         return self
 

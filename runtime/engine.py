@@ -42,8 +42,9 @@ from latticework.runtime.schedule.held import Held
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.pieces import Pace, Pieces
+from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.schedule.requests import Events, Requests
-from latticework.runtime.schedule.scheduler import Plan, Scheduler
+from latticework.runtime.schedule.scheduler import Scheduler
 from latticework.runtime.schedule.sequence import Owner
 from latticework.runtime.schedule.step_cost import StepCost
 from latticework.runtime.settle import Settlement

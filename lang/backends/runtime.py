@@ -68,6 +68,7 @@ def _call(
         timeout=terms.timeout,
         priority=terms.priority,
         max_total_tokens=terms.max_total_tokens,
+        chunks=terms.chunks,
     )
     return _RemoteRun(client, number)
 

@@ -58,7 +58,8 @@ class Group:
 class TorchPlan:
     """What the layers of one step share. `folded`: how many query heads per KV head the masks are laid out for."""
 
-    slots: Tensor  # [T], where the new tokens' KV is written
+    slots: Tensor  # [T + C], where the new tokens' KV is written, and copied
+    copied: Tensor | None  # [C], which of T are copied; None: none
     groups: tuple[Group, ...]
     folded: int = 1
 
@@ -101,14 +102,16 @@ class TorchAttention:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
         how = self.layers[layer] if self.layers else PLAIN
         chosen = plan[how.window]
-        write_kv(kv.keys[layer], k, chosen.slots)
-        write_kv(kv.values[layer], v, chosen.slots)
+        write_kv(kv.keys[layer], k, chosen)
+        write_kv(kv.values[layer], v, chosen)
         return attend(q, kv.keys[layer], kv.values[layer], chosen, torch.empty_like(q), how)
 
 
-def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
-    """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]; slots: int64 [T]."""
-    cache.view(-1, *cache.shape[2:]).index_copy_(0, slots, new)
+def write_kv(cache: Tensor, new: Tensor, plan: TorchPlan) -> None:
+    """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]."""
+    if plan.copied is not None:
+        new = torch.cat([new, new.index_select(0, plan.copied)])
+    cache.view(-1, *cache.shape[2:]).index_copy_(0, plan.slots, new)
 
 
 def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64], window: int | None = None) -> TorchPlan:
@@ -119,7 +122,12 @@ def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64], wind
     seen = batch.lengths if window is None else np.minimum(batch.lengths, new + window - 1)
     members = group_sequences(new, seen, sequences, GATHER_BYTES // token_bytes, PADDING_BYTES // token_bytes)
     groups = tuple(_plan_group(batch, kv, group, int(new[group[0]]), window) for group in members)
-    return TorchPlan(torch.from_numpy(batch.slots).to(keys.device), groups)
+    rows, slots = batch.copies
+    return TorchPlan(
+        torch.from_numpy(np.concatenate([batch.slots, slots])).to(keys.device),
+        torch.from_numpy(rows).to(keys.device) if len(rows) else None,
+        groups,
+    )
 
 
 def group_sequences(

@@ -92,8 +92,8 @@ class TritonAttention:
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
         keys, values = kv.keys[layer], kv.values[layer]
-        write_kv(keys, k, plan.rest.slots)
-        write_kv(values, v, plan.rest.slots)
+        write_kv(keys, k, plan.rest)
+        write_kv(values, v, plan.rest)
         if len(plan.rows) == len(q):  # nothing but decode: rows are in order
             return paged_decode(q, keys, values, plan.page_table, plan.lengths)
         out = attend(q, keys, values, plan.rest, torch.empty_like(q))

@@ -372,6 +372,7 @@ class FrontServer:
             message.timeout,
             priority=message.priority,
             max_total_tokens=message.max_total_tokens,
+            chunks=message.chunks,
         )
         client.runs[message.run] = run
         self._spawn(self._execute(identity, client, message, run, task))

@@ -19,7 +19,7 @@ from latticework.lang.events import Event, Usage
 from latticework.lang.ir import Gen, Op, Sampling
 from latticework.runtime.request import Request, TokenEvent
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME_BYTES = 64 << 20
 HEARTBEAT_SECONDS = 0.5  # a live peer says something at least this often
 SILENCE_SECONDS = 5.0  # a peer silent for longer is dead
@@ -196,7 +196,8 @@ class Register(_Message, frozen=True, tag="register"):
 
 class Call(_Message, frozen=True, tag="call"):
     """A run of a registered program, in place of Open and Append; `Closed` when it is over. arguments: the text of
-    each. priority: see `Request`. max_total_tokens: output tokens of all ops, beyond which it fails."""
+    each. priority: see `Request`. max_total_tokens: output tokens of all ops, beyond which it fails. chunks: whether
+    text is told as it grows."""
 
     run: int
     hash: str
@@ -207,6 +208,7 @@ class Call(_Message, frozen=True, tag="call"):
     timeout: Seconds | None = None
     priority: int = 0
     max_total_tokens: int | None = None
+    chunks: bool = True
 
 
 class Warm(_Message, frozen=True, tag="warm"):
