@@ -81,17 +81,24 @@ def gen(
     occurrence of this text, as in after="</think>"; what comes before is free, and `s.value(name)` leaves it out.
     on_length: what a constrained gen does as its tokens run out, see `OnLength`. return_logprob: keep each
     token's log-probability in `s.meta(name)`; top_logprobs=k, or top_logprobs_num=k, the k likeliest as well.
-    prompt_logprobs: the same for the constant text right before, 0 or k likeliest; logprob_start_len=0 is the same by
-    SGLang's name, of whose other values only -1, none, is taken. Their texts are always there: return_text_in_logprobs
-    changes nothing. n: so many outputs, drawn side
+    prompt_logprobs: the same for the constant text right before, 0 or k likeliest; logprob_start_len is the same by
+    SGLang's name, and the first token of the whole text that is told of (-1: none is). Their texts are always there:
+    return_text_in_logprobs changes nothing. n: so many outputs, drawn side
     by side; `s[name]`, `s.value(name)` and `s.meta(name)` are lists, and the text goes on with the first. best_of: the
-    n best of so many, best first. heal is refused: the prompt's last token stays as it is.
+    n best of so many, best first.
+
+    heal: where the text before ends in the middle of what would have been one token, as "http:" does before "//", its
+    end is taken back and the model spells it again, by whatever tokens begin so: the one across the boundary may be
+    drawn. Taken back is the longest run of the last four tokens that some longer token begins with, as guidance's
+    engine does, and nothing where no token could go on; never the template's markers, special tokens, generated text or
+    the only token. What is taken back stays what it was: this text, its constraint, stops and max_tokens begin behind
+    it, though a token that spans the boundary is told whole, with its log-probability, in `s.meta(name)`.
     Raises InvalidArgument (RegexError, SchemaError) or Unsupported at once.
     """
     if name is not None:
         checked_name(name)
-    if heal:
-        raise Unsupported("tokens are not healed: the prompt's last one stays as it is", field="heal")
+    if not isinstance(heal, bool):
+        raise InvalidArgument(f"heal is {heal!r}; expected true or false", field="heal")
     asked = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -131,6 +138,8 @@ def gen(
     if choices is not None:
         if after is not None:
             raise InvalidArgument("gen with choices scores every choice; after has no effect on that", field="after")
+        if heal:
+            raise InvalidArgument("gen with choices scores every choice as it is; heal has no effect", field="heal")
         return _gen_choices(name, choices, choices_method, given)
     if choices_method is not None:
         raise InvalidArgument("choices_method needs choices", field="choices_method")
@@ -150,7 +159,7 @@ def gen(
         raise InvalidArgument(f"on_length is {on_length!r}; expected one of {get_args(OnLength)}", field="on_length")
     if on_length != "close" and constraint is None:
         raise InvalidArgument("on_length needs a regex, json_schema, schema, grammar or dtype", field="on_length")
-    return Expr(Piece(Gen(name, sampling, tuple(given), constraint, on_length), decoder))
+    return Expr(Piece(Gen(name, sampling, tuple(given), constraint, on_length, heal), decoder))
 
 
 def gen_int(

@@ -19,7 +19,7 @@ from latticework.lang.branch import Branch, Slot
 from latticework.lang.check import Place
 from latticework.lang.errors import DeadlineExceeded, InvalidArgument
 from latticework.lang.expr import Piece, checked_text
-from latticework.lang.ir import Arg, Fork, Sampling
+from latticework.lang.ir import Arg, Fork
 from latticework.lang.layout import Filling, Layout, each_blank
 from latticework.lang.record import record
 from latticework.lang.run import Run
@@ -33,15 +33,6 @@ class Prepared(msgspec.Struct, frozen=True):
     program: Encoded
     layout: Layout
     name: str = "program"
-
-
-class CallSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of any run, and those of a compiled one; see `Terms`."""
-
-    settings: Settings
-    priority: int = 0
-    max_total_tokens: int | None = None
-    chunks: bool = True
 
 
 class Call:
@@ -94,14 +85,12 @@ async def _wait(over: asyncio.Event, deadline: float | None) -> None:
         raise DeadlineExceeded("the run took longer than it was given")
 
 
-def begin(prepared: Prepared, chosen: CallSettings, arguments: Mapping[str, str], backend: Backend, item: int) -> Call:
+def begin(prepared: Prepared, settings: Settings, arguments: Mapping[str, str], backend: Backend, item: int) -> Call:
     """Starts a run. Returns at once. Raises ConnectionLost, Busy, or Unsupported."""
-    calling = _Calling(backend, prepared.program, arguments, chosen)
-    settings = chosen.settings
-    run = Run(calling, settings.sampling, settings.seed, item, settings.timeout)
+    calling = _Calling(backend, prepared.program, arguments)
+    run = Run(calling, settings.terms(item))
     if settings.record is not None:
-        program, limit = prepared.program.program, chosen.max_total_tokens
-        record(settings.record, run, backend, prepared.name, program, arguments, limit)
+        record(settings.record, run, backend, prepared.name, prepared.program.program, arguments)
     branches, slots = _branches(prepared, arguments)
     filling = Filling(arguments, slots)
     for branch, known, own in zip(branches, prepared.layout.variables, prepared.layout.own, strict=True):
@@ -117,30 +106,18 @@ def begin(prepared: Prepared, chosen: CallSettings, arguments: Mapping[str, str]
 class _Calling:
     """A backend for a single run, and its session: opened first, so that the run has its slots when answers come."""
 
-    def __init__(self, backend: Backend, program: Encoded, arguments: Mapping[str, str], chosen: CallSettings) -> None:
+    def __init__(self, backend: Backend, program: Encoded, arguments: Mapping[str, str]) -> None:
         self.name = backend.name
         self._backend = backend
         self._program = program
         self._arguments = arguments
-        self._chosen = chosen
         self._listener: Listener = lambda event: None
         self._terms: Terms | None = None
         self._session: Session | None = None
         self._closed = False
 
-    def open(
-        self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
-    ) -> _Calling:
-        self._listener = listener
-        self._terms = Terms(
-            sampling=sampling,
-            seed=seed,
-            item=item,
-            timeout=timeout,
-            priority=self._chosen.priority,
-            max_total_tokens=self._chosen.max_total_tokens,
-            chunks=self._chosen.chunks,
-        )
+    def open_run(self, terms: Terms, listener: Listener) -> _Calling:
+        self._terms, self._listener = terms, listener
         return self
 
     def start(self) -> None:

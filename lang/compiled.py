@@ -20,7 +20,7 @@ import msgspec
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.calls import Bounding, Encoded
 from latticework.lang.backends.default import default_backend
-from latticework.lang.call import Call, CallSettings, Prepared, argument_text, begin
+from latticework.lang.call import Call, Prepared, argument_text, begin
 from latticework.lang.diagram import mermaid
 from latticework.lang.errors import InvalidArgument, Unsupported
 from latticework.lang.explain import Explanation, explain
@@ -29,14 +29,12 @@ from latticework.lang.ir import Program
 from latticework.lang.many import checked_open, run_many
 from latticework.lang.passes import fold_constants, merge_text, unedited
 from latticework.lang.progress import progress, silent
-from latticework.lang.settings import split_settings
+from latticework.lang.settings import Settings, split_settings
 from latticework.lang.state import State
 from latticework.lang.trace import Traceable, refuse_while_tracing, trace
 
 PASSES = (fold_constants, merge_text)
 SHOWN_AS: dict[str, Callable[[Program], str]] = {"text": str, "mermaid": mermaid, "html": program_html}
-MAX_PRIORITY = 1 << 31
-MAX_TOTAL_TOKENS = 1 << 40
 PROGRESS_SECONDS = 0.1
 
 
@@ -78,15 +76,14 @@ class CompiledProgram:
         """Runs the program and returns its state, as `Function.run` does.
 
         Takes the program's arguments, of which the backend gets the text (str, numbers, bool, None, and lists and
-        dicts of them, as `str()` writes them), and the settings of `Function.run`, with two more. priority: higher
-        goes first, 0 by default. max_total_tokens: output tokens of all ops together, beyond which the run fails with
-        LimitExceeded. Waits once, whatever the program; with wait=False it returns at once.
+        dicts of them, as `str()` writes them), and the settings of `Function.run`. Waits once, whatever the program;
+        with wait=False it returns at once.
         """
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
-        is_whole = chosen.settings.wait and not chosen.settings.stream
+        is_whole = chosen.wait and not chosen.stream
         chosen = msgspec.structs.replace(chosen, chunks=not is_whole)
-        call = begin(self._prepared, chosen, arguments, chosen.settings.backend or default_backend(), 0)
+        call = begin(self._prepared, chosen, arguments, chosen.backend or default_backend(), 0)
         if is_whole:
             call.finish()
         return call.state
@@ -95,13 +92,13 @@ class CompiledProgram:
         """The same, but returns at once: `text_iter` of the state gives the text as it grows."""
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
-        return begin(self._prepared, chosen, arguments, chosen.settings.backend or default_backend(), 0).state
+        return begin(self._prepared, chosen, arguments, chosen.backend or default_backend(), 0).state
 
     async def arun(self, /, *args: Any, **kwargs: Any) -> State:
         """The same, awaited: other tasks go on meanwhile, and cancelling this one cancels the run."""
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
-        backend = chosen.settings.backend or await _started()
+        backend = chosen.backend or await _started()
         chosen = msgspec.structs.replace(chosen, chunks=False)
         call = begin(self._prepared, chosen, arguments, backend, 0)
         await call.finished()
@@ -127,7 +124,7 @@ class CompiledProgram:
         texts = [self._item(index, item) for index, item in enumerate(items)]
         if not texts:
             return []
-        backend: Backend = chosen.settings.backend or default_backend()
+        backend: Backend = chosen.backend or default_backend()
         starts = (partial(begin, self._prepared, chosen, text, backend, index) for index, text in enumerate(texts))
         with progress(self.name, len(texts)) if progress_bar else silent() as show:
             seconds = PROGRESS_SECONDS if progress_bar else None
@@ -151,12 +148,12 @@ class CompiledProgram:
         arguments are wrong, raises in its place, or with return_exceptions comes in it; leaving the iterator early
         cancels what is open."""
         chosen, at_once = self._batch_settings(settings), checked_open(max_open)
-        backend: Backend = chosen.settings.backend or default_backend()
+        backend: Backend = chosen.backend or default_backend()
         starts = (partial(self._begin_item, chosen, backend, index, item) for index, item in enumerate(items))
         return self._iterate(run_many(starts, backend, self._prepared.program, at_once), return_exceptions)
 
-    def _begin_item(self, chosen: CallSettings, backend: Backend, index: int, item: Mapping[str, Any]) -> Call:
-        return begin(self._prepared, chosen, self._item(index, item), backend, index)
+    def _begin_item(self, settings: Settings, backend: Backend, index: int, item: Mapping[str, Any]) -> Call:
+        return begin(self._prepared, settings, self._item(index, item), backend, index)
 
     @staticmethod
     def _iterate(results: Generator[Any, None, None], return_exceptions: bool) -> Iterator[State]:
@@ -166,10 +163,10 @@ class CompiledProgram:
                     raise result
                 yield result
 
-    def _batch_settings(self, settings: Mapping[str, Any]) -> CallSettings:
+    def _batch_settings(self, settings: Mapping[str, Any]) -> Settings:
         chosen, unknown = self._settings(settings, ())
-        if unknown or chosen.settings.stream or not chosen.settings.wait:
-            name = next(iter(unknown), "stream" if chosen.settings.stream else "wait")
+        if unknown or chosen.stream or not chosen.wait:
+            name = next(iter(unknown), "stream" if chosen.stream else "wait")
             raise InvalidArgument(f"a batch takes no {name}; arguments of the program belong in the items", field=name)
         return msgspec.structs.replace(chosen, chunks=False)
 
@@ -204,15 +201,10 @@ class CompiledProgram:
 
     def _settings(
         self, kwargs: Mapping[str, Any], parameters: Sequence[str] | None = None
-    ) -> tuple[CallSettings, dict[str, Any]]:
+    ) -> tuple[Settings, dict[str, Any]]:
         """The settings among the arguments, and the others."""
         refuse_while_tracing(f"{self.name}.run(...)")
-        names = self.arguments if parameters is None else parameters
-        own = {name: kwargs[name] for name in ("priority", "max_total_tokens") if name in kwargs and name not in names}
-        settings, given = split_settings({name: kwargs[name] for name in kwargs if name not in own}, names)
-        _check_integer(own, "priority", -MAX_PRIORITY, MAX_PRIORITY)
-        _check_integer(own, "max_total_tokens", 1, MAX_TOTAL_TOKENS)
-        return CallSettings(settings=settings, **own), given
+        return split_settings(kwargs, self.arguments if parameters is None else parameters)
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
         """The text of each argument. Raises InvalidArgument."""
@@ -243,11 +235,3 @@ class CompiledProgram:
 async def _started() -> Backend:
     """The default backend; the first time, it starts a runtime."""
     return await asyncio.to_thread(default_backend)
-
-
-def _check_integer(given: Mapping[str, Any], name: str, low: int, high: int) -> None:
-    value = given.get(name)
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidArgument(f"{name} is {value!r}; expected an integer from {low} to {high}", field=name)

@@ -102,4 +102,11 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: ErrorData
 
 
-Event: TypeAlias = Rendered | Chunk | Done | Failed
+class Spent(msgspec.Struct, frozen=True, tag="spent"):
+    """Work in a branch that no Done tells of: text computed for a fork, or behind the last Gen."""
+
+    branch: int
+    usage: Usage
+
+
+Event: TypeAlias = Rendered | Chunk | Done | Failed | Spent

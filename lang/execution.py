@@ -62,7 +62,7 @@ class Execution:
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def _run_quietly(self, run: Run, bound: inspect.BoundArguments) -> None:
-        run.on_wait = self._workers.on_wait
+        run.waiting.on_wait = self._workers.on_wait
         try:
             self.run_body(run, bound)
             if run.deadline is not None:
@@ -85,7 +85,7 @@ class Execution:
                 await run_through_async(run, run.finishing())
             else:
                 workers = workers or self._workers
-                run.on_wait = workers.on_wait
+                run.waiting.on_wait = workers.on_wait
                 await workers.call(partial(self.run_body, run, bound))
                 await run_through_async(run, run.being_over(None))
                 run.raise_failure()

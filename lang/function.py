@@ -79,9 +79,10 @@ class Function:
         """Runs the program and returns its state.
 
         Takes the program's arguments, and settings by name: `backend`, `seed`, `timeout` (seconds for the whole
-        run), default sampling as `temperature=`, `max_tokens=`… or `sampling=lw.Sampling(...)`, and `record`, a file
-        that gets a line of JSON when the run is over (see `lw.replay`). A program's own parameter wins over a setting
-        of the same name. Waits for everything and raises what went wrong; with
+        run), default sampling as `temperature=`, `max_tokens=`… or `sampling=lw.Sampling(...)`; `priority`, higher
+        goes first, 0 by default; `max_total_tokens`, output tokens of all ops together, beyond which the run fails with
+        LimitExceeded; and `record`, a file that gets a line of JSON when the run is over (see `lw.replay`). A program's
+        own parameter wins over a setting of the same name. Waits for everything and raises what went wrong; with
         `wait=False` or `stream=True` it returns at once, and the state's readers wait and raise instead.
         """
         settings, bound = self._prepare(args, kwargs)
@@ -222,7 +223,7 @@ class Function:
 
     def open(self, settings: Settings, backend: Backend, item: int) -> Run:
         """Starts a run in a backend, before its body."""
-        run = Run(backend, settings.sampling, settings.seed, item, settings.timeout)
+        run = Run(backend, settings.terms(item))
         if settings.record is not None:
             record(settings.record, run, backend, self.name)
         return run

@@ -58,7 +58,7 @@ def run_html(run: Run) -> str:
         slots = [slot for branch in branches for slot in branch.slots]
     text = "".join(_branch_html(branch) for branch in branches)
     rows = "".join(_row(slot, slot.done) for slot in slots if slot.done is not None)
-    usage = f"<div>{_usage(run.usage())}, seed {run.seed}</div>"
+    usage = f"<div>{_usage(run.usage())}, seed {run.terms.seed}</div>"
     return f'<div><div style="{_BOX}">{text}</div>{_failure(run.error())}{_table(rows)}{usage}</div>'
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,9 @@ from latticework.lang.errors import (
     SchemaError,
     point_at,
 )
+
+if TYPE_CHECKING:
+    from latticework.lang.graph import Node
 
 IR_VERSION = 1
 MAX_BRANCHES = 4096
@@ -59,7 +62,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     same, as soon as it is one; without anchors. seed: None derives one from the run's seed.
     logprobs: None for none, 0 for the chosen token's, k for the k likeliest as well (raw model log-probabilities,
     natural logarithm, before all that follows). prompt_logprobs: the same for the tokens of the constant text right
-    before, back to the last gen, select or fork; a token that nothing precedes has none.
+    before, back to the last gen, select or fork; a token that nothing precedes has none. prompt_logprobs_start: they
+    begin with this token of the whole text, counted from 0; what is before it may come from the cache.
     frequency_penalty, presence_penalty: in [-2, 2], 0 is off; subtracted from the logit of a token as often as, or
     if, it is in this output. repetition_penalty: in [0.01, 100], 1 is off; a logit above 0 is divided by it, others
     are multiplied, for every token in the text so far: the prompt's and the output's. logit_bias: (token id, number
@@ -92,6 +96,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     n: int = 1
     best_of: int | None = None
     prompt_logprobs: int | None = None
+    prompt_logprobs_start: int = 0
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, 1, MAX_TOKENS_LIMIT)
@@ -107,6 +112,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         for field in ("logprobs", "prompt_logprobs"):
             if getattr(self, field) is not None:
                 _check_range(field, getattr(self, field), 0, MAX_TOP_LOGPROBS)
+        _check_range("prompt_logprobs_start", self.prompt_logprobs_start, 0, MAX_TOKENS_LIMIT)
         if self.seed is not None:
             _check_range("seed", self.seed, 0, (1 << 64) - 1)
         for field in ("frequency_penalty", "presence_penalty"):
@@ -475,13 +481,15 @@ class Set(msgspec.Struct, frozen=True, tag="set", forbid_unknown_fields=True):
 
 class Gen(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
     """Text the model writes. `given` names the fields of `sampling` that the op sets itself; the rest come from
-    the run. name None: the text is appended but no variable holds it."""
+    the run. name None: the text is appended but no variable holds it. heal: the last tokens of the plain text before it
+    may be spelled again by tokens that go on into this text."""
 
     name: str | None = None
     sampling: Sampling = Sampling()
     given: tuple[str, ...] = ()
     constraint: Constraint | None = None
     on_length: OnLength = "close"
+    heal: bool = False
 
 
 SelectMethod: TypeAlias = Literal[
@@ -583,6 +591,16 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Content hash, hex."""
         return content_hash(self.to_msgpack())
 
+    @property
+    def last_node(self) -> Node:
+        """The last op of the program, by SGLang's name for where a trace is looked at from. Raises ProgramError for a
+        program without ops."""
+        from latticework.lang.graph import Node
+
+        if not self.branches[0].ops:
+            raise ProgramError("the program has no ops")
+        return Node(self, (0, len(self.branches[0].ops) - 1))
+
     def to_msgpack(self) -> bytes:
         return msgspec.msgpack.encode(self)
 
@@ -680,6 +698,8 @@ def _describe_gen(op: Gen) -> str:
         parts.append(_describe_constraint(op.constraint))
     if op.on_length != "close":
         parts.append(f"on_length={op.on_length!r}")
+    if op.heal:
+        parts.append("heal=True")
     return " ".join(parts)
 
 

@@ -8,8 +8,9 @@ so no key can be in it. This file knows no backend and runs nothing.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -30,16 +31,21 @@ MAX_LINE_BYTES = 64 << 20
 MAX_RUNS = 100_000
 
 
-class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One output of a gen that has several."""
+class Output(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One output of a gen. complete: None in a line of an older build, which told neither that nor what stopped it.
+    tokens, logprobs: where they were asked for; None for minus infinity, which JSON lacks."""
 
     text: str
     finish: Finish
     seed: int
+    complete: bool | None = None
+    stopped_by: str | int | None = None
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float | None, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What the op at a place was answered; see `Done`. scores: None for minus infinity, which JSON lacks."""
+    """What the op at a place was answered; see `Done` and `Output`. samples: of a gen that has several."""
 
     branch: int
     position: int
@@ -49,6 +55,16 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     usage: Usage = Usage()
     scores: tuple[float | None, ...] = ()
     samples: tuple[Output, ...] = ()
+    complete: bool | None = None
+    stopped_by: str | int | None = None
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float | None, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """All of them, whether one or several."""
+        own = Output(self.text, self.finish, self.seed, self.complete, self.stopped_by, self.tokens, self.logprobs)
+        return self.samples or (own,)
 
 
 class OpError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +122,6 @@ def record(
     name: str,
     program: Program | None = None,
     arguments: Mapping[str, str] | None = None,
-    max_total_tokens: int | None = None,
 ) -> None:
     """Has a run written down when it ends, before anybody is told that it has. program: the one that it runs, where
     that is not what its body appends."""
@@ -118,10 +133,10 @@ def record(
         backend=backend.name,
         model=model if isinstance(model, str) else None,
         arguments=dict(arguments or {}),
-        sampling=run.sampling,
-        seed=run.seed,
-        item=run.item,
-        max_total_tokens=max_total_tokens,
+        sampling=run.terms.sampling,
+        seed=run.terms.seed,
+        item=run.terms.item,
+        max_total_tokens=run.terms.max_total_tokens,
     )
 
     def write() -> None:
@@ -165,6 +180,7 @@ def outcome(run: Run) -> tuple[tuple[Answer, ...], tuple[OpError, ...]]:
 
 
 def _answer(branch: int, position: int, done: Done) -> Answer:
+    own = _output(done)
     return Answer(
         branch,
         position,
@@ -172,9 +188,23 @@ def _answer(branch: int, position: int, done: Done) -> Answer:
         done.finish,
         done.seed,
         done.usage,
-        tuple(None if score == -float("inf") else score for score in done.scores),
-        tuple(Output(sample.text, sample.finish, sample.seed) for sample in done.samples),
+        _finite(done.scores),
+        tuple(map(_output, done.samples)),
+        own.complete,
+        own.stopped_by,
+        own.tokens,
+        own.logprobs,
     )
+
+
+def _output(done: Done) -> Output:
+    tokens = tuple(one.token for one in done.logprobs)
+    logprobs = _finite(one.logprob for one in done.logprobs)
+    return Output(done.text, done.finish, done.seed, done.complete, done.stopped_by, tokens, logprobs)
+
+
+def _finite(numbers: Iterable[float]) -> tuple[float | None, ...]:
+    return tuple(None if number == -math.inf else number for number in numbers)
 
 
 def _name(slot: Slot) -> str:

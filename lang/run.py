@@ -4,33 +4,30 @@
     backend's thread ── event ──▶ slot ──▶ wakes whoever waits
 
 A `Run` owns every branch and slot; `State` objects are views of it. One lock guards all of it, and it is never
-held while the backend is called. This file knows no user syntax.
+held while the backend is called. This file knows no user syntax; who waits is in waits.py, what leaves in outbox.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from latticework.lang.backends.base import Backend, Session
+from latticework.lang.backends.base import Backend
+from latticework.lang.backends.calls import Terms
+from latticework.lang.backends.opening import Opening, open_run
 from latticework.lang.branch import Branch, Failure, Heard, Line, Part, Slot, Variable, place, user_line
 from latticework.lang.errors import (
     Cancelled,
-    DeadlineExceeded,
     ErrorData,
-    LatticeworkError,
     ProgramError,
     RuntimeFailure,
     from_data,
 )
-from latticework.lang.events import Chunk, Done, Event, Failed, Rendered, Usage
+from latticework.lang.events import Chunk, Done, Event, Failed, Rendered, Spent, Usage
 from latticework.lang.expr import Piece, label
 from latticework.lang.ir import (
     MAX_BRANCHES,
@@ -38,48 +35,50 @@ from latticework.lang.ir import (
     MAX_TEXT_BYTES,
     Fork,
     Gen,
-    Op,
     Program,
     Role,
-    Sampling,
     Select,
     Text,
 )
 from latticework.lang.ir import Branch as BranchOps
+from latticework.lang.outbox import Outbox
 from latticework.lang.waiting import Growing, Wait, Waiting, run_through
+from latticework.lang.waits import Waits
 
 
 class Run:
     """A run in progress or finished. `waits` counts how often a thread had to block for an answer."""
 
-    def __init__(self, backend: Backend, sampling: Sampling, seed: int, item: int, timeout: float | None) -> None:
-        self.sampling = sampling
-        self.seed = seed
-        self.item = item
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.condition = threading.Condition()
+    def __init__(self, backend: Backend | Opening, terms: Terms) -> None:
+        self.terms = terms
+        self.waiting = Waits(None if terms.timeout is None else time.monotonic() + terms.timeout)
+        self.condition = self.waiting.condition
         self.root = Branch(0)
         self.branches = [self.root]
         self.failure: Failure | None = None  # of the whole run
         self.failures: list[Failure] = []  # of single ops, in the order they came
         self.over = False  # the body is done and everything is answered
         self.result: Any = None
-        self.waits = 0
         self._ops = 0
         self._text = 0
+        self._spent = Usage()  # on what no op tells of
         self._unanswered = 0
         self._followers = 0
-        self._outbox: deque[tuple[int, int, tuple[Op, ...]]] = deque()
-        self._sending = False
-        self._closed = False
         self._left = False  # its body is over, and was told of some of the failures
         self._loaded: Callable[[], Any] | None = None  # the backend has the whole program: its answers end the run
         self._ended: list[Callable[[], None]] = []
         self.on_end: Callable[[], None] | None = None  # once, before anybody is told; what it raises fails the run
         self._ending = threading.Lock()  # who ends the run second waits for who came first
-        self._watches: list[tuple[Callable[[], bool], Callable[[], None]]] = []  # (is it so, tell it)
-        self.on_wait: Callable[[bool], None] = lambda begins: None  # a thread begins or ends a wait
-        self.session: Session = backend.open(sampling, seed, item, self._on_event, timeout)
+        self._outbox = Outbox(self.condition, self.fail)
+        self._outbox.session = open_run(backend, terms, self._on_event)
+
+    @property
+    def deadline(self) -> float | None:
+        return self.waiting.deadline
+
+    @property
+    def waits(self) -> int:
+        return self.waiting.count
 
     # ------------------------------------------------------------ appending
 
@@ -91,8 +90,8 @@ class Run:
                 self._append(branch, piece, line)
             if branch.asked and not branch.in_flight:
                 self._queue(branch)
-            self._wake()  # whoever follows the text
-        self._send()
+            self.waiting.wake()  # whoever follows the text
+        self._outbox.send()
 
     def _append(self, branch: Branch, piece: Piece, line: Line) -> None:
         self._check_open(branch)
@@ -141,7 +140,7 @@ class Run:
         with self.condition:
             branch.variables[name] = variable
             branch.own[name] = None
-            self._wake()
+            self.waiting.wake()
 
     def fork(self, branch: Branch, count: int) -> list[Branch]:
         """Starts `count` branches that continue from here."""
@@ -154,7 +153,7 @@ class Run:
             branch.children += children
             self.branches += children
             self._queue(branch)
-        self._send()
+        self._outbox.send()
         return children
 
     def load(self, branches: list[Branch], result: Callable[[], Any]) -> None:
@@ -193,41 +192,25 @@ class Run:
             for branch in self.branches:
                 if branch.asked:
                     self._queue(branch)
-        self._send()
+        self._outbox.send()
 
     def _queue(self, branch: Branch) -> None:
         """Moves a branch's queue to the outbox, as one message."""
         ops = tuple(slot.op for slot in branch.slots[branch.sent :])
-        if not ops or branch.failure or self._closed:
+        if not ops or branch.failure or self._outbox.is_closed:
             return
-        self._outbox.append((branch.number, branch.sent, ops))
+        self._outbox.put(branch.number, branch.sent, ops)
         branch.sent = len(branch.slots)
         branch.in_flight += branch.asked
         branch.asked = 0
-
-    def _send(self) -> None:
-        """Empties the outbox. One thread at a time does, so messages leave in order; no lock is held meanwhile,
-        so a backend may answer from inside its `append`."""
-        while True:
-            with self.condition:
-                if self._sending or not self._outbox:
-                    return
-                self._sending = True
-                number, first, ops = self._outbox.popleft()
-            try:
-                self.session.append(number, first, ops)
-            except LatticeworkError as error:
-                self.fail(Failure(error.to_data()))
-            except Exception as error:
-                self.fail(Failure(RuntimeFailure(str(error)).to_data(), cause=error))
-            finally:
-                with self.condition:
-                    self._sending = False
 
     # ------------------------------------------------------------ events, from the backend's thread
 
     def _on_event(self, event: Event) -> None:
         with self.condition:
+            if isinstance(event, Spent):
+                self._spent += event.usage
+                return
             if isinstance(event, Failed) and event.position < 0:
                 self._fail(Failure(event.error))
             elif not (
@@ -240,7 +223,7 @@ class Run:
                 self._on_slot_event(branch, slot, event)
                 if branch.asked and not branch.in_flight:
                     self._queue(branch)
-        self._send()
+        self._outbox.send()
         self.settle()
 
     def settle(self) -> None:
@@ -263,7 +246,7 @@ class Run:
                 slot.text += event.text
                 slot.told += event.logprobs
                 if self._followers:
-                    self._wake()
+                    self.waiting.wake()
             case Rendered():
                 slot.text = event.text
                 self._answer(slot, None)
@@ -281,7 +264,7 @@ class Run:
         slot.answered = True
         slot.failure = failure
         self._unanswered -= 1
-        self._wake()
+        self.waiting.wake()
 
     def _fail_branch(self, branch: Branch, position: int, failure: Failure) -> None:
         """Fails everything from `position` on, in the branches forked after it too."""
@@ -306,72 +289,17 @@ class Run:
         self.failure = self.failure or failure
         for branch in self.branches:
             self._fail_branch(branch, 0, self.failure)
-        self._wake()
+        self.waiting.wake()
 
     # ------------------------------------------------------------ waiting
 
     def wait(self, ready: Callable[[], bool], timeout: float | None, what: str) -> None:
-        """Blocks until `ready()`, which is called under the lock. Raises DeadlineExceeded."""
-        with self.condition:
-            if ready():
-                return
-            self.waits += 1
-            self.on_wait(True)
-            try:
-                seconds = self._seconds(timeout)
-                if not self.condition.wait_for(ready, seconds):
-                    raise self._late(what)
-            finally:
-                self.on_wait(False)
+        """See `Waits.wait`."""
+        self.waiting.wait(ready, timeout, what)
 
     async def wait_async(self, ready: Callable[[], bool], timeout: float | None, what: str) -> None:
-        """The same, for a task."""
-        with self.condition:
-            if ready():
-                return
-        loop = asyncio.get_running_loop()
-        come = asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop is gone, and whoever waited with it
-                loop.call_soon_threadsafe(come.set)
-
-        watch = (ready, tell)
-        with self.condition:
-            if ready():
-                return
-            self.waits += 1
-            self._watches.append(watch)
-        try:
-            seconds = self._seconds(timeout)
-            if seconds is None:
-                await come.wait()
-            else:
-                await asyncio.wait_for(come.wait(), max(0.0, seconds))
-        except asyncio.TimeoutError:
-            raise self._late(what) from None
-        finally:
-            with self.condition:
-                if watch in self._watches:
-                    self._watches.remove(watch)
-
-    def _seconds(self, timeout: float | None) -> float | None:
-        """How long a wait may take: what it was given, and what is left of the run."""
-        if self.deadline is None:
-            return timeout
-        left = self.deadline - time.monotonic()
-        return left if timeout is None else min(timeout, left)
-
-    @staticmethod
-    def _late(what: str) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{what} took longer than it was given", where=place(user_line()))
-
-    def _wake(self) -> None:
-        """Something has changed that somebody may wait for. Called under the lock."""
-        self.condition.notify_all()
-        for watch in [watch for watch in self._watches if watch[0]()]:
-            self._watches.remove(watch)
-            watch[1]()
+        """See `Waits.wait_async`."""
+        await self.waiting.wait_async(ready, timeout, what)
 
     def answering(self, slots: list[Slot], timeout: float | None, what: str) -> Waiting[None]:
         """Sends what is needed and waits until all are answered, then raises the first failure, if any."""
@@ -453,12 +381,7 @@ class Run:
 
     def close(self) -> None:
         """Gives back what the backend holds. Idempotent."""
-        with self.condition:
-            if self._closed:
-                return
-            self._closed = True
-            self._outbox.clear()
-        self.session.close()
+        self._outbox.close()
 
     def end(self) -> None:
         """Nothing more will happen."""
@@ -472,7 +395,7 @@ class Run:
                     self.fail(Failure(RuntimeFailure(f"the run was not recorded: {error}").to_data()))
         with self.condition:
             self.over = True
-            self._wake()
+            self.waiting.wake()
             ended, self._ended = self._ended, []
         for act in ended:
             act()
@@ -493,10 +416,10 @@ class Run:
         return failure.cause or from_data(failure.data)
 
     def usage(self) -> Usage:
-        """Tokens of all that is answered."""
+        """Tokens of all that is answered, and of text that was computed for forks."""
         with self.condition:
             done = [slot.done for branch in self.branches for slot in branch.slots if slot.done]
-        return sum((event.usage for event in done), Usage())
+            return sum((event.usage for event in done), self._spent)
 
     def program(self) -> Program:
         """The ops appended so far; branches are numbered in the order they were forked."""

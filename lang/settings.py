@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from latticework.lang.backends.base import Backend
-from latticework.lang.errors import InvalidArgument, Unsupported
+from latticework.lang.backends.calls import Terms
+from latticework.lang.errors import InvalidArgument
 from latticework.lang.ir import Sampling
 from latticework.lang.record import checked_record
 
@@ -24,16 +25,21 @@ SGLANG_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 LOGPROB_NAMES = (
     "return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "top_logprobs"
 )  # fmt: skip
+MAX_PRIORITY = 1000
+MAX_TOTAL_TOKENS = 1 << 40
 OTHER_NAMES = frozenset(
-    {"backend", "record", "sampling", "seed", "stream", "timeout", "use_thread", "wait", *SGLANG_NAMES, *LOGPROB_NAMES}
-)
+    {
+        "backend", "max_total_tokens", "priority", "record", "sampling", "seed", "stream", "timeout", "use_thread",
+        "wait", *SGLANG_NAMES, *LOGPROB_NAMES,
+    }
+)  # fmt: skip
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """sampling: defaults for ops that do not say otherwise. seed: of the run; each op derives its own from it.
     timeout: seconds the run may take before DeadlineExceeded. wait: return only when the run is over.
     stream: run in a thread and return at once. backend None: the default one. record: a file that gets a line of
-    each run, see lang/record.py."""
+    each run, see lang/record.py. priority, max_total_tokens, chunks: see `Terms`; the last is nobody's to choose."""
 
     sampling: Sampling = Sampling()
     seed: int
@@ -42,6 +48,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wait: bool = True
     stream: bool = False
     record: Path | None = None
+    priority: int = 0
+    max_total_tokens: int | None = None
+    chunks: bool = True
+
+    def terms(self, item: int) -> Terms:
+        """Of the run at that place in its batch."""
+        return Terms(
+            sampling=self.sampling,
+            seed=self.seed,
+            item=item,
+            timeout=self.timeout,
+            priority=self.priority,
+            max_total_tokens=self.max_total_tokens,
+            chunks=self.chunks,
+        )
 
 
 def split_settings(given: Mapping[str, Any], parameters: Container[str]) -> tuple[Settings, dict[str, Any]]:
@@ -71,11 +92,23 @@ def _settings(given: dict[str, Any]) -> Settings:
     timeout = given.get("timeout")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidArgument(f"timeout is {timeout!r}; expected seconds", field="timeout")
+    if given.get("priority") is None:
+        given.pop("priority", None)
+    _check_integer(given, "priority", -MAX_PRIORITY, MAX_PRIORITY)
+    _check_integer(given, "max_total_tokens", 1, MAX_TOTAL_TOKENS)
     if given.get("record") is not None:
         given["record"] = checked_record(given["record"])
     if seed is None:
         seed = secrets.randbits(63)
     return Settings(sampling=sampling, seed=msgspec.structs.replace(sampling, seed=seed).seed or 0, **given)
+
+
+def _check_integer(given: Mapping[str, Any], name: str, low: int, high: int) -> None:
+    value = given.get(name)
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidArgument(f"{name} is {value!r}; expected an integer from {low} to {high}", field=name)
 
 
 def _by_sglangs_names(given: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,19 +136,25 @@ def asked_logprobs(
     prompt_logprobs: int | None = None,
 ) -> dict[str, int | None]:
     """Sampling's logprobs and prompt_logprobs, from the ways to ask for them. return_text_in_logprobs: their text is
-    always there. Raises InvalidArgument, and Unsupported for log-probabilities from the middle of a prompt on."""
+    always there. Raises InvalidArgument."""
     if top_logprobs is not None and top_logprobs_num is not None:
         raise InvalidArgument("top_logprobs and top_logprobs_num are one thing; expected one", field="top_logprobs")
     top = top_logprobs if top_logprobs is not None else top_logprobs_num or None
     for name, value in (("return_logprob", return_logprob), ("return_text_in_logprobs", return_text_in_logprobs)):
         if value is not None and not isinstance(value, bool):
             raise InvalidArgument(f"{name} is {value!r}; expected true or false", field=name)
-    if logprob_start_len not in (None, -1, 0):
-        raise Unsupported(
-            f"logprob_start_len is {logprob_start_len}; log-probabilities are told of the whole text before a gen (0) "
-            "or of none of it (-1)",
-            field="logprob_start_len",
-        )
-    if logprob_start_len == 0 and prompt_logprobs is None:
-        prompt_logprobs = top or 0
-    return {"logprobs": top if top is not None else 0 if return_logprob else None, "prompt_logprobs": prompt_logprobs}
+    start = None
+    if logprob_start_len is not None:
+        if not isinstance(logprob_start_len, int) or isinstance(logprob_start_len, bool) or logprob_start_len < -1:
+            raise InvalidArgument(
+                f"logprob_start_len is {logprob_start_len!r}; expected the first token that is told of, or -1",
+                field="logprob_start_len",
+            )
+        start = logprob_start_len if logprob_start_len > 0 else None
+        if logprob_start_len >= 0 and prompt_logprobs is None:
+            prompt_logprobs = top or 0
+    return {
+        "logprobs": top if top is not None else 0 if return_logprob else None,
+        "prompt_logprobs": prompt_logprobs,
+        "prompt_logprobs_start": start,
+    }

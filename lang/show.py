@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from latticework.lang.branch import Branch, Slot
+from latticework.lang.comparing import Difference
 from latticework.lang.ir import Gen, Program, Role, Select, Text, describe
-from latticework.lang.replay import Difference, Replayed
+from latticework.lang.replay import Replayed
 from latticework.lang.state import State
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STYLES = {"text": "dim", "marker": "dim blue", "gen": "bold", "constrained": "bold green", "select": "bold magenta"}
 
 SHOWN_OF_OP = 120  # characters
+COUNTED = {"tokens": "token", "logprobs": "token", "scores": "option"}
 SHOWN_BEFORE, SHOWN_AFTER = 24, 60  # of the first that differs
 
 
@@ -64,13 +66,15 @@ def show_replayed(replayed: Replayed) -> RichText:
 def _show_difference(difference: Difference, shown: RichText) -> None:
     sample = f", output {difference.sample}" if difference.sample else ""
     where = f"branch {difference.branch}, op {difference.position}{sample}"
-    at = f" from character {difference.first} on" if difference.first is not None else ""
+    unit = COUNTED.get(difference.what, "character")
+    at = f" from {unit} {difference.first} on" if difference.first is not None else ""
     shown.append(f"\n  {where}: ", "cyan")
     shown.append(difference.op[:SHOWN_OF_OP])
-    shown.append(f"\n    {difference.what} differs{at}", "dim")
+    shown.append(f"\n    {difference.what.replace('_', ' ')} differs{at}", "dim")
     for name, text in (("recorded", difference.recorded), ("now", difference.now)):
         shown.append(f"\n    {name:>8}: ")
-        shown.append(_around(text, difference.first), "red" if name == "recorded" else "green")
+        first = difference.first if difference.what == "text" else None
+        shown.append(_around(text, first), "red" if name == "recorded" else "green")
 
 
 def _around(text: str, first: int | None) -> str:

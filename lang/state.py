@@ -229,7 +229,8 @@ class State:
         return self._run.error()
 
     def usage(self) -> Usage:
-        """Tokens of the whole run so far."""
+        """Tokens of the whole run so far: those of its gens and selects, each of which `meta` has by itself, and text
+        that was computed before them, for a fork."""
         return self._run.usage()
 
     def program(self) -> Program:
@@ -239,12 +240,12 @@ class State:
     @property
     def seed(self) -> int:
         """The run's seed, given or drawn: running again with it gives the same text."""
-        return self._run.seed
+        return self._run.terms.seed
 
     @property
     def item(self) -> int:
         """The run's place in its batch, 0 outside one."""
-        return self._run.item
+        return self._run.terms.item
 
     @property
     def waits(self) -> int:

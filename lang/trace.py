@@ -16,6 +16,7 @@ import msgspec
 
 from latticework.lang.asynchronous import call_at_once
 from latticework.lang.backends.base import Listener
+from latticework.lang.backends.calls import Terms
 from latticework.lang.branch import Branch, Gathered, Line, Local, Slot, Span, Variable, place
 from latticework.lang.check import Place, check_program, shortened
 from latticework.lang.errors import InvalidArgument, NeedsValue, ProgramError, Unsupported
@@ -86,7 +87,7 @@ def trace(function: Traceable, constants: Mapping[str, Any]) -> Traced:
     bound, arguments = _bind(function, constants, symbols)
     look_at(function, bound)
     answering = _Answering(symbols)
-    run = Run(answering, Sampling(), 0, 0, None)
+    run = Run(answering, Terms(sampling=Sampling(), seed=0))
     answering.run = run
     token = _tracing.set(True)
     try:

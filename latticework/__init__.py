@@ -39,6 +39,7 @@ from latticework.lang.choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
+from latticework.lang.comparing import Difference
 from latticework.lang.compiled import CompiledProgram
 from latticework.lang.errors import (
     AddressInUse,
@@ -71,7 +72,7 @@ from latticework.lang.errors import (
 from latticework.lang.function import Function, function
 from latticework.lang.ir import After, Choices, Gbnf, JsonSchema, Lark, Program, Regex, Sampling, Tag, Triggered
 from latticework.lang.reasoning import separate_reasoning
-from latticework.lang.replay import Difference, Replayed, replay
+from latticework.lang.replay import Replayed, replay
 from latticework.lang.state import Branches, State
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from latticework.lang.comparing import TOLERANCE
 from latticework.lang.errors import LatticeworkError
 from latticework.lang.ir import Sampling
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -123,12 +124,18 @@ def replay(
     ] = None,
     json: Annotated[str | None, typer.Option(help="write a summary to this file", metavar="FILE")] = None,
     timeout: Annotated[float | None, typer.Option(help="seconds for each run", min=0.0)] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="log-probabilities and scores no further apart are the same", min=0.0)
+    ] = TOLERANCE,
+    usage: Annotated[bool, typer.Option("--usage", help="compare the tokens of prompts and outputs, too")] = False,
     engine: EngineConfig,
 ) -> None:
     """Run recorded programs again, with their seeds, and show what differs. Exit status 1 where anything does."""
+    from latticework.lang.comparing import checked_comparison
     from latticework.runtime.replaying import replay_file
 
-    raise typer.Exit(0 if replay_file(path, place, url, json, timeout, engine) else 1)
+    comparison = checked_comparison(tolerance, usage)
+    raise typer.Exit(0 if replay_file(path, place, url, json, timeout, engine, comparison) else 1)
 
 
 @app.command()

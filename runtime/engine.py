@@ -75,18 +75,18 @@ class Engine:
         spec: ModelSpec,
         end_ids: Iterable[int],
         dtype: str,
+        vocabulary: Vocabulary,
         profile: Profile | None = None,
         pace: Pace | None = None,
-        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        """runner: brings the KV pool along. build: makes automata of rule graphs; pace: what they call where they may
-        pause; forget: drops what they found out about the vocabulary. dtype: name of the weights' type."""
+        """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
+        call where they may pause. dtype: name of the weights' type."""
         self.config = config
         self.dtype = dtype
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
         self.profile = profile or Profile(config.profile)
         self._runner = runner
-        self._forget = forget
+        self._vocabulary = vocabulary
         kv = runner.kv
         pages = kv.keys[0].shape[0]
         self.kv_tokens = pages * kv.page_size
@@ -105,6 +105,7 @@ class Engine:
         self.chain = Chain(
             tokenizer.encode_bytes,
             tokenizer.padded(spec.vocab_size),
+            vocabulary,
             frozenset(end_ids),
             self.automata,
             self.memory,
@@ -165,7 +166,7 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, profile, pace, vocabulary.forget)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -213,7 +214,7 @@ class Engine:
         self.drafts.forget()
         self.automata.flush()
         self.pieces.drop_unwanted()
-        self._forget()
+        self._vocabulary.forget()
 
     # ------------------------------------------------------------ one step
 

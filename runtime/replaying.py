@@ -15,6 +15,7 @@ import msgspec
 from rich.console import Console
 
 import latticework as lw
+from latticework.lang.comparing import USUAL, Comparison
 from latticework.lang.errors import InvalidArgument
 from latticework.lang.record import read_records
 from latticework.lang.replay import replay_each
@@ -25,7 +26,13 @@ Place = Literal["runtime", "openai", "completions"]
 
 
 def replay_file(
-    path: str, place: Place, url: str | None, summary: str | None, timeout: float | None, engine: EngineConfig
+    path: str,
+    place: Place,
+    url: str | None,
+    summary: str | None,
+    timeout: float | None,
+    engine: EngineConfig,
+    comparison: Comparison = USUAL,
 ) -> bool:
     """Whether nothing differs. The file is read, and the summary's opened, before anything is started. Raises
     InvalidArgument."""
@@ -37,7 +44,7 @@ def replay_file(
     console = Console(highlight=False)
     found: list[lw.Replayed] = []
     with backend_of(place, url, engine) as backend:
-        for replayed in replay_each(records, backend, timeout):
+        for replayed in replay_each(records, backend, timeout, comparison):
             console.print(lw.show_replayed(replayed), soft_wrap=True)
             found.append(replayed)
     same = sum(replayed.same for replayed in found)

@@ -31,14 +31,15 @@ class TextSegment(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, f
 
 class GenSegment(msgspec.Struct, frozen=True, tag="gen", omit_defaults=True, forbid_unknown_fields=True):
     """Text the model writes. `sampling.seed` is set. `constraint` is the key of a rule graph that a `Define`
-    has named before; `stop_rules` are those of `sampling.stop_regex`, in order. untold: so many tokens at the beginning
-    of the constant text before it are left out of `sampling.prompt_logprobs`, and may come from the cache."""
+    has named before; `stop_rules` are those of `sampling.stop_regex`, in order. healable: so
+    many bytes at the end of the text before it are plain text, of which the last tokens may be taken back and spelled
+    again together with the output (runtime/constrain/healing.py)."""
 
     sampling: Sampling
     constraint: str | None = None
     on_length: OnLength = "close"
     stop_rules: tuple[str, ...] = ()
-    untold: Annotated[int, Meta(ge=0)] = 0
+    healable: Annotated[int, Meta(ge=0)] = 0
 
 
 class SelectSegment(msgspec.Struct, frozen=True, tag="select", omit_defaults=True, forbid_unknown_fields=True):

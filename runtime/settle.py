@@ -165,7 +165,7 @@ class Settlement:
         output = sequence.output
         assert output is not None
         mask = self._masks.row(sequence)
-        return Row(output.sampling, output.drawn, mask, output.before, output.text.tokens, output.barred)
+        return Row(output.sampling, output.position, mask, output.before, output.text.tokens, output.barred)
 
     def _publish(self, work: Work) -> None:
         """Lets others share a prompt once it is computed."""

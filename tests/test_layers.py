@@ -27,7 +27,8 @@ MAY_IMPORT = {  # folder or file -> the modules of ours it may import, with what
     "runtime/replaying.py": ("latticework",),
     "lang": ("latticework.lang",),
     "lang/backends": ("latticework.lang", "latticework.runtime"),
-    "lang/ir.py": (*CONTRACTS, "latticework.lang.check"),  # what it decodes is checked
+    "lang/ir.py": (*CONTRACTS, "latticework.lang.check", "latticework.lang.graph"),  # what programs are asked for
+    "lang/graph.py": (*CONTRACTS, "latticework.lang.check"),
     "lang/check.py": CONTRACTS,
     "lang/passes.py": (*CONTRACTS, "latticework.lang.check"),
     "lang/errors.py": CONTRACTS,

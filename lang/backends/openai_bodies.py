@@ -45,6 +45,8 @@ class Said:
 
 def gen_body(op: Gen, sampling: Sampling, transcript: Transcript, dialect: Dialect, model: str) -> dict[str, Any]:
     """Raises Unsupported."""
+    if op.heal:
+        raise Unsupported("a server of this API takes back no token of its prompt", field="heal", hint="leave heal out")
     body = {"model": model, **_place(transcript, dialect), **_sampling(sampling, transcript.chat, dialect)}
     if op.constraint is None:
         return body

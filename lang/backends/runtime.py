@@ -54,6 +54,19 @@ class _RemoteRun:
             self._client.end(self._number)
 
 
+def _open(client: Client, terms: Terms, listener: Listener) -> _RemoteRun:
+    number = client.open(
+        terms.sampling,
+        terms.seed,
+        terms.item,
+        listener,
+        terms.timeout,
+        priority=terms.priority,
+        max_total_tokens=terms.max_total_tokens,
+    )
+    return _RemoteRun(client, number)
+
+
 def _call(
     client: Client, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener
 ) -> _RemoteRun:
@@ -110,8 +123,10 @@ class Connection:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> _RemoteRun:
-        client = self._live()
-        return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
+        return _open(self._live(), Terms(sampling=sampling, seed=seed, item=item, timeout=timeout), listener)
+
+    def open_run(self, terms: Terms, listener: Listener) -> _RemoteRun:
+        return _open(self._live(), terms, listener)
 
     def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
         return _call(self._live(), program, arguments, terms, listener)
@@ -274,8 +289,10 @@ class Runtime:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> _RemoteRun:
-        client = self._live()
-        return _RemoteRun(client, client.open(sampling, seed, item, listener, timeout))
+        return _open(self._live(), Terms(sampling=sampling, seed=seed, item=item, timeout=timeout), listener)
+
+    def open_run(self, terms: Terms, listener: Listener) -> _RemoteRun:
+        return _open(self._live(), terms, listener)
 
     def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
         return _call(self._live(), program, arguments, terms, listener)

@@ -337,6 +337,8 @@ class _Session:
     def _ask(self, branch: _Branch, position: int, op: Gen | Select) -> None:
         sampling = self.sampling
         if isinstance(op, Gen):
+            if op.heal:
+                raise Unsupported("the scripted backend has no tokens to heal", field="heal", hint="leave heal out")
             sampling = merge_sampling(sampling, op.sampling, op.given)
         ordinal, branch.asked = branch.asked, branch.asked + 1
         seed = derive_seed(self.seed, self.item, branch.path, ordinal) if sampling.seed is None else sampling.seed

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 from latticework.lang.backends.base import Backend, Listener, Session
 from latticework.lang.backends.calls import Encoded, Terms
+from latticework.lang.backends.opening import open_run
 from latticework.lang.check import Place, linked
-from latticework.lang.errors import LatticeworkError, LimitExceeded, Unsupported
+from latticework.lang.errors import LatticeworkError, Unsupported
 from latticework.lang.events import Done, Event, Failed, Rendered
 from latticework.lang.ir import Arg, Fork, Join, Op, Program, Ref, Set, Text
 from latticework.lang.passes import op_at
@@ -24,9 +25,7 @@ from latticework.lang.passes import op_at
 def call_stepwise(
     backend: Backend, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener
 ) -> Session:
-    """Starts a run of the whole program, as `Calling.call` does. Raises Unsupported for a priority."""
-    if terms.priority:
-        raise Unsupported(f"{backend.name} knows no priorities", hint="leave priority out")
+    """Starts a run of the whole program, as `Calling.call` does. Raises what `open_run` raises."""
     return _Stepwise(backend, program.program, arguments, terms, listener)
 
 
@@ -38,18 +37,16 @@ class _Stepwise:
     ) -> None:
         self._program = linked(program)
         self._arguments = arguments
-        self._terms = terms
         self._listener = listener
         self._lock = threading.RLock()
         self._outputs: dict[Place, Done] = {}
         self._sent = [0] * len(program.branches)
         self._started = {0}
         self._failed: set[int] = set()
-        self._tokens = 0
         self._sending = False
         self._again = False
         self._closed = False
-        self._session = backend.open(terms.sampling, terms.seed, terms.item, self._hear, terms.timeout)
+        self._session = open_run(backend, terms, self._hear)
         self._advance()
 
     def append(self, branch: int, first: int, ops: object) -> None:
@@ -150,13 +147,8 @@ class _Stepwise:
                 return
             if isinstance(event, Done):
                 self._outputs[event.branch, event.position] = event
-                self._tokens += event.usage.output
-        limit = self._terms.max_total_tokens
-        if limit is not None and self._tokens > limit:
-            self.close()
-            error = LimitExceeded(f"the run has drawn {self._tokens} tokens; it was given {limit}")
-            self._listener(Failed(0, -1, error.to_data()))
-            return
+            elif isinstance(event, Failed) and event.position < 0:
+                self._closed = True
         self._listener(event)
         if isinstance(event, Failed) and event.position >= 0:
             self._fail(event)

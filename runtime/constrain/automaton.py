@@ -7,14 +7,17 @@ promises is written in `base.py`; how configs come about, in `frames.py`; rows, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import numpy as np
 
 from latticework.lang.errors import ConstraintError
 from latticework.runtime.constrain.base import Pause, Row, never_pause
 from latticework.runtime.constrain.clock import Clock, Late
 from latticework.runtime.constrain.expressions import Expressions
 from latticework.runtime.constrain.frames import Config, Frames
+from latticework.runtime.constrain.healing import HealingMatcher
 from latticework.runtime.constrain.parts import Parts
 from latticework.runtime.constrain.places import States
 from latticework.runtime.constrain.rows import Rows
@@ -64,6 +67,10 @@ class Automaton:
     def matcher(self) -> ConstraintMatcher:
         """A fresh matcher at the start of the text."""
         return ConstraintMatcher(self)
+
+    def healing_matcher(self, prefix: bytes) -> HealingMatcher:
+        """A fresh matcher before the prefix."""
+        return HealingMatcher(self.vocabulary, prefix, ConstraintMatcher(self))
 
     def search(self) -> AutomatonSearch:
         """A fresh search at the start of the output. Raises ConstraintError if the empty text is a match."""
@@ -134,16 +141,35 @@ class ConstraintMatcher:
             else:
                 row[:] = rows.filtered(config, remaining)
 
-    def prepare(self, deadline: float) -> bool:
+    def row_below(self, node: int, remaining: int | None = None) -> Row:
+        """The tokens below a node of the vocabulary's trie whose bytes from there on are allowed next; a new row.
+        remaining: as in `fill_mask`."""
         config = self._config
-        if config is None or self._automaton.rows.has(config):
+        if config is None:
+            return np.zeros(self._automaton.vocabulary.words, np.int32)
+        with self._automaton.at_work():
+            return self._automaton.rows.below(config, node, remaining)
+
+    def prepare(self, deadline: float) -> bool:
+        config, rows = self._config, self._automaton.rows
+        if config is None or rows.has(config):
             return True
+        return self._prepare(lambda clock: rows.get(config, clock), deadline)
+
+    def prepare_below(self, node: int, deadline: float) -> bool:
+        """`prepare` for `row_below`."""
+        config, rows = self._config, self._automaton.rows
+        if config is None or rows.has_below(config, node):
+            return True
+        return self._prepare(lambda clock: rows.following(config, node, clock), deadline)
+
+    def _prepare(self, make: Callable[[Clock], object], deadline: float) -> bool:
         clock = Clock(deadline)
         if clock.is_late() or self._automaton.is_at_work:
             return False
         try:
             with self._automaton.at_work():
-                self._automaton.rows.get(config, clock)
+                make(clock)
         except Late:
             return False
         return True
@@ -159,8 +185,12 @@ class ConstraintMatcher:
             self._history.append(config)
             self._config = None
             return True
-        text = vocabulary.tokens[token]
-        if not text:
+        return self.accept_bytes(vocabulary.tokens[token])
+
+    def accept_bytes(self, text: bytes) -> bool:
+        """Moves over bytes, at least one, as over one token; False and no change if they are not allowed."""
+        config = self._config
+        if config is None or not text:
             return False
         step = self._automaton.frames.step
         here = config

@@ -108,6 +108,10 @@ class Automaton(Protocol):
 
     def matcher(self) -> Matcher: ...
 
+    def healing_matcher(self, prefix: bytes) -> Matcher:
+        """One that spells `prefix` first, which is no part of the text: see healing.py."""
+        ...
+
     def search(self) -> Search:
         """Raises ConstraintError for a language that has the empty text."""
         ...

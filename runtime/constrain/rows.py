@@ -114,6 +114,21 @@ class Rows:
         words = self._vocabulary.pack(np.concatenate([np.zeros(0, np.int32), *allowed]))
         return words | self._vocabulary.end_row if config.is_complete else words
 
+    def has_below(self, config: Config, node: int) -> bool:
+        return (self._suffixes.of((node,)), config) in self._after
+
+    def following(self, config: Config, node: int, clock: Clock = ENDLESS) -> Leaving:
+        """The tokens below a node of the vocabulary's trie whose other bytes go on from `config`. Raises Late."""
+        return self._follow(self._suffixes.of((node,)), config, clock)
+
+    def below(self, config: Config, node: int, remaining: int | None = None) -> Row:
+        """`following` as a row; remaining: only those after which that suffices, the token itself included."""
+        found = self.following(config, node)
+        if remaining is not None and remaining <= found.most:
+            return self._vocabulary.pack(found.below(remaining))
+        words = self._vocabulary.pack(found.few)
+        return words if found.words is None else words | found.words
+
     # ------------------------------------------------------------ making
 
     def _make(self, config: Config, clock: Clock) -> tuple[Words, int]:

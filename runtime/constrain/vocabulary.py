@@ -96,6 +96,16 @@ class Trie:
         """The child of `node` by `byte`; -1: there is none."""
         return self.letters.find(byte, self.firsts[node], self.firsts[node + 1])
 
+    def tokens_below(self, node: int) -> NDArray[np.int32]:
+        """The tokens that begin with what leads to `node`, and go on."""
+        found = [np.zeros(0, np.int32)]
+        nodes = np.array([node], np.int64)
+        while len(nodes):
+            counts = self.children[nodes]
+            nodes = spread(self.first_child[nodes].astype(np.int64), counts, int(counts.sum()))
+            found.append(self.tokens_at(nodes)[0])
+        return np.concatenate(found)
+
     def tokens_at(self, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens that end at `nodes`, and for each the index into `nodes` it ends at."""
         starts = self.token_start[nodes]

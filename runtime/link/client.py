@@ -132,10 +132,21 @@ class Client:
 
     # ------------------------------------------------------------ any thread
 
-    def open(self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None) -> int:
+    def open(
+        self,
+        sampling: Sampling,
+        seed: int,
+        item: int,
+        listener: Listener,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        max_total_tokens: int | None = None,
+    ) -> int:
         """Starts a run, which ends after `timeout` seconds; returns its number. Raises ConnectionLost."""
         number = next(self._numbers)
-        return self._begin(number, Open(number, sampling, seed, item, _bounded(timeout)), listener)
+        message = Open(number, sampling, seed, item, _bounded(timeout), priority, max_total_tokens)
+        return self._begin(number, message, listener)
 
     def generate(self, prompt: Prompt, gen: Gen, listener: Listener, timeout: float | None = None) -> int:
         """Starts a run of one gen, whose sampling is seeded; returns its number. Raises ConnectionLost, and

@@ -331,9 +331,21 @@ class FrontServer:
                 self.front, message.prompt, message.gen, emit, client.tenant, message.timeout
             )
         else:
-            client.runs[message.run] = Run(
-                self.front, message.sampling, message.seed, message.item, emit, client.tenant, message.timeout
-            )
+            client.runs[message.run] = self._run(client, message, emit)
+
+    def _run(self, client: _Client, message: Open | Call, emit: Callable[[Event], None]) -> Run:
+        return Run(
+            self.front,
+            message.sampling,
+            message.seed,
+            message.item,
+            emit,
+            client.tenant,
+            message.timeout,
+            priority=message.priority,
+            max_total_tokens=message.max_total_tokens,
+            chunks=isinstance(message, Open) or message.chunks,
+        )
 
     # ------------------------------------------------------------ stored programs
 
@@ -362,19 +374,7 @@ class FrontServer:
         if isinstance(message, Warm):
             client.runs[message.run] = WarmRun(self.front, task, client.tenant)
             return
-        run = Run(
-            self.front,
-            message.sampling,
-            message.seed,
-            message.item,
-            emit,
-            client.tenant,
-            message.timeout,
-            priority=message.priority,
-            max_total_tokens=message.max_total_tokens,
-            chunks=message.chunks,
-        )
-        client.runs[message.run] = run
+        run = client.runs[message.run] = self._run(client, message, emit)
         self._spawn(self._execute(identity, client, message, run, task))
 
     async def _execute(

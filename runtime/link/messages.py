@@ -133,13 +133,16 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 class Open(_Message, frozen=True, tag="open"):
     """Starts a run; branch 0 exists from here on. run: chosen by the client, unique on its connection.
-    sampling: the run's defaults. seed and item: see `derive_seed`. timeout: seconds after which it is ended."""
+    sampling: the run's defaults. seed and item: see `derive_seed`. timeout: seconds after which it is ended. priority:
+    see `Request`. max_total_tokens: output tokens of all ops, beyond which it fails."""
 
     run: int
     sampling: Sampling
     seed: int
     item: int = 0
     timeout: Seconds | None = None
+    priority: int = 0
+    max_total_tokens: int | None = None
 
 
 class Append(_Message, frozen=True, tag="append"):
@@ -196,8 +199,7 @@ class Register(_Message, frozen=True, tag="register"):
 
 class Call(_Message, frozen=True, tag="call"):
     """A run of a registered program, in place of Open and Append; `Closed` when it is over. arguments: the text of
-    each. priority: see `Request`. max_total_tokens: output tokens of all ops, beyond which it fails. chunks: whether
-    text is told as it grows."""
+    each. chunks: whether text is told as it grows. For the rest see Open."""
 
     run: int
     hash: str

@@ -28,7 +28,7 @@ from latticework.lang.errors import (
     Unsupported,
     from_data,
 )
-from latticework.lang.events import Done, Failed, Rendered, Usage
+from latticework.lang.events import Done, Failed, Rendered, Spent, Usage
 from latticework.lang.ir import (
     Arg,
     Fork,
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 Speaker: TypeAlias = Speech | Choosing
 """Who turns a generating segment's events into the op's."""
+PLAIN_END = 1024  # characters of plain text that are remembered: more could not be healed
 LONG_TEXT = 20_000  # characters; more are encoded in a thread
 
 log = logging.getLogger(__name__)
@@ -113,17 +114,20 @@ class BranchTask:
         self._turns = Turns(run.front)
         self._hold: Hold | None = None
         self._ordinal = 0
+        self._plain = ""  # the end of the text as far as it is neither the template's nor generated
         self._group: int | None = None
         self._counted = Usage()  # of the open request, given to ops that have ended
         self._drawn = 0  # tokens of the op under way
 
     # ------------------------------------------------------------ from the client
 
-    def begin(self, hold: Hold | None, turns: Turns, group: int | None = None) -> None:
-        """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`."""
+    def begin(self, hold: Hold | None, turns: Turns, group: int | None = None, plain: str = "") -> None:
+        """Starts working: the parent, if any, has come to the fork. Takes over one share of `hold`. plain: the end of
+        what it continues, as far as that could be healed."""
         self._hold = hold
         self._turns = turns
         self._group = group
+        self._plain = plain
         if self._error is None:
             self.task = asyncio.create_task(self._work())
         else:
@@ -236,7 +240,7 @@ class BranchTask:
                     await self._draw_several(chain, position, op, sampling)
                     return Chain()
                 known, began = len(chain.rules), time.monotonic()
-                segment = await self.front.gen_segment(op, sampling, chain.rules)
+                segment = await self.front.gen_segment(op, sampling, chain.rules, self._take_plain())
                 if len(chain.rules) > known:
                     compiling = Usage(compile_seconds=time.monotonic() - began)
                     chain.compiling[len(chain.segments)] = compiling
@@ -286,13 +290,22 @@ class BranchTask:
         if not self._pieces:
             return
         pieces, self._pieces = self._pieces, []
+        for text, is_template in pieces:
+            if text:
+                self._plain = "" if is_template else (self._plain + text)[-PLAIN_END:]
         at_start = self._hold is None and not chain.segments
         if sum(len(text) for text, _ in pieces) > LONG_TEXT:
             chain.add(await asyncio.to_thread(self.front.text_run, pieces, at_start))
         else:
             chain.add(self.front.text_run(pieces, at_start))
 
+    def _take_plain(self) -> str:
+        """The plain text at the end, before something is generated there."""
+        plain, self._plain = self._plain, ""
+        return plain
+
     async def _add_select(self, chain: Chain, position: int, op: Select) -> None:
+        self._take_plain()
         encoded = tuple(tuple(self.front.tokenizer.encode(option)) for option in op.options)
         choosing = Choosing(self.index, position, op, self._next_seed(), encoded)
         unconditional: tuple[float, ...] = ()
@@ -322,7 +335,7 @@ class BranchTask:
         for child in children:
             branch = self.run.branches[child]
             hold = self._hold.share() if self._hold is not None and branch.continues(0) else None
-            branch.begin(hold, self._turns.copy(), group)
+            branch.begin(hold, self._turns.copy(), group, self._plain)
 
     async def _end_child(self, child: int) -> None:
         branch = self.run.branches.get(child)
@@ -379,7 +392,10 @@ class BranchTask:
         before = self._hold.error if self._hold is not None else None
         self.let_go()
         self._hold = hold
-        self.run.usage += final.usage or Usage()
+        whole = final.usage or Usage()
+        self.run.usage += whole
+        if whole != self._counted:  # text that no op tells of
+            self.run.emit(Spent(self.index, whole - self._counted))
         if final.error is not None:
             self.fail(before or final.error)
             raise _Failed("the request failed")
@@ -429,7 +445,7 @@ class BranchTask:
         the sequence of the first."""
         rules: dict[str, bytes] = {}
         began = time.monotonic()
-        segment = await self.front.gen_segment(op, sampling, rules)
+        segment = await self.front.gen_segment(op, sampling, rules, self._take_plain())
         compiling = Usage(compile_seconds=time.monotonic() - began) if rules else Usage()
         last = chain.segments[-1] if chain.segments else None
         text = last if isinstance(last, TextSegment) else None
@@ -473,7 +489,7 @@ class BranchTask:
         if event.error is not None or speaker is None:
             return
         own = (event.usage or self._counted) - self._counted
-        self._counted += own
+        self._counted = event.usage or self._counted
         drawn = len(event.tokens) if event.usage is None else own.output - self._drawn
         self._drawn = self._drawn + drawn if event.usage is None else 0
         if not self.run.spend(drawn):

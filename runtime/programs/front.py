@@ -181,9 +181,11 @@ class Front:
 
     # ------------------------------------------------------------ generation
 
-    async def gen_segment(self, gen: Gen, sampling: Sampling, rules: dict[str, bytes]) -> GenSegment:
+    async def gen_segment(self, gen: Gen, sampling: Sampling, rules: dict[str, bytes], plain: str = "") -> GenSegment:
         """The segment of a gen whose sampling is resolved and seeded. Its constraint and its stop regexes are compiled
-        into `rules`. Raises ConstraintError, and InvalidArgument for more tokens than the server's setting allows."""
+        into `rules`. plain: the end of the text before it, as far as that is plain and may be healed.
+
+        Raises ConstraintError, and InvalidArgument for more tokens than the server's setting allows."""
         cap = self.server.max_output_tokens
         if cap is not None and sampling.max_tokens > cap:
             raise InvalidArgument(
@@ -197,7 +199,9 @@ class Front:
             raise
         if key is not None:
             sampling = self._within_longest(sampling, key, rules[key])
-        return GenSegment(sampling, key, gen.on_length if key is not None else "close", tuple(stops))
+        on_length = gen.on_length if key is not None else "close"
+        healable = len(self.tokenizer.decode_bytes(self.tokenizer.encode(plain))) if gen.heal else 0
+        return GenSegment(sampling, key, on_length, tuple(stops), healable=healable)
 
     def _within_longest(self, sampling: Sampling, key: str, rules: bytes) -> Sampling:
         """No more tokens than the longest text of the constraint can have: what else depends on max_tokens, as the
@@ -237,10 +241,9 @@ class Front:
         deadline: Deadline | None = None,
         priority: int = 0,
         tenant: str = "",
-        untold: int = 0,
     ) -> Generation:
         """One gen after each prompt: an async context manager and iterator. Leaving it cancels. Without a seed every
         prompt gets one of its own.
 
-        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`. untold: see `GenSegment`."""
-        return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant, untold)
+        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`."""
+        return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant)

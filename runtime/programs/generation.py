@@ -58,7 +58,6 @@ class Generation:
         deadline: Deadline,
         priority: int = 0,
         tenant: str = "",
-        untold: int = 0,
     ) -> None:
         self.results: list[Done] = []
         self._front = front
@@ -67,7 +66,6 @@ class Generation:
         self._deadline = deadline
         self._priority = priority
         self._tenant = tenant
-        self._untold = untold
         self._samples: list[Samples] = []
         self._told: asyncio.Queue[tuple[int, Said]] = asyncio.Queue()
 
@@ -86,7 +84,7 @@ class Generation:
                 priority=self._priority,
                 deadline=self._deadline.at,
             )
-            seeded = msgspec.structs.replace(segment, sampling=self._seeded(segment.sampling), untold=self._untold)
+            seeded = msgspec.structs.replace(segment, sampling=self._seeded(segment.sampling))
             tell = partial(self._tell, number)
             self._samples.append(Samples(link, self._front.tokenizer, prompt, seeded, rules, terms, tell))
         for samples in self._samples:

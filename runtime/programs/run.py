@@ -131,7 +131,9 @@ class Run:
         if self._tokens_left >= 0:
             return True
         if self._expiring is None:
-            error = LimitExceeded("the run has drawn more tokens than max_total_tokens", hint="give it more")
+            error = LimitExceeded(
+                "the run has drawn more tokens than max_total_tokens", field="max_total_tokens", hint="give it more"
+            )
             self._expiring = asyncio.create_task(self._end(error))
         return False
 

@@ -212,10 +212,11 @@ class Samples:
         if sample > 0 or self._prefix_usage == Usage():
             return done
         text, own = self._prefix_usage, done.usage
+        cached = min(text.cached, own.prompt)  # of a healed prompt, less than the text
         usage = msgspec.structs.replace(
             own,
-            cached=text.cached,
-            computed=text.computed,
+            cached=cached,
+            computed=own.prompt - cached,
             queue_seconds=text.queue_seconds + own.queue_seconds,
             prefill_seconds=text.prefill_seconds + own.prefill_seconds,
         )

@@ -151,6 +151,10 @@ class Automata:
         """A fresh matcher. Raises what was wrong with the rule graph."""
         return self._automaton(key).matcher()
 
+    def healing_matcher(self, key: str, prefix: bytes) -> Matcher:
+        """One that spells `prefix` first. Raises what was wrong with the rule graph."""
+        return self._automaton(key).healing_matcher(prefix)
+
     def search(self, key: str) -> Search:
         """A fresh search. Raises what was wrong with the rule graph, or if it has the empty text."""
         return self._automaton(key).search()

@@ -19,6 +19,8 @@ from latticework.lang.choices import decide, likeliest, mean_scores
 from latticework.lang.errors import BudgetTooSmall, InvalidArgument, PromptTooLong, RuntimeFailure
 from latticework.lang.ir import Sampling
 from latticework.runtime.constrain.base import Matcher
+from latticework.runtime.constrain.healing import HealingMatcher, count_to_heal
+from latticework.runtime.constrain.vocabulary import Vocabulary
 from latticework.runtime.request import GenSegment, SelectSegment, TextSegment, TokenEvent, TokenInfo
 from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.memory import Memory
@@ -32,13 +34,15 @@ MAX_PROMPT_LOGPROBS = 1 << 19
 class Chain:
     """The rules by which sequences move on.
 
-    encode: tokens that spell bytes. token_bytes: what each token spells. capacity: the longest sequence, tokens.
+    encode: tokens that spell bytes. token_bytes: what each token spells; vocabulary: the same as a trie. capacity: the
+    longest sequence, tokens.
     """
 
     def __init__(
         self,
         encode: Callable[[bytes], list[int]],
         token_bytes: Many[bytes],
+        vocabulary: Vocabulary,
         end_ids: frozenset[int],
         automata: Automata,
         memory: Memory,
@@ -47,6 +51,7 @@ class Chain:
         self.capacity = capacity
         self._encode = encode
         self._token_bytes = token_bytes
+        self._vocabulary = vocabulary
         self._end_ids = end_ids
         self._automata = automata
         self._memory = memory
@@ -93,7 +98,8 @@ class Chain:
         if not sequence.tokens:
             raise InvalidArgument("there is no text before the first gen", field="prompt", hint="append some text")
         if isinstance(segment, GenSegment):
-            sequence.output = self._output(sequence, segment, text)
+            healed = self._take_back(sequence, segment.healable) if segment.healable else b""
+            sequence.output = self._output(sequence, segment, min(text, len(sequence.tokens)), healed)
         else:
             more = max(map(len, segment.options))
             if len(sequence.tokens) + more > self.capacity:
@@ -102,14 +108,30 @@ class Chain:
         if sequence.computed > sequence.first_logits:  # its logits are gone, if there were any
             self._memory.truncate(sequence, sequence.first_logits)
 
-    def _output(self, sequence: Sequence, segment: GenSegment, text: int) -> Output:
-        room = self.capacity - len(sequence.tokens)
+    def _take_back(self, sequence: Sequence, most: int) -> bytes:
+        """Takes back the tokens at the end of the text that are to be healed; what they spell."""
+        count = count_to_heal(self._vocabulary, sequence.tokens, most)
+        kept = len(sequence.tokens) - count
+        taken = sequence.tokens[kept:]
+        del sequence.tokens[kept:]
+        sequence.given -= count
+        if sequence.lookup is not None:
+            sequence.lookup.cut(kept)
+        return b"".join(self._token_bytes[token] for token in taken)
+
+    def _output(self, sequence: Sequence, segment: GenSegment, text: int, healed: bytes) -> Output:
+        room = self.capacity - len(sequence.tokens) - len(healed)  # at most a token for each of its bytes
         if room < 1:
-            self._refuse(sequence, 1)
+            self._refuse(sequence, 1 + len(healed))
         sampling = segment.sampling
         budget = min(sampling.max_tokens, room)
-        matcher = self._automata.matcher(segment.constraint) if segment.constraint is not None else None
-        closing = matcher is not None and segment.on_length != "cut" and _fits(matcher, budget, segment)
+        matcher = self._matcher(segment.constraint, healed)
+        closing = (
+            segment.constraint is not None
+            and matcher is not None
+            and segment.on_length != "cut"
+            and _fits(matcher, budget, segment)
+        )
         stops = StopMatcher(sampling.stop, frozenset(sampling.stop_token_ids), sampling.include_stop)
         ends = tuple(self._end_ids)
         return Output(
@@ -118,12 +140,20 @@ class Chain:
             budget,
             stops.cursor(zip(sampling.stop_regex, map(self._automata.search, segment.stop_rules), strict=True)),
             matcher,
-            _count_to_score(sampling, min(text + segment.untold, len(sequence.tokens)), len(sequence.tokens)),
+            _count_to_score(sampling, text, len(sequence.tokens)),
             early=(*ends, *sampling.stop_token_ids),
             never=ends if sampling.ignore_eos else (),
             before=np.unique(sequence.tokens) if sampling.repetition_penalty != 1.0 else None,
             closing=closing,
+            unspelled=healed,
         )
+
+    def _matcher(self, constraint: str | None, healed: bytes) -> Matcher | None:
+        if not healed:
+            return None if constraint is None else self._automata.matcher(constraint)
+        if constraint is None:
+            return HealingMatcher(self._vocabulary, healed)
+        return self._automata.healing_matcher(constraint, healed)
 
     # ------------------------------------------------------------ a gen
 
@@ -132,9 +162,51 @@ class Chain:
         output = sequence.output
         assert output is not None
         event = TokenEvent(sequence.request.id, sequence.segment)
+        if output.unspelled and len(self._token_bytes[token]) <= len(output.unspelled):
+            self._respell(sequence, output, event, token)
+        else:
+            self._draw(sequence, output, event, token, info)
+        if event.end is not None:
+            event.data = output.text.release()
+            sequence.output = None
+            sequence.segment += 1
+        else:
+            event.data = output.text.release(output.stops.held)
+        return event
+
+    def _respell(self, sequence: Sequence, output: Output, event: TokenEvent, token: int) -> None:
+        """A token of healed text: that is given text again, and no output."""
+        matcher = output.matcher
+        assert matcher is not None
+        if not matcher.accept(token):
+            raise RuntimeFailure(f"token {token} was drawn where healed text had to be spelled")
+        output.unspelled = output.unspelled[len(self._token_bytes[token]) :]
+        output.respelled += 1
+        output.start += 1
+        sequence.tokens.append(token)
+        sequence.given += 1
+        if output.before is not None:
+            output.before = np.union1d(output.before, [token])
+        if matcher.is_finished():
+            event.end = "stop"
+        self._end_healing(sequence, output)
+
+    def _end_healing(self, sequence: Sequence, output: Output) -> None:
+        """Once all is spelled, a gen without a constraint has no masks any more."""
+        segment = sequence.request.chain[sequence.segment]
+        assert isinstance(segment, GenSegment)
+        if not output.unspelled and segment.constraint is None:
+            output.matcher = None
+
+    def _draw(self, sequence: Sequence, output: Output, event: TokenEvent, token: int, info: TokenInfo | None) -> None:
+        """A token of the output; healed text that it begins with is no part of it."""
         output.drawn += 1
         sequence.generated += 1
         data = self._token_bytes[token]
+        if output.unspelled:
+            data = data[len(output.unspelled) :]
+            output.overlap, output.unspelled = output.unspelled, b""
+            self._end_healing(sequence, output)
         hit = output.stops.feed(data, token, output.drawn > output.sampling.min_tokens)
         self._count_growth(sequence)
         if hit is not None:
@@ -144,13 +216,6 @@ class Chain:
             event.complete = output.matcher is None or output.matcher.is_complete()
         else:
             self._keep(sequence, output, event, token, data, info)
-        if event.end is not None:
-            event.data = output.text.release()
-            sequence.output = None
-            sequence.segment += 1
-        else:
-            event.data = output.text.release(output.stops.held)
-        return event
 
     def _count_growth(self, sequence: Sequence) -> None:
         """Searches make states of their automata: all automata together stay within their bytes."""
@@ -200,6 +265,8 @@ class Chain:
             self._memory.truncate(sequence, len(sequence.tokens))
             if cut.tokens > before or (cut.tokens == before and cut.carry):
                 _report(event, token, info)
+        if not output.text.tokens:  # nor is there a token any more that writes what it began with
+            sequence.carry = output.overlap + sequence.carry
         if output.matcher is not None:
             event.complete = _is_complete_after(output.matcher, len(output.text.tokens) - before, token) and (
                 all(map(output.matcher.accept, self._encode(sequence.carry))) and output.matcher.is_complete()
@@ -266,6 +333,7 @@ def _count_to_score(sampling: Sampling, text: int, end: int) -> int:
     for more numbers than an answer can hold."""
     if sampling.prompt_logprobs is None:
         return 0
+    text = min(end, max(text, sampling.prompt_logprobs_start))
     numbers = (end - text) * (1 + sampling.prompt_logprobs)
     if numbers > MAX_PROMPT_LOGPROBS:
         raise InvalidArgument(

@@ -62,7 +62,7 @@ class Drafts:
         """What may come after the sequence's last token: at most `room` tokens, each of which its constraint allows
         and after each of which the mask is ready. is_roomy: guesses that may well be wrong are welcome too."""
         output = sequence.output
-        if self._kinds == "off" or output is None:
+        if self._kinds == "off" or output is None or output.unspelled:  # healed: the model chooses where it cuts
             return NOTHING
         room = min(room, MAX_DRAFT, output.remaining - 1)  # the step draws one more
         if room <= 0:

@@ -174,7 +174,10 @@ class Masks:
 
     def _count_growth(self, sequence: Sequence) -> None:
         """A mask was computed: all automata together stay within their bytes."""
-        self._automata.grown(self._key(sequence))
+        segment = sequence.request.chain[sequence.segment]
+        assert isinstance(segment, GenSegment)
+        if segment.constraint is not None:  # else it only heals
+            self._automata.grown(segment.constraint)
 
     def _key(self, sequence: Sequence) -> str:
         segment = sequence.request.chain[sequence.segment]
@@ -198,4 +201,4 @@ def _is_for(making: _Making, sequence: Sequence) -> bool:
 
 
 def _place(sequence: Sequence, output: Output) -> tuple[int, int]:
-    return len(sequence.tokens), output.drawn
+    return len(sequence.tokens), output.position

@@ -35,7 +35,10 @@ class Output:
     """A gen under way. `start`: where its tokens begin in the sequence; `budget`: how many tokens it may draw.
     unscored: so many tokens right before `start` have log-probabilities that are still to be told. early, never:
     tokens that may come only where nothing else is left, before min_tokens and throughout. before: the tokens of the
-    text so far, each once, where they are penalised."""
+    text so far, each once, where they are penalised.
+
+    Of healed text, `unspelled` is what is still to be spelled, by tokens before `start` of which so many were
+    `respelled`; the last of it may begin the first token of the output, which then has these bytes as its `overlap`."""
 
     sampling: Sampling
     start: int
@@ -49,6 +52,14 @@ class Output:
     closing: bool = False  # only tokens that leave room to finish are allowed
     text: OutputText = field(default_factory=OutputText)
     drawn: int = 0
+    unspelled: bytes = b""
+    respelled: int = 0
+    overlap: bytes = b""
+
+    @property
+    def position(self) -> int:
+        """How many draws there were: what makes the next one differ from them."""
+        return self.respelled + self.drawn
 
     @property
     def remaining(self) -> int:

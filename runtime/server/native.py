@@ -85,7 +85,10 @@ def asked(front: Front, body: GenerateBody) -> Asked:
         )
     gen, prefill = _gen(body)
     prompts = [_encoded(front, prompt) for prompt in given]
-    found = Asked(prompts, many or gen.sampling.n > 1, gen, prefill, _first(body, prompts, prefill))
+    first = _first(body, prompts, prefill)
+    sampling = msgspec.structs.replace(gen.sampling, prompt_logprobs_start=first or 0)
+    gen = msgspec.structs.replace(gen, sampling=sampling)
+    found = Asked(prompts, many or gen.sampling.n > 1, gen, prefill, first)
     _check_count(front, found, bool(body.return_logprob))
     return found
 

@@ -118,7 +118,6 @@ def add_native_routes(app: FastAPI, front: Front, places: OpenPlaces) -> None:
             deadline=deadline,
             priority=body.priority or 0,
             tenant=tenant,
-            untold=found.first or 0,
         )
         held = places.hold(outputs(generation), tenant, len(found.prompts) * found.gen.sampling.candidates)
         with aborts.named(tenant, _names(body, answer)) as aborted:

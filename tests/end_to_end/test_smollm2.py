@@ -143,6 +143,7 @@ def outputs(**options: Any) -> list[list[int]]:
         spec,
         card.end_ids,
         "float32",
+        vocabulary,
     )
     samplings = [Sampling(max_tokens=32, temperature=0.0, seed=0)] * 5
     samplings += [Sampling(max_tokens=32, temperature=0.8, top_p=0.95, seed=n) for n in range(5)]

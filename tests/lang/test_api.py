@@ -351,7 +351,7 @@ def test_a_backend_that_cannot_be_reached_raises_from_run() -> None:
 
 
 def test_gen_takes_every_field_of_sampling() -> None:
-    renamed = {"logprobs": "top_logprobs"}
+    renamed = {"logprobs": "top_logprobs", "prompt_logprobs_start": "logprob_start_len"}
     parameters = inspect.signature(lw.gen).parameters
     assert {renamed.get(name, name) for name in lw.Sampling.__struct_fields__} <= set(parameters)
     given: dict[str, Any] = {

@@ -236,7 +236,7 @@ def test_cancelling_ends_the_run_and_its_readers() -> None:
 
 def test_more_tokens_than_were_given_end_the_run() -> None:
     with lw.Scripted(echo) as backend:
-        with pytest.raises(lw.LimitExceeded, match="it was given 5"):
+        with pytest.raises(lw.LimitExceeded, match="max_total_tokens"):
             review.compile().run("a", backend=backend, max_total_tokens=5)
         assert review.compile().run("a", backend=backend, max_total_tokens=10_000).error() is None
 

@@ -14,8 +14,10 @@ import pytest
 import latticework as lw
 from latticework.lang import record
 from latticework.lang.backends.runtime import Runtime
+from latticework.lang.backends.scripted import Reply
+from latticework.lang.comparing import first_difference
+from latticework.lang.events import TokenLogprob
 from latticework.lang.record import read_records
-from latticework.lang.replay import first_difference
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -109,6 +111,103 @@ def test_what_differs_is_shown_op_by_op_with_its_first_character(file: Path) -> 
     shown = lw.show_replayed(replayed).plain
     assert "1 difference\n  branch 2, op 1: gen y max_tokens=6\n    text differs from character 1 on" in shown
     assert "recorded: 'two'\n         now: 't\\x1bo'" in shown
+
+
+def told(text: str, *logprobs: float, first: int = 5, **fields: Any) -> Reply:
+    """A reply that tells of its tokens."""
+    tokens = tuple(
+        TokenLogprob(first + index, letter, logprob)
+        for index, (letter, logprob) in enumerate(zip(text, logprobs, strict=True))
+    )
+    return Reply(text, logprobs=tokens, **fields)
+
+
+@lw.function
+def numbers(s: lw.State) -> None:
+    s += "p" + lw.gen("x", return_logprob=True, regex="[a-z]+", max_tokens=9)
+    s += lw.select("y", ["a", "b"])
+
+
+def differing(file: Path, then: Any, now: Any, **options: Any) -> list[tuple[Any, ...]]:
+    """What is different where the gen, or the gen and the select, first said this and now that."""
+    replies = [dict(zip("xy", one if isinstance(one, tuple) else (one, "a"), strict=True)) for one in (then, now)]
+    with lw.Scripted(replies[0]) as backend:
+        numbers.run(backend=backend, record=file)
+    with lw.Scripted(replies[1]) as backend:
+        (replayed,) = lw.replay(file, backend, **options)
+    return [(one.what, one.recorded, one.now, one.first) for one in replayed.differences]
+
+
+def test_log_probabilities_may_be_a_little_apart_and_no_further(file: Path) -> None:
+    then = told("abc", -0.5, -1.0, -float("inf"))
+    near, far = told("abc", -0.5004, -1.0, -float("inf")), told("abc", -0.5, -1.2, -3.0)
+    assert differing(file, then, near) == []
+    assert differing(file.with_name("2"), then, far) == [("logprobs", "-1.000000", "-1.200000", 1)]
+    assert differing(file.with_name("3"), then, near, tolerance=1e-5) == [("logprobs", "-0.500000", "-0.500400", 0)]
+    assert differing(file.with_name("4"), then, far, tolerance=None) == []
+    last = told("abc", -0.5, -1.0, -3.0)
+    assert differing(file.with_name("5"), then, last) == [("logprobs", "-inf", "-3.000000", 2)]
+
+
+def test_the_same_text_of_other_tokens_is_told_apart(file: Path) -> None:
+    assert differing(file, told("ab", -1.0, -1.0), told("ab", -1.0, -1.0, first=6)) == [("tokens", "5 6", "6 7", 0)]
+    shorter = Reply("ab", logprobs=(TokenLogprob(5, "ab", -1.0),))
+    assert differing(file.with_name("2"), told("ab", -1.0, -1.0), shorter) == [("tokens", "6", "the end", 1)]
+    silent = Reply("ab")
+    assert differing(file.with_name("3"), told("ab", -1.0, -1.0), silent) == []  # it does not tell of its tokens
+
+
+def test_after_another_text_only_the_tokens_before_it_are_compared(file: Path) -> None:
+    then, now = told("ab", -1.0, -1.0), Reply("ac", logprobs=(TokenLogprob(5, "a", -2.0), TokenLogprob(9, "c", -9.0)))
+    assert differing(file, then, now) == [("text", "ab", "ac", 1), ("logprobs", "-1.000000", "-2.000000", 0)]
+
+
+def test_whether_a_constraint_was_met_is_compared(file: Path) -> None:
+    assert differing(file, Reply("ab"), Reply("ab", complete=False)) == [("complete", "True", "False", None)]
+
+
+def test_scores_of_a_select_are_compared(file: Path) -> None:
+    then, now = Reply("a", scores=(-1.0, -2.0)), Reply("a", scores=(-1.0, -2.5))
+    assert differing(file, ("x", then), ("x", now)) == [("scores", "-2.000000", "-2.500000", 1)]
+    assert differing(file.with_name("2"), ("x", then), ("x", Reply("a", scores=(-1.0, -2.0005)))) == []
+
+
+def test_tokens_of_prompts_and_outputs_are_compared_on_request(file: Path) -> None:
+    assert differing(file, "ab", "ab", usage=True) == []
+    longer = differing(file.with_name("2"), "ab", "abc", usage=True)
+    assert ("output_tokens", "2", "3", None) in longer
+    assert ("prompt_tokens", "3", "4", None) in longer  # of the select behind it
+
+
+def test_lines_of_an_older_build_are_compared_in_what_they_have(file: Path) -> None:
+    with lw.Scripted({"x": told("ab", -1.0, -1.0), "y": "a"}) as backend:
+        numbers.run(backend=backend, record=file)
+    line = json.loads(file.read_text())
+    for answer in line["answers"]:
+        for field in ("complete", "stopped_by", "tokens", "logprobs"):
+            answer.pop(field, None)
+    file.write_text(json.dumps(line) + "\n")
+    with lw.Scripted({"x": told("ab", -5.0, -1.0, complete=False), "y": "a"}) as backend:
+        (replayed,) = lw.replay(file, backend)
+    assert replayed.same
+
+
+def test_numbers_that_differ_are_shown_with_their_place(file: Path) -> None:
+    with lw.Scripted({"x": told("ab", -1.0, -1.0), "y": "a"}) as backend:
+        numbers.run(backend=backend, record=file)
+    with lw.Scripted({"x": told("ab", -1.0, -4.0, complete=False), "y": "a"}) as backend:
+        (replayed,) = lw.replay(file, backend, usage=True)
+    shown = lw.show_replayed(replayed).plain
+    assert "complete differs\n    recorded: True\n         now: False" in shown
+    assert "logprobs differs from token 1 on\n    recorded: -1.000000\n         now: -4.000000" in shown
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf"), "0", True])
+def test_a_tolerance_that_is_none_is_refused(file: Path, tolerance: Any) -> None:
+    with lw.Scripted(REPLIES) as backend:
+        program.run("a", backend=backend, record=file)
+        with pytest.raises(lw.InvalidArgument, match="tolerance"):
+            lw.replay(file, backend, tolerance=tolerance)
 
 
 def test_an_error_is_an_outcome_that_is_compared_by_name(file: Path) -> None:

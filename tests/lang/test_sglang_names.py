@@ -112,10 +112,50 @@ def test_choices_and_their_method_make_a_select(method: Any, name: Any) -> None:
         assert op(lw.select("x", ["a", "b"], 0.0, method)) == Select("x", ("a", "b"), name)
 
 
-@pytest.mark.parametrize("heal", [True, 1])
-def test_healing_is_refused_and_says_so(heal: Any) -> None:
-    with pytest.raises(lw.Unsupported, match="healed"):
-        lw.gen("x", heal=heal)
+def test_logprobs_of_the_prompt_begin_where_sglangs_argument_says() -> None:
+    none, all_of_it, some = (op(lw.gen("x", logprob_start_len=start)).sampling for start in (-1, 0, 7))
+    assert (none.prompt_logprobs, all_of_it.prompt_logprobs, some.prompt_logprobs) == (None, 0, 0)
+    assert (none.prompt_logprobs_start, all_of_it.prompt_logprobs_start, some.prompt_logprobs_start) == (0, 0, 7)
+    assert op(lw.gen("x", logprob_start_len=7, top_logprobs_num=2)).sampling.prompt_logprobs == 2
+    for wrong in (-2, 0.5, True, "0"):
+        with pytest.raises(lw.InvalidArgument, match="logprob_start_len"):
+            lw.gen("x", logprob_start_len=wrong)  # type: ignore[arg-type]
+
+
+def test_a_trace_can_be_printed_from_its_last_node(capsys: pytest.CaptureFixture[str]) -> None:
+    @lw.function
+    def program(s: lw.State, word: str) -> None:
+        s += "Say " + word
+        forks = s.fork(2)
+        forks += lambda i: f"{i}" + lw.gen("x", max_tokens=3)
+        forks.join()
+        s += lw.select("y", ["a", "b"])
+
+    program.trace().last_node.print_graph_dfs()
+    assert capsys.readouterr().out.splitlines() == [
+        '%1 = text "Say "',
+        "%2 = %1 + arg word",
+        "%3 = %2 + fork 1 2",
+        '%4 = %3 + text "0"',
+        "%5 = %4 + gen x max_tokens=3",
+        '%6 = %3 + text "1"',
+        "%7 = %6 + gen x max_tokens=3",
+        "%8 = %3 + join %5 %7",
+        '%9 = %8 + select y from ["a", "b"] by token_length_normalized',
+    ]
+    with pytest.raises(lw.ProgramError, match="no ops"):
+        lw.function(lambda s: None).trace().last_node  # noqa: B018
+
+
+def test_a_trace_of_branches_that_nobody_joins_is_printed_up_to_the_fork(capsys: pytest.CaptureFixture[str]) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "Say "
+        forks = s.fork(2)
+        forks += lw.gen("x")
+
+    program.trace().last_node.print_graph_dfs()
+    assert capsys.readouterr().out.splitlines() == ['%1 = text "Say "', "%2 = %1 + fork 1 2"]
 
 
 # ---------------------------------------------------------------- run
@@ -169,7 +209,7 @@ def test_run_takes_sglangs_settings() -> None:
     ("settings", "error"),
     [
         ({"max_new_tokens": 7, "max_tokens": 8}, lw.InvalidArgument),
-        ({"logprob_start_len": 5}, lw.Unsupported),
+        ({"logprob_start_len": -2}, lw.InvalidArgument),
         ({"max_new_tokens": 0}, lw.InvalidArgument),
         ({"return_logprob": "yes"}, lw.InvalidArgument),
     ],

@@ -299,6 +299,8 @@ def test_a_server_that_goes_on_with_a_message_is_told_to(make: Any) -> None:
         (lambda s: s.__iadd__(lw.user("x") + lw.assistant(lw.gen("x", best_of=2))), {}),
         (lambda s: s.__iadd__(lw.user("x") + lw.assistant(lw.gen("x", prompt_logprobs=1))), {}),
         (lambda s: s.__iadd__(lw.user("x") + lw.assistant(lw.gen("x", regex="a", after="b"))), {}),
+        (lambda s: s.__iadd__(lw.user("x") + lw.assistant(lw.gen("x", heal=True))), {}),
+        (lambda s: s.__iadd__("x" + lw.gen("x", heal=True)), {"is_chat_model": False}),
         (lambda s: s.__iadd__(lw.user("x")), {"is_chat_model": False}),
         (lambda s: s.__iadd__(lw.gen("x")), {"is_chat_model": False}),
         (lambda s: s.__iadd__("x" + lw.select("x", ["a", "b"])), {"is_chat_model": False}),

@@ -25,7 +25,8 @@ from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
-from latticework.runtime.constrain.base import Row
+from latticework.runtime.constrain import Vocabulary
+from latticework.runtime.constrain.base import Matcher, Row
 from latticework.runtime.engine import Engine, Runner
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.runner import ModelRunner
@@ -89,6 +90,12 @@ def vocab_size_of(tokenizer: Tokenizer) -> int:
     return len(tokenizer) + 5
 
 
+@functools.cache
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    ends = (tokenizer.special[END_OF_TEXT], tokenizer.special["<|im_end|>"])
+    return Vocabulary(tokenizer.padded(vocab_size_of(tokenizer)), ends)
+
+
 class ScriptedRunner:
     """A model that always continues with the script: after position i comes script[i + 1]."""
 
@@ -120,6 +127,9 @@ class FiniteAutomaton:
 
     def matcher(self) -> FiniteMatcher:
         return FiniteMatcher(self)
+
+    def healing_matcher(self, prefix: bytes) -> Matcher:
+        raise NotImplementedError("constraints behind healed text are tested with real automata")
 
     def search(self) -> FiniteSearch:
         return FiniteSearch(self.options)
@@ -233,7 +243,14 @@ class Bench:
         own = self._runner(model)
         chosen: Runner = own if runner is None else runner(own) if callable(runner) else runner
         self.engine = Engine(
-            self.config, chosen, self.tokenizer, self._build, model.spec, self.end_ids, self.config.dtype
+            self.config,
+            chosen,
+            self.tokenizer,
+            self._build,
+            model.spec,
+            self.end_ids,
+            self.config.dtype,
+            vocabulary_of(self.tokenizer),
         )
         self.events: dict[tuple[bytes | str, int], list[TokenEvent]] = {}
         self._ids = itertools.count()

@@ -271,16 +271,16 @@ def test_rows_that_are_no_logits_fail_their_own_request() -> None:
     bench.assert_all_free()
 
 
-@pytest.mark.parametrize("untold", [0, 1, 7, len(SHARED), len(SHARED) + 3, len(SHARED) + 30])
-def test_a_beginning_that_is_not_asked_about_is_not_told_and_comes_from_the_cache(untold: int) -> None:
+@pytest.mark.parametrize("start", [0, 1, 7, len(SHARED), len(SHARED) + 3, len(SHARED) + 30])
+def test_a_beginning_that_is_not_asked_about_is_not_told_and_comes_from_the_cache(start: int) -> None:
     bench = Counted()
     bench.submit(SHARED)
     bench.run()
     rows = sum(bench.counter.rows)
     prompt = PROMPTS[0]
-    number = bench.submit(prompt, GenSegment(Sampling(max_tokens=1, seed=1, prompt_logprobs=2), untold=untold))
+    number = bench.submit(prompt, gen(max_tokens=1, prompt_logprobs=2, prompt_logprobs_start=start))
     bench.run()
-    first = min(max(1, untold), len(prompt))
+    first = min(max(1, start), len(prompt))
     text = prompt.encode()
     assert_dense(told(bench, number), text[:first] if first > 1 else b"", text[first:] if first > 1 else text, 2)
     usage = bench.final(number).usage

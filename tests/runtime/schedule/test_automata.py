@@ -16,6 +16,9 @@ class Sized:
     def matcher(self) -> Matcher:
         raise NotImplementedError
 
+    def healing_matcher(self, prefix: bytes) -> Matcher:
+        raise NotImplementedError
+
     def search(self) -> Search:
         raise NotImplementedError
 

@@ -51,7 +51,6 @@ class ScriptedFront:
         self.asked: list[tuple[TextSegment, Gen]] = []
         self.terms: list[tuple[float | None, int]] = []
         self.tenants: list[str] = []
-        self.untold: list[int] = []
         self.entered = 0
         self.left = 0
 
@@ -69,9 +68,7 @@ class ScriptedFront:
         deadline: Deadline,
         priority: int = 0,
         tenant: str = "",
-        untold: int = 0,
     ) -> ScriptedGeneration:
-        self.untold.append(untold)
         self.asked += [(prompt, gen) for prompt in prompts]
         self.tenants.append(tenant)
         self.terms.append((deadline.seconds, priority))
