@@ -164,6 +164,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     @property
     def greedy(self) -> bool:
+        """The likeliest token is taken: temperature is 0."""
         return self.temperature == 0.0
 
     @property
@@ -584,9 +585,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return content_hash(self.to_msgpack())
 
     def to_msgpack(self) -> bytes:
+        """The program as a message: what `hash` is of."""
         return msgspec.msgpack.encode(self)
 
     def to_json(self) -> str:
+        """The program as JSON text."""
         return msgspec.json.encode(self).decode()
 
     @staticmethod
