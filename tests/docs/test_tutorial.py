@@ -33,7 +33,7 @@ def blocks(page: str) -> list[Block]:
     found: list[Block] = []
     for fence in FENCE.finditer(page):
         kind, title, text = fence.groups()
-        if kind == "text":
+        if kind in ("text", "mermaid"):
             found[-1] = found[-1]._replace(output=text)
         else:
             found.append(Block(kind, title, text, "", page[: fence.start()].count("\n") + 1))
