@@ -68,8 +68,8 @@ def test_every_error_is_in_the_reference() -> None:
     assert not [name for name in tree if SHOWN.get(f"latticework.{name}") != "errors.md"]
 
 
-def subclasses(kind: type) -> list[type]:
-    """The public ones below `kind`, of the tree in lang/errors.py."""
+def subclasses(kind: type[lw.LatticeworkError]) -> list[type[lw.LatticeworkError]]:
+    """Those below `kind`, of the tree in lang/errors.py."""
     below = [child for child in kind.__subclasses__() if child.__module__ == "latticework.lang.errors"]
     return below + [further for child in below for further in subclasses(child)]
 
