@@ -99,8 +99,10 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
-    """A heartbeat with counters. automata: compiled constraints held; automata_bytes: theirs, states and masks
-    included."""
+    """A heartbeat with counters. running, waiting: sequences, now. pages: of the KV pool, now; cached ones are the
+    prefix cache's. leases: prefixes held for programs. steps, bad_frames, retractions (sequences put back for want of
+    pages), drafted, accepted: since the engine began. automata: compiled constraints held; automata_bytes: theirs,
+    states and masks included."""
 
     running: int = 0
     waiting: int = 0
@@ -294,7 +296,9 @@ class Bounds(_Message, frozen=True, tag="bounds"):
 
 
 class FrontStats(_Message, frozen=True, tag="front_stats"):
-    """Counters of the front and, as of its last heartbeat, of the engine."""
+    """Counters of the front and, as of its last heartbeat, of the engine. clients: connections. open_runs: programs
+    under way; open_requests: what they, and HTTP, have in the engine. bad_frames: what was no message, and dropped.
+    restarts: of the engine, since the front began."""
 
     clients: int
     open_runs: int
