@@ -83,6 +83,7 @@ class EngineReady(_Message, frozen=True, tag="engine_ready"):
     context: int
     kv_tokens: int
     dtype: str
+    quantization: str = "none"
 
 
 class TokenEvents(_Message, frozen=True, tag="token_events"):
@@ -100,7 +101,7 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
     """A heartbeat with counters. automata: compiled constraints held; automata_bytes: theirs, states and masks
-    included."""
+    included. matrices: how many of the model's are held in which forms."""
 
     running: int = 0
     waiting: int = 0
@@ -115,6 +116,7 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     accepted: int = 0  # tokens drawn as guessed
     automata: int = 0
     automata_bytes: int = 0
+    matrices: dict[str, int] = {}
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 
