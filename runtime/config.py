@@ -28,6 +28,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Literal["auto", "native", "transformers"],
         Meta(description="whose layers run; auto: native families, transformers for other decoders"),
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "int8", "int4", "auto"],
+        Meta(description="weights of fewer bits: none; 8; 4; or auto: a file's own 4 bits where rows are few, 8 else"),
+    ] = "none"
+    weight_cache_mb: Annotated[
+        int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)
+    ] = 8192
     attention: Annotated[
         Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")
     ] = "auto"

@@ -13,8 +13,10 @@ ends that one with an error event.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
@@ -78,11 +80,14 @@ class Engine:
         vocabulary: Vocabulary,
         profile: Profile | None = None,
         pace: Pace | None = None,
+        matrices: Mapping[str, int] | None = None,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
-        call where they may pause. dtype: name of the weights' type."""
+        call where they may pause. dtype: name of the weights' type. matrices: how many of the model's are held in which
+        forms."""
         self.config = config
         self.dtype = dtype
+        self.matrices = dict(matrices or {})
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
         self.profile = profile or Profile(config.profile)
         self._runner = runner
@@ -146,7 +151,8 @@ class Engine:
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
-        model = load_any(card, dtype, config.model_impl, report)
+        model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+        held = model.held()
         spec = model.spec
         kind = torch_dtype(dtype)
         if config.kv_tokens is None:
@@ -166,7 +172,7 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -288,6 +294,7 @@ class Engine:
             accepted=self.drafts.accepted,
             automata=len(self.automata),
             automata_bytes=self.automata.size,
+            matrices=self.matrices,
             profile=dict(self.profile.seconds),
         )
 

@@ -83,6 +83,7 @@ class EngineReady(_Message, frozen=True, tag="engine_ready"):
     context: int
     kv_tokens: int
     dtype: str
+    quantization: str = "none"
 
 
 class TokenEvents(_Message, frozen=True, tag="token_events"):
@@ -102,7 +103,7 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     """A heartbeat with counters. running, waiting: sequences, now. pages: of the KV pool, now; cached ones are the
     prefix cache's. leases: prefixes held for programs. steps, bad_frames, retractions (sequences put back for want of
     pages), drafted, accepted: since the engine began. automata: compiled constraints held; automata_bytes: theirs,
-    states and masks included."""
+    states and masks included. matrices: how many of the model's are held in which forms."""
 
     running: int = 0
     waiting: int = 0
@@ -117,6 +118,7 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     accepted: int = 0  # tokens drawn as guessed
     automata: int = 0
     automata_bytes: int = 0
+    matrices: dict[str, int] = {}
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latticework.runtime.model.quantize.base import Form
+from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeFactors, RopeScaling
 
 
@@ -21,15 +23,31 @@ def uninitialised(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 
 
 class Linear(nn.Module):
-    """x @ weight.T + bias. Unlike nn.Linear it draws no random weights to throw away."""
+    """x @ weight.T + bias. Unlike nn.Linear it draws no random weights to throw away.
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, dtype: torch.dtype) -> None:
+    The weight is collected row by row, then packed (see `quantize/`), which is what is multiplied with; the unpacked
+    one is let go.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool, dtype: torch.dtype, source: torch.dtype | None = None
+    ) -> None:
+        """source: the type in which the weight is collected, default `dtype`."""
         super().__init__()
-        self.weight = uninitialised(outputs, inputs, dtype=dtype)
+        self.inputs, self.outputs = inputs, outputs
+        self.weight = uninitialised(outputs, inputs, dtype=source or dtype)
         self.bias = uninitialised(outputs, dtype=dtype) if bias else None
+        self.packed: Form | ByRows | None = None
+
+    def pack(self, packed: Form | ByRows) -> None:
+        self.packed = packed
+        self.weight = None
 
     def forward(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
-        return functional.linear(x, self.weight, self.bias)
+        assert self.packed is not None, "a weight that was never loaded"
+        return self.packed(x) if len(x) else x.new_empty(0, self.outputs)
 
 
 class RMSNorm(nn.Module):
@@ -138,10 +156,10 @@ def _stretch(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 class GatedMLP(nn.Module):
     """down(act(gate(x)) * up(x)); gate and up are one matrix."""
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, source: torch.dtype | None = None) -> None:
         super().__init__()
-        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size, spec.mlp_bias, dtype)
-        self.down = Linear(spec.intermediate_size, spec.hidden_size, spec.mlp_bias, dtype)
+        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size, spec.mlp_bias, dtype, source)
+        self.down = Linear(spec.intermediate_size, spec.hidden_size, spec.mlp_bias, dtype, source)
         self.activate = functional.silu if spec.hidden_act == "silu" else gelu_tanh
 
     def forward(self, x: Tensor) -> Tensor:  # [T, hidden] -> [T, hidden]
