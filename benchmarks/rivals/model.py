@@ -59,13 +59,13 @@ def write_hf_folder(card: ModelCard, folder: Path) -> None:
     )
     tokenizer.chat_template = card.chat_template
     tokenizer.save_pretrained(unfinished)
-    _drop_unusable(unfinished / "tokenizer_config.json")
+    _name_class(unfinished / "tokenizer_config.json")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
-def _drop_unusable(path: Path) -> None:
-    """The class that any transformers can read."""
+def _name_class(path: Path) -> None:
+    """By the name that older versions of transformers know too: a rival has its own."""
     found = json.loads(path.read_text(encoding="utf-8"))
     found["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
