@@ -136,7 +136,7 @@ def show(asked: Comparison, about: dict[str, Any], runs: Sequence[Run], tables: 
     console.print(report.ratios_table(summary.ratios(runs, asked.mine, names), names))
     console.print(report.bounds_table({name: summary.bounds(runs, tables, name) for name in names}))
     for line in [*report.json_lines(runs, names), *report.failure_lines(runs)]:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def head(about: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ ROWS = (1, 16, 256)  # drawn at a time, and a chunk of prompts
 CHUNK = 256
 ROWS_OF = {"one_stream": 1, "batch": 16, "prefix": 16}  # drawn at a time, without drafts
 SECONDS = 1.0  # of each measurement
-FORMATS = ("bf16", "int8", "int4")
+FORMATS = ("bf16", "int8", "int4")  # int8: of inputs quantised on the way; int4: of weights only
+GROUP = 32  # weights that share an int4 scale
 
 Table = dict[str, dict[str, list[float]]]
 """format -> rows -> seconds of [a pass of the layers, the head]"""
@@ -37,23 +39,28 @@ def layer_shapes(spec: ModelSpec) -> list[tuple[int, int]]:
     return [(heads + 2 * kv_heads, hidden), (hidden, heads), (2 * middle, hidden), (hidden, middle)]
 
 
-def product(kind: str, outputs: int, inputs: int) -> Callable[[Any], Any]:
-    """x [M, inputs] bfloat16 or float32 -> [M, outputs], with weights packed once. kind: of FORMATS."""
+def product(kind: str, weight: Any) -> Callable[[Any], Any]:
+    """Packs float32 weights [outputs, inputs] once. x [M, inputs] -> about x @ weight.T; x is float32 for int8, else
+    bfloat16. kind: of FORMATS."""
     import torch
 
-    weight = torch.randn(outputs, inputs) / inputs**0.5
     if kind == "bf16":
         ops: Any = torch.ops.mkldnn
-        packed = ops._reorder_linear_weight(weight.bfloat16().to_mkldnn(), None)
+        packed = ops._reorder_linear_weight(weight.bfloat16(), None)
         return lambda x: ops._linear_pointwise(x, packed, None, "none", [], "")
     if kind == "int8":
-        quantised = torch.quantize_per_tensor(weight, float(weight.abs().max()) / 127, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(quantised, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that these will go away one day
+            quantised = torch.quantize_per_tensor(weight, float(weight.abs().max()) / 127, 0, torch.qint8)
+            packed = torch.ops.quantized.linear_prepack(quantised, None)
         return lambda x: torch.ops.quantized.linear_dynamic(x, packed)
-    codes = torch.randint(0, 16, (outputs, inputs), dtype=torch.int32)
+    groups = weight.unflatten(1, (-1, GROUP))
+    least, most = groups.amin(-1), groups.amax(-1)
+    scale = (most - least) / 15
+    codes = ((groups - least[..., None]) / scale[..., None]).round().clamp(0, 15).flatten(1).int()
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-    scales = torch.rand(inputs // 32, outputs, 2).bfloat16()
-    return lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, 32, scales)
+    scales = torch.stack([scale, least + 8 * scale], dim=-1).transpose(0, 1).contiguous().bfloat16()
+    return lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, scales)
 
 
 def measure(threads: int, seconds: float = SECONDS) -> Table:
@@ -65,8 +72,8 @@ def measure(threads: int, seconds: float = SECONDS) -> Table:
     with torch.inference_mode():
         for kind in FORMATS:
             shapes = layer_shapes(spec) * spec.num_hidden_layers
-            layers = [(inputs, product(kind, outputs, inputs)) for outputs, inputs in shapes]
-            head = [(spec.hidden_size, product(kind, spec.vocab_size, spec.hidden_size))]
+            layers = [(inputs, product(kind, torch.randn(outputs, inputs))) for outputs, inputs in shapes]
+            head = [(spec.hidden_size, product(kind, torch.randn(spec.vocab_size, spec.hidden_size)))]
             dtype = torch.float32 if kind == "int8" else torch.bfloat16
             found[kind] = {}
             for rows in ROWS:

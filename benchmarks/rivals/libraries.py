@@ -40,10 +40,10 @@ def malloc() -> Path:
             return found[0]
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise NoLibrary(f"there is no {MALLOC}; install gperftools' tcmalloc_minimal")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", MALLOC_PACKAGE]
-        done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
-        packages = list(Path(folder).glob("*.deb"))
+        done = subprocess.run(download, cwd=place, capture_output=True, text=True)
+        packages = list(Path(place).glob("*.deb"))
         if done.returncode or not packages:
             raise NoLibrary(f"apt-get download {MALLOC_PACKAGE} failed; try apt-get update: {done.stderr.strip()}")
         LIBRARIES.mkdir(parents=True, exist_ok=True)

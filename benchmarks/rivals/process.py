@@ -93,20 +93,21 @@ def served(launch: Launch, port: int) -> Iterator[str]:
 
 def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, port: int, launch: Launch) -> None:
     end_of_patience = time.monotonic() + launch.ready_seconds
-    while time.monotonic() < end_of_patience:
-        status = process.poll()
-        if status is not None:
-            raise PeerError(f"it ended with status {status} before it answered", launch.log)
-        if _answers(base_url):
-            check_owner(process.pid, port, launch.log)
-            return
-        time.sleep(0.2)
+    with httpx.Client(timeout=5) as http:
+        while time.monotonic() < end_of_patience:
+            status = process.poll()
+            if status is not None:
+                raise PeerError(f"it ended with status {status} before it answered", launch.log)
+            if _answers(http, base_url):
+                check_owner(process.pid, port, launch.log)
+                return
+            time.sleep(0.2)
     raise PeerError(f"it did not answer within {launch.ready_seconds:g} s", launch.log)
 
 
-def _answers(base_url: str) -> bool:
+def _answers(http: httpx.Client, base_url: str) -> bool:
     try:
-        return httpx.get(f"{base_url}/models", timeout=5).status_code == 200
+        return http.get(f"{base_url}/models").status_code == 200
     except httpx.HTTPError:
         return False
 

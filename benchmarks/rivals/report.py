@@ -67,11 +67,14 @@ def json_lines(runs: Sequence[Run], peers: Sequence[str]) -> list[str]:
 
 
 def failure_lines(runs: Sequence[Run]) -> list[str]:
-    lines = []
+    """Each with the end of the peer's log, once for what failed together."""
+    lines: list[str] = []
+    shown = ""
     for run in runs:
         if run.failure is not None:
             lines.append(f"FAILED {run.peer}, repeat {run.repeat}, {run.workload}: {run.failure}")
-            lines += [f"    {line}" for line in run.tail.splitlines()]
+            lines += [f"    {line}" for line in run.tail.splitlines() if run.tail != shown]
+            shown = run.tail
     return lines
 
 

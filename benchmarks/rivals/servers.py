@@ -106,7 +106,8 @@ def vllm() -> ServerPeer:
         }
 
     needs = (places.VLLM_DONE, places.HF_FOLDER)
-    return ServerPeer("vllm", command, environment, _vllm_version, needs, ready_seconds=400.0)
+    notes = {"notes": "without triton-cpu, which no package registry has: vLLM then takes its V1 model runner"}
+    return ServerPeer("vllm", command, environment, _vllm_version, needs, ready_seconds=600.0, notes=notes)
 
 
 def _vllm_version() -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from benchmarks.rivals import questions
 from benchmarks.rivals.base import Run
-from benchmarks.rivals.bound import Table, layer_shapes, tokens_per_second
+from benchmarks.rivals.bound import Table, layer_shapes, product, tokens_per_second
 from benchmarks.rivals.client import check_lengths, first_token_figures
 from benchmarks.rivals.setup import needed
 from benchmarks.rivals.summary import HIGHER, LOWER, Spread, bounds, json_cost, median_table, of_peers, ratio, ratios
@@ -82,6 +83,15 @@ def test_the_bound_multiplies_all_weights_of_the_default_model() -> None:
     spec = find_model("smollm2").spec
     weights = sum(outputs * inputs for outputs, inputs in layer_shapes(spec)) * spec.num_hidden_layers
     assert weights + spec.vocab_size * spec.hidden_size == 134_479_872  # without norms, as the head is the embedding
+
+
+@pytest.mark.parametrize(("kind", "error"), [("bf16", 0.01), ("int8", 0.03), ("int4", 0.1)])
+def test_what_the_bound_times_is_the_product(kind: str, error: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = (torch.randn(rows, 64, generator=generator) for rows in (96, 5))
+    found = product(kind, weight)(x if kind == "int8" else x.bfloat16()).float()
+    wanted = x @ weight.T
+    assert float((found - wanted).norm() / wanted.norm()) < error
 
 
 def test_first_tokens_are_compared_pair_by_pair() -> None:
