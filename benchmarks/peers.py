@@ -32,14 +32,9 @@ from benchmarks.rivals.base import Peer, Plan, Run
 from benchmarks.rivals.bound import Table
 from benchmarks.rivals.generate import GeneratePeer
 from benchmarks.rivals.process import Launch, PeerError, started
-from benchmarks.rivals.servers import OFFLINE, llamacpp, llamacpp_q4, ours, vllm
+from benchmarks.rivals.servers import OFFLINE, SERVERS, ours
 
-RIVALS: dict[str, Callable[[], Peer]] = {
-    "vllm": vllm,
-    "llamacpp": llamacpp,
-    "llamacpp-q4": llamacpp_q4,
-    "transformers": GeneratePeer,
-}
+RIVALS: dict[str, Callable[[], Peer]] = {**SERVERS, "transformers": GeneratePeer}
 OURS = "ours"
 BOUND_SECONDS = 120.0
 
@@ -105,7 +100,6 @@ def document(asked: Comparison, about: dict[str, Any], runs: Sequence[Run], tabl
         "cores": list(asked.plan.cores),
         "seed": asked.plan.seed,
         "sizes": {name: asdict(asked.plan.sizes[name]) for name in asked.plan.workloads},
-        "peers": {peer.name: described(peer, asked.plan) for peer in asked.peers},
         "runs": [{name: value for name, value in asdict(run).items() if value not in (None, "")} for run in runs],
         "matmul_seconds": list(tables),
         "medians": _plain(summary.of_peers(runs)),
@@ -224,7 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.no_plot:
         import matplotlib  # noqa: F401  # an hour later would be late to find it missing
     asked = comparison(options)
-    about = conditions() | {"repeats": options.repeats, "short": options.short}
+    about: dict[str, Any] = {**conditions(), "repeats": options.repeats, "short": options.short}
+    about["peers"] = {peer.name: described(peer, asked.plan) for peer in asked.peers}
     runs: list[Run] = []
     tables: list[Table] = []
     began = time.monotonic()

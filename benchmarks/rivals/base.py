@@ -44,7 +44,8 @@ class Run:
 class Peer(Protocol):
     """One row of the table."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def workloads(self, plan: Plan) -> tuple[str, ...]:
         """Those of the plan that it has a counterpart of."""

@@ -27,6 +27,7 @@ COLUMNS = 2
 
 def draw(path: Path, found: Mapping[str, Mapping[str, Mapping[str, Spread]]], mine: Sequence[str], head: str) -> None:
     """found: as `summary.of_peers`. head: the conditions, in one line."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = -(-len(found) // COLUMNS)
@@ -38,7 +39,8 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Mapping[str, Spread]]], mi
     for panel in panels[len(found) :]:
         panel.axis("off")
     figure.suptitle(head, fontsize=8)
-    figure.savefig(path)
+    with rc_context({"svg.fonttype": "none"}):  # letters as text
+        figure.savefig(path)
 
 
 def _panel(panel: Any, title: str, bars: Mapping[str, Spread], mine: Sequence[str]) -> None:

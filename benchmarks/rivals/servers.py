@@ -41,13 +41,13 @@ class ServerPeer:
         return plan.workloads
 
     def describe(self, plan: Plan) -> dict[str, str]:
-        self._check_built()
+        self.check_built()
         environment = " ".join(f"{name}={value}" for name, value in self.environment(plan.cores).items())
         command = " ".join(self.command(0, plan.cores))
         return {"version": self.version(), "command": command, "environment": environment, **self.notes}
 
     def round(self, plan: Plan, repeat: int) -> Iterator[Run]:
-        self._check_built()
+        self.check_built()
         port = free_port()
         log = plan.logs / f"{self.name}-{repeat}.log"
         command = self.command(port, plan.cores)
@@ -60,7 +60,8 @@ class ServerPeer:
             for run in rounds(base_url, self.name, plan, repeat):
                 yield run if run.failure is None else replace(run, tail=tail(log))
 
-    def _check_built(self) -> None:
+    def check_built(self) -> None:
+        """Raises PeerError naming what is missing."""
         missing = [str(path) for path in self.needs if not path.exists()]
         if missing:
             raise PeerError(f"it is not built: there is no {missing[0]}; make peers-setup")
@@ -107,7 +108,7 @@ def vllm() -> ServerPeer:
 
     needs = (places.VLLM_DONE, places.HF_FOLDER)
     notes = {"notes": "without triton-cpu, which no package registry has: vLLM then takes its V1 model runner"}
-    return ServerPeer("vllm", command, environment, _vllm_version, needs, ready_seconds=600.0, notes=notes)
+    return ServerPeer("vllm", command, environment, _vllm_version, needs, ready_seconds=900.0, notes=notes)
 
 
 def _vllm_version() -> str:
@@ -139,6 +140,9 @@ def _llamacpp(name: str, weights: Path) -> ServerPeer:
         return _output([str(places.LLAMA_SERVER), "--version"])
 
     return ServerPeer(name, command, no_environment, version, (places.LLAMA_SERVER, weights))
+
+
+SERVERS: dict[str, Callable[[], ServerPeer]] = {"vllm": vllm, "llamacpp": llamacpp, "llamacpp-q4": llamacpp_q4}
 
 
 def _output(command: Sequence[str]) -> str:

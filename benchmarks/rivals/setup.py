@@ -81,7 +81,7 @@ def vllm() -> None:
         return
     if not VLLM_PYTHON.exists():
         run("vllm", [sys.executable, "-m", "venv", VLLM_PYTHON.parents[1]])
-    pip = [VLLM_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+    pip: list[str | Path] = [VLLM_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
     run("vllm", [*pip, TORCH])
     run("vllm", [*pip, "--no-deps", VLLM])
     asked = subprocess.run([VLLM_PYTHON, "-c", REQUIREMENTS], capture_output=True, text=True, check=True).stdout
@@ -124,8 +124,8 @@ def _llamacpp_source() -> Path:
     packed = LLAMACPP / "sdist"
     if not list(packed.glob("*.tar.gz")):
         packed.mkdir(parents=True, exist_ok=True)
-        download = ["download", "--no-deps", "--no-binary", ":all:", "--dest", packed, LLAMA_CPP_PYTHON]
-        run("llamacpp", [sys.executable, "-m", "pip", "--disable-pip-version-check", *download])
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+        run("llamacpp", [*pip, "--no-deps", "--no-binary", ":all:", "--dest", packed, LLAMA_CPP_PYTHON])
     (archive,) = packed.glob("*.tar.gz")
     folder = packed / archive.name.removesuffix(".tar.gz")
     if not folder.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,3 +159,13 @@ def test_vllms_requirements_lose_only_pictures_sound_torch_and_extras() -> None:
         'xgrammar>=0.2; platform_machine == "x86_64"',
     ]
     assert needed(asked) == ["transformers>=5.0", 'xgrammar>=0.2; platform_machine == "x86_64"']
+
+
+def test_the_plot_shows_every_peer_of_every_workload(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="of the `bench` extra")
+    from benchmarks.rivals.plot import draw
+
+    runs = [*rates("ours", "batch", 100.0, 120.0), *rates("vllm", "batch", 50.0), *rates("ours", "prefix", 70.0)]
+    draw(tmp_path / "plot.svg", of_peers(runs), ["ours"], "one machine")
+    written = (tmp_path / "plot.svg").read_text()
+    assert [word for word in ("ours", "vllm", "110", "50", "70", "one machine") if word not in written] == []

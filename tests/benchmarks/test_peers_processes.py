@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks import peers
-from benchmarks.rivals import questions
+from benchmarks.rivals import hold, questions
 from benchmarks.rivals.base import Plan, Run
 from benchmarks.rivals.process import Launch, PeerError, free_port, served, session, started
 from benchmarks.rivals.servers import ServerPeer, no_environment
@@ -160,6 +160,18 @@ def test_a_failing_workload_is_a_run_that_says_why(
     assert ("out of luck" in run.tail) == (mode == "dies")
 
 
+def test_a_command_runs_while_a_rival_is_up(
+    tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hold, "LOGS", tmp_path)
+    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1] + '/models').read()); sys.exit(7)"
+    assert hold.hold(scripted(script, "well"), [sys.executable, "-c", code, "{url}"]) == 7
+    assert "scripted" in capfd.readouterr().out
+    unbuilt = replace(scripted(script, "well"), needs=(tmp_path / "nothing",))
+    with pytest.raises(PeerError, match="nothing; make peers-setup"):
+        hold.hold(unbuilt, ["true"])
+
+
 class Breaking:
     """Answers one workload, then breaks."""
 
@@ -183,7 +195,7 @@ def test_what_a_peer_did_not_answer_fails_and_what_it_did_counts(tmp_path: Path)
     assert (broken.workload, broken.failure) == ("batch", "the machine is on fire")
     about = {"repeats": 1}
     written = peers.document(mine, about, [done, broken], [])
-    assert written["peers"]["breaking"] == {"failure": "it is not built"}
+    assert peers.described(mine.peers[0], mine.plan) == {"failure": "it is not built"}
     assert [run.get("failure") for run in written["runs"]] == [None, "the machine is on fire"]
 
 
