@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / ".peers"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / ".peers"
 
 MODEL = FOLDER / "model"
 HF_FOLDER = MODEL / "hf"  # safetensors in bfloat16, with tokenizer and chat template

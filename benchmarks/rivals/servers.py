@@ -44,7 +44,8 @@ class ServerPeer:
         self.check_built()
         environment = " ".join(f"{name}={value}" for name, value in self.environment(plan.cores).items())
         command = " ".join(self.command(0, plan.cores))
-        return {"version": self.version(), "command": command, "environment": environment, **self.notes}
+        found = {"version": self.version(), "command": command, "environment": environment, **self.notes}
+        return {name: _placeless(text) for name, text in found.items()}
 
     def round(self, plan: Plan, repeat: int) -> Iterator[Run]:
         self.check_built()
@@ -143,6 +144,11 @@ def _llamacpp(name: str, weights: Path) -> ServerPeer:
 
 
 SERVERS: dict[str, Callable[[], ServerPeer]] = {"vllm": vllm, "llamacpp": llamacpp, "llamacpp-q4": llamacpp_q4}
+
+
+def _placeless(text: str) -> str:
+    """Without what is this machine's own: a report is read elsewhere."""
+    return text.replace(sys.executable, "python").replace(f"{places.ROOT}/", "").replace(sys.prefix, ".venv")
 
 
 def _output(command: Sequence[str]) -> str:
