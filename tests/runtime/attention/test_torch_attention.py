@@ -225,14 +225,6 @@ def test_triton_on_a_cpu_without_the_interpreter_is_refused() -> None:
         make_attention("triton", "cpu")
 
 
-def test_triton_refuses_layers_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("latticework.runtime.attention.triton")
-    monkeypatch.setattr(module, "split_kernel", None)  # as in the interpreter
-    assert make_attention("triton", "cpu", layers=(PLAIN,)).layers == (PLAIN,)
-    with pytest.raises(Unsupported, match=r"layer 1 is LayerAttention\(window=6"):
-        make_attention("triton", "cpu", layers=(PLAIN, LayerAttention(window=6)))
-
-
 def test_triton_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
