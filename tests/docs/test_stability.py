@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 import latticework as lw
 from latticework.runtime.cli import app
@@ -58,10 +57,3 @@ def test_the_routes_are_those_of_the_server(tiny_server: Any) -> None:
     answer = httpx.get(f"{tiny_server.url}/openapi.json", headers=key, timeout=20).raise_for_status().json()
     served = {f"{method.upper()} {path}" for path, methods in answer["paths"].items() for method in methods}
     assert {route for _, cell in rows("routes") for route in code(cell)} == served
-
-
-@pytest.mark.parametrize("path", ["stability.md", "sglang.md"])
-def test_what_these_pages_link_to_exists(path: str) -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    for target in re.findall(r"\]\((?!http)([^)#]+)", (docs / path).read_text()):
-        assert (docs / target).exists(), target
