@@ -85,7 +85,7 @@ class HealingMatcher:
             return np.zeros(self._vocabulary.words, np.int32)
         if self._inner is not None:
             return self._inner.row_below(node, remaining)
-        return self._vocabulary.pack(self._vocabulary.trie.tokens_below(node))
+        return self._vocabulary.row_below(node)
 
     def prepare(self, deadline: float) -> bool:
         if self._inner is None:

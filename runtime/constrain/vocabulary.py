@@ -22,6 +22,7 @@ from latticework.runtime.constrain.characters import Characters
 if TYPE_CHECKING:
     from latticework.runtime.constrain.standard import Standard
 
+_ROWS_KEPT = 64
 _FEW_TOKENS = 64  # fewer than these are packed one by one
 
 
@@ -167,6 +168,7 @@ class Vocabulary:
         self.writable = frozenset(token[0] for token in self._ids if len(token) == 1)
 
         self.standard: Standard | None = None  # see `warm`
+        self._rows_below: dict[int, NDArray[np.int32]] = {}
         self.end_row = np.zeros(self.words, np.int32)
         for end in self.end_ids:
             self.end_row.view(np.uint32)[end >> 5] |= np.uint32(1 << (end & 31))
@@ -183,8 +185,18 @@ class Vocabulary:
         return self
 
     def forget(self) -> None:
-        """Drops what automata found out about the vocabulary; it is found again when needed."""
+        """Drops what was found out about the vocabulary; it is found again when needed."""
         self.characters.forget()
+        self._rows_below.clear()
+
+    def row_below(self, node: int) -> NDArray[np.int32]:
+        """`Trie.tokens_below` as a row, not to be changed. Kept, as prompts end alike."""
+        row = self._rows_below.get(node)
+        if row is None:
+            if len(self._rows_below) >= _ROWS_KEPT:
+                self._rows_below.clear()
+            row = self._rows_below[node] = self.pack(self.trie.tokens_below(node))
+        return row
 
     @cached_property
     def spanning(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import IO
 
 import msgspec
 
-from latticework.lang.errors import ConstraintError, InvalidArgument, LatticeworkError, PromptTooLong
+from latticework.lang.errors import ConstraintError, InvalidArgument, LatticeworkError, PromptTooLong, Unsupported
 from latticework.lang.ir import Constraint, Gen, Program, Regex, Sampling, constraint_key
 from latticework.lang.passes import constraints
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -250,5 +250,8 @@ class Front:
         """One gen after each prompt: an async context manager and iterator. Leaving it cancels. Without a seed every
         prompt gets one of its own.
 
-        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`."""
+        deadline: when it raises DeadlineExceeded. priority, tenant: see `Request`. Raises Unsupported for a gen that
+        heals: prompts are taken as they are."""
+        if gen.heal:
+            raise Unsupported("a raw prompt is taken as it is", field="heal", hint="a program heals its text")
         return Generation(self, prompts, gen, deadline or Deadline(), priority, tenant)

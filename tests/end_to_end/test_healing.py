@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import latticework as lw
 from latticework.lang.backends.base import Listener, Session
 from latticework.lang.backends.runtime import Runtime
-from latticework.lang.ir import Sampling
+from latticework.lang.ir import Gen, Sampling
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -130,3 +131,18 @@ def test_a_select_and_what_is_no_flag_are_refused_at_once() -> None:
         lw.gen("x", choices=["a", "b"], heal=True)
     with pytest.raises(lw.InvalidArgument, match="heal is 1"):
         lw.gen("x", heal=1)  # type: ignore[arg-type]
+
+
+def test_a_raw_prompt_is_taken_as_it_is_and_says_so(tiny_runtime: Runtime) -> None:
+    heard: list[Any] = []
+    told = threading.Event()
+
+    def hear(event: Any) -> None:
+        heard.append(event)
+        told.set()
+
+    gen = Gen(sampling=Sampling(max_tokens=2, seed=1), heal=True)
+    session = tiny_runtime.generate("ab:", gen, hear, 30.0)
+    assert told.wait(30)
+    session.close()
+    assert (heard[0].error.type, heard[0].error.field) == ("Unsupported", "heal")

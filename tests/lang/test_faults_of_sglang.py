@@ -89,6 +89,20 @@ def test_an_unknown_variable_is_named_with_those_there_are() -> None:
         assert isinstance(caught.value, KeyError)
 
 
+def test_a_stream_of_a_variable_waits_for_it_and_ends_with_its_error() -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += lw.gen("a")
+        if s["a"]:
+            s += lw.gen("b") + lw.gen("c")
+
+    with lw.Scripted({"a": Reply("1", delay=0.05), "b": "late", "c": BROKEN}) as backend:
+        state = program.run(backend=backend, stream=True)
+        assert "".join(state.text_iter("b", timeout=30)) == "late"  # the body had not come to it yet
+        with pytest.raises(lw.EngineDied, match="gen 'c'"):
+            list(state.text_iter(timeout=30))
+
+
 # ---------------------------------------------------------------- select
 
 
@@ -149,6 +163,29 @@ def test_text_can_be_appended_to_all_branches() -> None:
 
     with lw.Scripted() as backend:
         assert program.run(backend=backend).ret_value == ["same left", "same right"]
+
+
+def test_a_branch_knows_how_its_parents_variables_came_about() -> None:
+    @lw.function
+    def program(s: lw.State) -> Any:
+        s += lw.gen("x")
+        (fork,) = s.fork()
+        return fork["x"], fork.get_meta_info("x")["completion_tokens"]
+
+    with lw.Scripted({"x": "abc"}) as backend:
+        assert program.run(backend=backend).ret_value == ("abc", 3)
+
+
+def test_a_fork_of_no_text_is_one_like_any_other(tiny_runtime: lw.Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        forks = s.fork(3)
+        forks += lambda i: f"{i}: " + lw.gen("x", max_tokens=2)
+        forks.join()
+
+    state = program.run(backend=tiny_runtime, seed=1, timeout=30)
+    assert len(state["x"]) == 3
+    assert program.compile().run(backend=tiny_runtime, seed=1, timeout=30)["x"] == state["x"]
 
 
 def test_a_fork_of_nothing_is_refused() -> None:
@@ -214,6 +251,18 @@ def test_a_batch_runs_the_body_once_for_each_item_and_never_with_made_up_argumen
     assert sorted(seen) == ["a", "b", "c"]
 
 
+def test_a_batchs_item_that_does_not_fit_is_named() -> None:
+    @lw.function
+    def program(s: lw.State, word: str) -> None:
+        s += word + lw.gen("x")
+
+    with lw.Scripted({"x": "a"}) as backend:
+        for wrong in (("a", "b"), {"name": "a"}, 7):
+            with pytest.raises(lw.InvalidArgument, match="item 1"):
+                program.run_batch([("a",), wrong], backend=backend)  # type: ignore[list-item]
+        assert backend.opened == 0
+
+
 def test_neither_a_state_nor_a_fork_costs_a_thread() -> None:
     @lw.function
     def program(s: lw.State) -> None:
@@ -258,6 +307,29 @@ def test_no_logprob_of_a_stream_is_lost_when_chunks_come_together() -> None:
 
     with lw.Scripted({"answer": Reply("ab" * 20, logprobs=logprobs)}, chunk=1, delay=0.001) as backend:
         asyncio.run(stream())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("n", [1, 2])
+def test_reasoning_is_separated_in_streams_and_of_several_outputs(stream: bool, n: int) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "Q" + lw.separate_reasoning(lw.gen("x", n=n), model_type="qwen3")
+
+    with lw.Scripted({"x": ["<think>hm</think>4", "<think>oh</think>5"]}, chunk=2) as backend:
+        state = program.run(backend=backend, stream=stream)
+        assert state["x"] == ("4" if n == 1 else ["4", "5"])
+        assert state["x_reasoning_content"] == ("hm" if n == 1 else ["hm", "oh"])
+
+
+def test_gens_without_a_name_are_text_and_never_overwrite_one_another() -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "a" + lw.gen() + "b" + lw.gen()
+
+    with lw.Scripted(["1", "2"]) as backend:
+        state = program.run(backend=backend)
+    assert (state.text(), state.variables()) == ("a1b2", ())
 
 
 # ---------------------------------------------------------------- chat templates
@@ -324,6 +396,22 @@ def test_a_programs_own_parameters_win_over_settings_of_the_same_names() -> None
             lw.set_default_backend(None)
         assert state.ret_value == "1 s True b 2.5"
         assert backend.asked[0][2] == lw.Sampling(max_tokens=3, top_k=7)
+
+
+def test_a_run_takes_the_settings_that_a_gen_takes() -> None:
+    with lw.Scripted({"a": "1", "b": "2"}) as backend:
+        two.run(backend=backend, min_new_tokens=3, repetition_penalty=1.5, logit_bias={5: 2.0})
+        wanted = lw.Sampling(min_tokens=3, repetition_penalty=1.5, logit_bias=((5, 2.0),))
+        assert [sampling for _, _, sampling in backend.asked] == [wanted] * 2
+
+
+def test_grammars_and_tagged_texts_reach_the_backend() -> None:
+    grammar = lw.Gbnf('root ::= "a" | "b"')
+    tagged = lw.Triggered((lw.Tag("<f>", lw.JsonSchema({"type": "object"}), "</f>"),))
+    for given, op in ((grammar, grammar), (tagged, tagged), ('start: "a"', lw.Lark('start: "a"'))):
+        (piece,) = lw.gen("x", grammar=given).pieces
+        assert isinstance(piece.op, Gen)
+        assert piece.op.constraint == op
 
 
 def test_bound_values_never_override_those_of_a_call() -> None:
@@ -395,6 +483,18 @@ def test_stops_and_a_dtype_go_together() -> None:
     assert (piece.op.sampling.stop, piece.op.sampling.stop_regex) == (("7",), ("8", "[^-0-9]"))
 
 
+@pytest.mark.parametrize(("dtype", "text", "value"), [(int, "12", 12), (float, "1.5", 1.5), (bool, "True", True)])
+def test_a_dtypes_value_is_of_that_type(dtype: Any, text: str, value: Any) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += lw.gen("x", dtype=dtype)
+
+    with lw.Scripted({"x": text}) as backend:
+        state = program.run(backend=backend)
+    assert state.value("x") == value
+    assert type(state.value("x")) is dtype
+
+
 def test_a_json_schema_may_be_a_dict_and_is_no_companion_of_a_regex() -> None:
     with pytest.raises(lw.InvalidArgument, match="at most one"):
         lw.gen("x", json_schema={"type": "integer"}, regex="a")
@@ -410,6 +510,8 @@ def test_pictures_are_refused_before_anything_is_sent() -> None:
         with pytest.raises(lw.Unsupported, match="pictures"):
             program.run(backend=backend)
         assert backend.appends == 0
+    with pytest.raises(lw.Unsupported, match="pictures"):
+        program.trace()
     with pytest.raises(lw.Unsupported, match="films"):
         lw.video("cat.mp4", 8)
 

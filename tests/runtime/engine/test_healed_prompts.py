@@ -299,6 +299,36 @@ def test_healed_gens_are_exact_whatever_goes_on_beside_them(options: dict[str, A
     bench.assert_all_free()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"page_size": 1, "drafts": "forced"}, {"chunk_tokens": 3, "max_running": 3}], ids=str
+)
+def test_healed_gens_under_constraints_are_exact_whatever_goes_on_beside_them(options: dict[str, Any]) -> None:
+    patterns = {"link": "//[ab]{2,9}c", "any": "[a-p/ ]*", "fixed": "abcabcabcabc", "few": "(a|ab|b ?c|//d)+"}
+    tokenizer = merged_tokenizer()
+    rng = random.Random(5)
+    prompts = ["".join(rng.choices("abcdefghijklmnop ", k=rng.randrange(3, 14))) for _ in range(16)]
+    said = []
+    for own in ({"prefix_cache": False, "drafts": "off", "max_running": 1}, options):
+        bench = RealBench(tokenizer, **own)
+        for key, pattern in patterns.items():
+            bench.define_regex(key, pattern)
+        keys = [list(patterns)[index % len(patterns)] for index in range(len(prompts))]
+        asked = zip(prompts, keys, strict=True)
+        numbers = [
+            bench.submit(prompt, healed(key, temperature=2.0 * (n % 3), seed=n, max_tokens=14), hold_lease=n)
+            for n, (prompt, key) in enumerate(asked)
+        ]
+        bench.run()
+        for number, key in zip(numbers, keys, strict=True):
+            assert re.fullmatch(patterns[key].encode(), bench.data(number))
+        said.append([(bench.data(n), bench.engine.leases.get("a", n).tokens) for n in numbers])
+        bench.engine.release("a", numbers)
+        bench.assert_all_free()
+    assert said[0] == said[1]
+    cut = [tokenizer.encode(prompt) for prompt in prompts]
+    assert any(tokens[: len(own)] != own for own, (_, tokens) in zip(cut, said[0], strict=True))
+
+
 def test_a_spanning_token_has_its_own_logprob_and_the_prompt_those_of_what_is_left() -> None:
     bench = Bench(slashes())
     sampling: dict[str, Any] = {"logprobs": 0, "prompt_logprobs": 0, "logit_bias": ((WHOLE, 100.0),), "max_tokens": 2}

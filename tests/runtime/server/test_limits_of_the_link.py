@@ -50,6 +50,7 @@ def test_a_client_may_have_only_so_many_runs_open(scripted: Any, tmp_path: Path)
             client.end(first)
             client.open(Sampling(), 1, 0, heard[4].append)
             await asyncio.to_thread(client.stats)
+            await asyncio.to_thread(other.stats)
             assert server.open_runs == 3
             assert [len(one) for one in heard] == [0, 0, 1, 0, 0]
         finally:
