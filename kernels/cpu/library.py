@@ -38,8 +38,9 @@ class Library:
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None
-        loaded.vector_bytes.restype = INTEGER
+        loaded.vector_bytes.restype = loaded.has_tiles.restype = INTEGER
         self.vector_bytes: int = loaded.vector_bytes()
+        self.uses_tiles = bool(loaded.has_tiles())  # matrix registers (AMX)
 
 
 def _by_dtype(loaded: CDLL, operation: str) -> dict[torch.dtype, Callable[..., Any]]:

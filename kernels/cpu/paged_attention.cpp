@@ -15,7 +15,7 @@
 
 #include <omp.h>
 
-#include "vectors.h"
+#include "tiles.h"
 
 namespace {
 
@@ -32,6 +32,7 @@ struct Plan {  // as in paged_attention.py
   int64_t tokens, pages, item_count, row_count;
   int64_t heads, kv_heads, head_dim, page_size, chunk;
   int64_t threads;
+  int64_t tiles;  // whether products may be computed in tile registers
 };
 
 template <typename T>
@@ -53,7 +54,7 @@ template <typename T>
 struct Buffers {  // one thread's, kept from call to call
   using A = typename Work<T>::type;
   std::vector<int64_t> tokens, slots;
-  std::vector<T> pairs;
+  std::vector<T> pairs, narrow_scores;
   std::vector<A> queries, scores, block, weights;
 };
 
@@ -74,7 +75,8 @@ class Attention {
         fold(plan.heads / plan.kv_heads),
         row_size(plan.kv_heads * plan.head_dim),
         part_size(padded + 2),
-        in_pairs(multiplies_pairs<T> && plan.head_dim % 32 == 0) {}
+        in_pairs(multiplies_pairs<T> && plan.head_dim % 32 == 0),
+        in_tiles(in_pairs && plan.tiles) {}
 
   // Copies this thread's share of the new tokens' keys and values into the cache.
   void write(int64_t thread, int64_t threads) const {
@@ -89,11 +91,16 @@ class Attention {
     const int64_t count = item[1] - item[0];
     find_slots(plan.page_table + int64_t(item[2]) * plan.pages, count);
     collect(item[3], item[4]);
-    mine.scores.resize(tokens.size() * plan.heads * plan.chunk);
+    mine.scores.resize(plan.kv_heads * lines * plan.chunk);
     mine.block.resize(W * padded + W);
     for (int64_t at = 0; at < count; at += W) score(at, std::min<int64_t>(W, count - at));
+    if (in_tiles) mine.narrow_scores.resize(mine.scores.size());
     for (size_t i = 0; i < tokens.size(); ++i)
       for (int64_t head = 0; head < plan.heads; ++head) weigh(i, head, count);
+#if HAS_TILES
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) return gather_tiles(count);
+#endif
     for (int64_t at = 0; at < count; at += W) gather(at, std::min<int64_t>(W, count - at));
   }
 
@@ -120,11 +127,11 @@ class Attention {
     tokens.clear();
     for (int32_t m = from; m < to; ++m)
       for (int32_t t = plan.members[2 * m]; t < plan.members[2 * m + 1]; ++t) tokens.push_back(t);
-    const int64_t lines = int64_t(tokens.size()) * plan.heads;
+    lines = rounded_up(int64_t(tokens.size()) * fold, in_tiles ? 16 : 1);
     if (in_pairs)
-      mine.pairs.resize(lines * plan.head_dim);
+      mine.pairs.resize(plan.kv_heads * lines * plan.head_dim);
     else
-      mine.queries.resize(lines * padded);
+      mine.queries.resize(plan.kv_heads * lines * padded);
     for (size_t i = 0; i < tokens.size(); ++i)
       for (int64_t head = 0; head < plan.heads; ++head) {
         const T* q = layer.q + tokens[i] * layer.q_stride + head * plan.head_dim;
@@ -136,7 +143,7 @@ class Attention {
   }
 
   int64_t line(int64_t i, int64_t head) const {
-    return (head / fold * int64_t(tokens.size()) + i) * fold + head % fold;
+    return head / fold * lines + i * fold + head % fold;
   }
 
   A* part(int64_t i, int64_t head) const {
@@ -185,12 +192,12 @@ class Attention {
   // q · k of the block's tokens for every row of the item.
   void score(int64_t at, int64_t count) const {
     prefetch(layer.keys, at + W);
-    const int64_t lines = int64_t(tokens.size()) * fold;
+    if (in_tiles) prefetch(layer.values, at);  // they are read all at once
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
       A* to = mine.scores.data() + kv_head * lines * plan.chunk + at;
       if constexpr (multiplies_pairs<T>) {
         if (in_pairs) {
-          score_pairs(at, count, kv_head, lines, to);
+          score_pairs(at, count, kv_head, to);
           continue;
         }
       }
@@ -214,7 +221,7 @@ class Attention {
 #if defined(__AVX512BF16__)
   // The same of pairs of 16-bit numbers. The block's keys are turned, so that a lane is a token and no sums over
   // lanes are needed; products of even and of odd pairs are summed apart, which keeps the adders busy.
-  void score_pairs(int64_t at, int64_t count, int64_t kv_head, int64_t lines, float* to) const {
+  void score_pairs(int64_t at, int64_t count, int64_t kv_head, float* to) const {
     const int64_t pairs = plan.head_dim / 2;
     const bfloat16* keys[16];
     for (int64_t j = 0; j < 16; ++j)
@@ -222,27 +229,14 @@ class Attention {
     __m512i* turned = reinterpret_cast<__m512i*>(aligned_block());
     for (int64_t i = 0; i < pairs; i += 4) turn_pairs(keys, i * 2, turned + i);
     const int32_t* q = reinterpret_cast<const int32_t*>(mine.pairs.data()) + kv_head * lines * pairs;
+#if HAS_TILES
+    if (in_tiles) return score_tiles(mine.pairs.data() + kv_head * lines * plan.head_dim, turned, to);
+#endif
     int64_t r = 0;
     for (; r + ROWS <= lines; r += ROWS) products_of_pairs<ROWS>(q + r * pairs, turned, to + r * plan.chunk);
     if (lines - r == 3) products_of_pairs<3>(q + r * pairs, turned, to + r * plan.chunk);
     if (lines - r == 2) products_of_pairs<2>(q + r * pairs, turned, to + r * plan.chunk);
     if (lines - r == 1) products_of_pairs<1>(q + r * pairs, turned, to + r * plan.chunk);
-  }
-
-  // Four pairs from number d on, of 16 tokens: turned[i] has pair i of every token.
-  static void turn_pairs(const bfloat16* const* keys, int64_t d, __m512i* turned) {
-    __m512i four[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      four[i] = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[i] + d)));
-      four[i] = _mm512_inserti32x4(four[i], _mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[4 + i] + d)), 1);
-      four[i] = _mm512_inserti32x4(four[i], _mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[8 + i] + d)), 2);
-      four[i] = _mm512_inserti32x4(four[i], _mm_loadu_si128(reinterpret_cast<const __m128i*>(keys[12 + i] + d)), 3);
-    }
-    const __m512i a = _mm512_unpacklo_epi32(four[0], four[1]), b = _mm512_unpackhi_epi32(four[0], four[1]);
-    const __m512i c = _mm512_unpacklo_epi32(four[2], four[3]), e = _mm512_unpackhi_epi32(four[2], four[3]);
-    turned[0] = _mm512_unpacklo_epi64(a, c), turned[1] = _mm512_unpackhi_epi64(a, c);
-    turned[2] = _mm512_unpacklo_epi64(b, e), turned[3] = _mm512_unpackhi_epi64(b, e);
   }
 
   template <int R>
@@ -262,17 +256,48 @@ class Attention {
     for (int r = 0; r < R; ++r) _mm512_storeu_ps(to + r * plan.chunk, _mm512_add_ps(even[r], odd[r]));
   }
 
-  // Widened numbers of even places, then of odd ones: half the work of keeping them in order.
-  static void split_pairs(const bfloat16* from, Vec<float>* to) {
-    const __m512i x = _mm512_loadu_si512(from);
-    to[0] = (Vec<float>)_mm512_slli_epi32(x, 16);
-    to[1] = (Vec<float>)_mm512_and_si512(x, _mm512_set1_epi32(int32_t(0xffff0000)));
+#endif
+
+#if HAS_TILES
+  void score_tiles(const bfloat16* q, const __m512i* turned, float* to) const {
+    for (int64_t r = 0; r < lines; r += TILE)
+      multiply_tile(q + r * plan.head_dim, plan.head_dim, turned, plan.head_dim / 32, to + r * plan.chunk, plan.chunk);
   }
 
-  static void join_pairs(bfloat16* to, Vec<float> even, Vec<float> odd) {
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-    _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  // The whole chunk's values at once, for every row of the item.
+  void gather_tiles(int64_t count) const {
+    const int64_t blocks = rounded_up(count, 32) / 32, columns = plan.head_dim / 32;  // of 32 tokens; of 32 numbers
+    mine.block.resize(blocks * columns * 2 * TILE * 16 + W);
+    __m512i* values = reinterpret_cast<__m512i*>(aligned_block());
+    alignas(64) float sums[TILE][32];
+    for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
+      pair_values(count, kv_head, values);
+      for (int64_t r = 0; r < lines; r += TILE) {
+        const bfloat16* p = mine.narrow_scores.data() + (kv_head * lines + r) * plan.chunk;
+        const int64_t rows = std::min(TILE, int64_t(tokens.size()) * fold - r);
+        for (int64_t column = 0; column < columns; ++column) {
+          multiply_two_tiles(p, plan.chunk, values + column * 2 * TILE, columns * 2, blocks, sums[0]);
+          for (int64_t i = 0; i < rows; ++i)
+            std::memcpy(part((r + i) / fold, kv_head * fold + (r + i) % fold) + column * 32, sums[i], sizeof sums[i]);
+        }
+      }
+    }
+  }
+
+  // Tokens two by two, interleaved: [blocks of 32 tokens, columns of 32 numbers, 2, 16 pairs].
+  void pair_values(int64_t count, int64_t kv_head, __m512i* values) const {
+    const T* head = layer.values + kv_head * plan.head_dim;
+    const int64_t columns = plan.head_dim / 32;
+    for (int64_t j = 0; j < rounded_up(count, 32); j += 2)
+      for (int64_t column = 0; column < columns; ++column) {
+        __m512i* to = values + (j / 32 * columns + column) * 2 * TILE + j % 32 / 2;
+        if (j < count) {
+          const T* from = head + column * 32;
+          interleave(from + slots[j], j + 1 < count ? from + slots[j + 1] : nullptr, to[0], to[TILE]);
+        } else {
+          to[0] = to[TILE] = _mm512_setzero_si512();
+        }
+      }
   }
 #endif
 
@@ -299,14 +324,24 @@ class Attention {
       store<A>(p + j, weights);
       total += weights;
     }
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) narrow_row(p, end, mine.narrow_scores.data() + line(i, head) * plan.chunk);
     kept[0] = peak;
     kept[1] = sum<A>(total);
   }
 
+#if defined(__AVX512BF16__)
+  static void narrow_row(const float* p, int64_t count, bfloat16* to) {  // and zeros up to a whole tile
+    for (int64_t j = 0; j < count; j += 32) {
+      const __m512 second = j + 16 < count ? _mm512_loadu_ps(p + j + 16) : _mm512_setzero_ps();
+      _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(second, _mm512_loadu_ps(p + j)));
+    }
+  }
+#endif
+
   // Adds the block's values to the output of every row of the item; the first block begins at zero.
   void gather(int64_t at, int64_t count) const {
     prefetch(layer.values, at + W);
-    const int64_t lines = int64_t(tokens.size()) * fold;
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
       const bool widens_as_it_goes = multiplies_pairs<T> && in_pairs && lines <= ROWS;
       const A* values = widens_as_it_goes ? nullptr : widen_block(layer.values, at, count, kv_head);
@@ -414,7 +449,8 @@ class Attention {
     };
     int64_t at = 0;
     if constexpr (multiplies_pairs<T>)
-      for (; in_pairs && at < plan.head_dim; at += 2 * W) join_pairs(out + at, merged(at), merged(at + W));
+      for (; in_pairs && at < plan.head_dim; at += 2 * W)
+        (in_tiles ? join_interleaved : join_split_pairs)(out + at, merged(at), merged(at + W));
     for (; at + W <= plan.head_dim; at += W) store_narrow<T>(out + at, merged(at));
     if (at < plan.head_dim) {
       const Vec<A> last = merged(at);
@@ -428,7 +464,8 @@ class Attention {
   std::vector<int64_t>& slots;
   Buffers<T>& mine;
   const int64_t padded, vectors, fold, row_size, part_size;
-  const bool in_pairs;
+  const bool in_pairs, in_tiles;
+  int64_t lines = 0;  // rows of each KV head in the item at hand, whole tiles of them
   int64_t begin = 0;  // first position of the item at hand
 };
 
@@ -439,6 +476,9 @@ void attend(const Plan& plan, const Layer<T>& layer) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     Attention<T> attention(plan, layer, buffers);
+#if HAS_TILES
+    const WholeTiles tiles(multiplies_pairs<T> && plan.tiles);
+#endif
     attention.write(omp_get_thread_num(), omp_get_num_threads());
 #pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
@@ -505,3 +545,11 @@ extern "C" void plan_attention(Plan* plan, const int64_t* sequences, int64_t cou
 }
 
 extern "C" int64_t vector_bytes() { return VECTOR_BYTES; }
+
+extern "C" int64_t has_tiles() {
+#if HAS_TILES
+  return tiles_are_allowed();
+#else
+  return 0;
+#endif
+}

@@ -13,7 +13,7 @@ is found here in the page tables alone. Chunks lie at fixed positions, so a row'
 shares: it is the same bits alone and in any batch.
 
 Scores and sums are float32 for 16-bit numbers. bfloat16 is multiplied as it is where the processor can, and the
-products summed in float32.
+products summed in float32; where it has matrix registers (AMX), p is rounded to bfloat16, too, before it weighs values.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Plan(ctypes.Structure):
         *((name, c_void_p) for name in ("slots", "positions", "page_table", "items", "members")),
         *((name, c_void_p) for name in ("rows", "first", "parts", "scratch")),
         *((name, c_int64) for name in ("tokens", "pages", "item_count", "row_count")),
-        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "page_size", "chunk", "threads")),
+        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "page_size", "chunk", "threads", "tiles")),
     ]
 
 
@@ -100,6 +100,7 @@ class AttentionPlan:
             page_size=page_size,
             chunk=CHUNK,
             threads=library.threads,
+            tiles=library.uses_tiles,
         )
         self.address = ctypes.addressof(self._plan)
         library.plan_attention(
