@@ -26,6 +26,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP) -e '.[server,triton,test]' ruff mypy
 	@$(BIN)/latticework fetch smollm2
+	-@$(BIN)/latticework kernels build
 	@touch $@
 
 demo: $(STAMP) ## run one program on the default model: source, text, typed value

@@ -36,7 +36,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)
     ] = 8192
     attention: Annotated[
-        Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")
+        Literal["auto", "torch", "native", "triton"],
+        Meta(description="attention backend; auto: native on a CPU where cpu_kernels has it, else torch"),
+    ] = "auto"
+    cpu_kernels: Annotated[
+        Literal["auto", "off", "on"],
+        Meta(
+            description="attention, norms, turns and gates in C++, built once on this machine; auto: torch's where "
+            "they are not built yet, while they are built for the next start; on: built now, or an error"
+        ),
     ] = "auto"
     context: Annotated[AtLeastOne | None, Meta(description="longest sequence in tokens; default: the model's")] = None
     kv_tokens: Annotated[

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from latticework.kernels.cpu.pointwise import NativePointwise
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.cache.kv import allocate_kv, copy_tokens, pages_for_memory
@@ -28,6 +29,8 @@ from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.link.messages import EngineStats
+from latticework.runtime.model.cpu_kernels import load_kernels
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
@@ -90,7 +93,7 @@ class Engine:
         self.matrices = dict(matrices or {})
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
         self.profile = profile or Profile(config.profile)
-        self._runner = runner
+        self.runner = runner
         self._vocabulary = vocabulary
         kv = runner.kv
         pages = kv.keys[0].shape[0]
@@ -148,10 +151,13 @@ class Engine:
         card = find_model(config.model)
         check_sizes(config, card.spec.max_position_embeddings)
         use_threads(config.threads)
+        library = load_kernels(config.cpu_kernels)
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
         model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+        if library is not None and isinstance(model, Decoder):
+            model.use(NativePointwise(library))
         held = model.held()
         spec = model.spec
         kind = torch_dtype(dtype)
@@ -160,7 +166,7 @@ class Engine:
         else:
             pages = config.kv_tokens // config.page_size
         kv = allocate_kv(spec, pages, config.page_size, kind)
-        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
+        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
         vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids).warm()
@@ -272,7 +278,7 @@ class Engine:
         try:
             with self.profile.part("build"):
                 batch = build_batch([work.entry for work in plan.works], self.pool.page_size)
-            return self._runner.run(batch)
+            return self.runner.run(batch)
         except Exception as error:
             for work in plan.works:
                 plan.fail(work.sequence, error)

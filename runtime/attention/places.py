@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,22 +11,37 @@ from latticework.runtime.schedule.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """slots: where the KV of the batch's T tokens goes, then that of those that are copied. copied: which of T these
-    are; None: none."""
+class Copies:
+    """rows: which of the batch's T tokens have KV that goes to more than one slot. slots: the others of them."""
 
-    slots: Tensor  # int64 [T + C]
-    copied: Tensor | None  # int64 [C]
+    rows: Tensor  # int64 [C]
+    slots: Tensor  # int64 [C]
+
+    @staticmethod
+    def of(batch: Batch, device: torch.device) -> Copies | None:
+        """None: there are none."""
+        rows, slots = (torch.from_numpy(numbers).to(device) for numbers in batch.copies)
+        return Copies(rows, slots) if len(rows) else None
+
+    def write(self, cache: Tensor, new: Tensor) -> None:
+        """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]."""
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, self.slots, new.index_select(0, self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """slots: where the KV of the batch's T tokens goes first."""
+
+    slots: Tensor  # int64 [T]
+    copies: Copies | None
 
     @staticmethod
     def of(batch: Batch, device: torch.device) -> Places:
-        rows, slots = batch.copies
-        copied = torch.from_numpy(rows).to(device) if len(rows) else None
-        return Places(torch.from_numpy(np.concatenate([batch.slots, slots])).to(device), copied)
+        return Places(torch.from_numpy(batch.slots).to(device), Copies.of(batch, device))
 
 
 def write_kv(cache: Tensor, new: Tensor, places: Places) -> None:
     """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]."""
-    if places.copied is not None:
-        new = torch.cat([new, new.index_select(0, places.copied)])
     cache.view(-1, *cache.shape[2:]).index_copy_(0, places.slots, new)
+    if places.copies is not None:
+        places.copies.write(cache, new)

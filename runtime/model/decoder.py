@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latticework.kernels.cpu.pointwise import TORCH, Pointwise
 from latticework.runtime.model.base import Attend
 from latticework.runtime.model.layers import (
     GatedMLP,
     Linear,
     QueryKeyNorm,
+    RMSNorm,
     Rotary,
     make_norm,
-    rotate,
     soft_cap,
     uninitialised,
 )
@@ -47,6 +48,7 @@ class Layer(nn.Module):
         self.kv_heads = spec.num_key_value_heads
         self.head_dim = spec.head_dim
         self.residual = spec.residual_multiplier
+        self.pointwise: Pointwise = TORCH
         heads = self.heads + 2 * self.kv_heads
         output_bias = spec.attention_bias if spec.output_bias is None else spec.output_bias
 
@@ -63,15 +65,20 @@ class Layer(nn.Module):
         self.mlp_output_norm = norm("after")
 
     def forward(self, index: int, x: Tensor, turn: Turn, attend: Attend) -> Tensor:  # x: [T, hidden]
-        x = self._add(x, self.output_norm(self._attention(index, self.input_norm(x), turn, attend)))
-        return self._add(x, self.mlp_output_norm(self.mlp(self.mlp_norm(x))))
+        part = self.output_norm(self._attention(index, self.input_norm(x), turn, attend))
+        if self.residual == 1.0 and isinstance(self.mlp_norm, RMSNorm):
+            x, normed = self.mlp_norm.of_sum(x, part)
+        else:
+            x = self._add(x, part)
+            normed = self.mlp_norm(x)
+        return self._add(x, self.mlp_output_norm(self.mlp(normed)))
 
     def _attention(self, index: int, x: Tensor, turn: Turn, attend: Attend) -> Tensor:
         qkv = self.qkv(x).view(len(x), -1, self.head_dim)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         qk = self.qk_norm(qk)
         if turn:
-            qk = rotate(qk, *turn)
+            qk = self.pointwise.rotate(qk, *turn)
         q, k = qk.split((self.heads, self.kv_heads), dim=1)
         return self.output(attend(index, q, k, v).reshape(len(x), -1))
 
@@ -104,6 +111,12 @@ class Decoder(nn.Module):
             )
             # rounded to the weights' type, as Gemma does
             self.register_buffer("scale", torch.tensor(spec.embedding_multiplier, dtype=dtype), persistent=False)
+
+    def use(self, pointwise: Pointwise) -> None:
+        """How norms, turns and gates are computed from now on; torch's at first."""
+        for module in self.modules():
+            if isinstance(module, (Layer, RMSNorm, GatedMLP)):
+                module.pointwise = pointwise
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens, positions: [T] int64 -> [T, hidden], normed."""
