@@ -17,6 +17,7 @@ from latticework.runtime.attention.base import AttentionBackend, KVCache
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.native_cpu import NativeAttention
 from latticework.runtime.attention.torch_cpu import TorchAttention, group_sequences
+from latticework.runtime.schedule.batch import Entry, build_batch
 from tests.runtime.attention.batches import make_batch, make_inputs, make_kv, naive, one_of
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -69,6 +70,22 @@ def test_attention_equals_the_naive_formula(
     assert (kv.keys[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == k).all()
     assert (kv.values[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == v).all()
     assert (out.double() - naive(q, kv, batch)).abs().max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_what_two_sequences_share_is_written_for_both_before_either_reads_it(make: Make, page_size: int) -> None:
+    pages = -(-6 // page_size)
+    first = Entry([1, 2, 3, 4, 5], 0, list(range(pages)), 1)
+    second = Entry([8, 9, 7], 3, list(range(pages, 2 * pages)), 1, source=first, copied=3)
+    batch = build_batch([first, second], page_size)
+    kv = make_kv(2 * pages, page_size, 2, 8, torch.float64)
+    q, k, v = make_inputs(batch, 4, 2, 8, torch.float64)
+    backend = make(())
+    out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
+    begin = pages * page_size
+    for cache, new in ((kv.keys[0], k), (kv.values[0], v)):
+        assert (cache.flatten(0, 1)[begin : begin + 6] == torch.cat((new[:3], new[5:]))).all()
+    assert (out - naive(q, kv, batch)).abs().max() <= TOLERANCE[torch.float64]
 
 
 SPECIAL = {
