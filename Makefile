@@ -7,14 +7,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 DOCS_STAMP := $(VENV)/.docs-done
+BENCH_STAMP := $(VENV)/.bench-done
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format serve bench docs clean
+.PHONY: help setup demo test test-all lint format serve bench peers-setup peers docs clean
 
 help: ## list what one can do
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv, install everything and the default model
 
@@ -25,6 +26,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "installing into $(VENV) (the first time takes some minutes)"
 	@$(PIP) -e '.[server,triton,test]' ruff mypy
 	@$(BIN)/latticework fetch smollm2
+	-@$(BIN)/latticework kernels build
 	@touch $@
 
 demo: $(STAMP) ## run one program on the default model: source, text, typed value
@@ -51,6 +53,17 @@ serve: $(STAMP) ## the OpenAI-compatible server on 127.0.0.1:8000
 bench: $(STAMP) ## start a server and measure it
 	$(OFFLINE) $(BIN)/python -m benchmarks.serve --start $(ARGS)
 
+peers-setup: $(STAMP) ## build the rivals into .peers/ (half an hour; needs cmake, C++)
+	$(OFFLINE) $(BIN)/python -m benchmarks.rivals.setup $(ARGS)
+
+peers: $(BENCH_STAMP) ## measure us beside the rivals: ARGS="--json out.json --short"
+	$(OFFLINE) $(BIN)/python -m benchmarks.rivals.setup
+	$(OFFLINE) $(BIN)/python -m benchmarks.peers $(or $(ARGS),--json peers.json)
+
+$(BENCH_STAMP): $(STAMP)
+	@$(PIP) -e '.[bench]'
+	@touch $@
+
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -58,6 +71,6 @@ $(DOCS_STAMP): $(STAMP)
 	@$(PIP) -e '.[docs]'
 	@touch $@
 
-clean: ## remove .venv and everything built
+clean: ## remove .venv and everything built (not .peers/)
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

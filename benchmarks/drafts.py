@@ -33,6 +33,7 @@ from benchmarks.constraint_cases import OPEN_DATA
 from benchmarks.hardware import conditions
 from latticework.runtime.attention import make_attention
 from latticework.runtime.cache.kv import allocate_kv
+from latticework.runtime.config import EngineConfig
 from latticework.runtime.constrain import Vocabulary, compile_constraint
 from latticework.runtime.link.messages import HEARTBEAT_SECONDS, EngineStats
 from latticework.runtime.model.load import load_any, torch_dtype
@@ -206,7 +207,7 @@ class Ties:
 
     def __init__(self, model: str, dtype: str) -> None:
         card = find_model(model)
-        self._model = load_any(card, dtype, "auto", None)
+        self._model = load_any(card, EngineConfig(dtype=dtype))
         self._size = self._model.spec.vocab_size
         self._attention = make_attention(
             "torch", "cpu", self._model.spec.head_dim, torch_dtype(dtype), self._model.spec.attention_layers

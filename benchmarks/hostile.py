@@ -31,6 +31,7 @@ from latticework.runtime.link.messages import FrontStats
 
 RATIO_LIMIT = 1.25
 MEMORY_SLACK = 256.0  # MiB that a process may hold more when all is over: part of the KV is touched late
+STEP_SIZES = 160  # tokens of a step, at most: matmuls keep memory for every number of rows they have seen
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ async def measure(server: Server, model: str, plan: Plan) -> Report:
             async def alone(seed: int, tokens: int) -> Gaps:
                 return await Streams(session, model, plan.streams, tokens).run(seed)
 
+            await every_size(session, model)
             await alone(0, plan.tokens)  # warms up
             await note(report, server, link, "before", plan.settle)
             for number in range(plan.pairs):
@@ -122,6 +124,13 @@ async def measure(server: Server, model: str, plan: Plan) -> Report:
     finally:
         await asyncio.to_thread(link.close)
     return report
+
+
+async def every_size(session: httpx.AsyncClient, model: str) -> None:
+    """Steps of 1 to STEP_SIZES tokens, so that what matmuls keep for each is not taken for what constraints leave."""
+    for size in range(1, STEP_SIZES + 1):
+        body = {"model": model, "prompt": f"{size}:" + " the" * size, "max_tokens": 1}
+        (await session.post("/v1/completions", json=body)).raise_for_status()
 
 
 async def note(report: Report, server: Server, link: Client, moment: str, settle: float) -> None:

@@ -117,7 +117,7 @@ def steps(tenants: int) -> Iterator[float]:
         ended = []
         for work in plan.works:
             one = work.sequence
-            one.computed += len(work.entry.tokens)
+            one.computed += work.own
             if work.entry.logits:
                 memory.publish(one)
                 one.tokens.append(7)

@@ -84,6 +84,8 @@ async def ask(http: httpx.AsyncClient, model: str, call: Call) -> Answer:
     if call.schema is not None:
         schema = {"name": "answer", "schema": call.schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if call.to_the_end:
+        body["ignore_eos"] = True
     started = time.perf_counter()
     first: float | None = None
     pieces: list[str] = []

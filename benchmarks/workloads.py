@@ -45,11 +45,12 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Call:
-    """One request: what is asked, and how much may be answered."""
+    """One request: what is asked, and how much may be answered. to_the_end: an end token ends nothing."""
 
     messages: Messages
     max_tokens: int
     schema: dict[str, Any] | None = None
+    to_the_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
+
 from latticework.lang.backends.base import Backend
 from latticework.lang.backends.calls import Bounding, Encoded
 from latticework.lang.backends.default import default_backend
@@ -79,8 +81,10 @@ class CompiledProgram:
         """
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
+        is_whole = chosen.wait and not chosen.stream
+        chosen = msgspec.structs.replace(chosen, chunks=not is_whole)
         call = begin(self._prepared, chosen, arguments, chosen.backend or default_backend(), 0)
-        if chosen.wait and not chosen.stream:
+        if is_whole:
             call.finish()
         return call.state
 
@@ -95,6 +99,7 @@ class CompiledProgram:
         chosen, given = self._settings(kwargs)
         arguments = self._arguments(args, given)
         backend = chosen.backend or await _started()
+        chosen = msgspec.structs.replace(chosen, chunks=False)
         call = begin(self._prepared, chosen, arguments, backend, 0)
         await call.finished()
         return call.state
@@ -163,7 +168,7 @@ class CompiledProgram:
         if unknown or chosen.stream or not chosen.wait:
             name = next(iter(unknown), "stream" if chosen.stream else "wait")
             raise InvalidArgument(f"a batch takes no {name}; arguments of the program belong in the items", field=name)
-        return chosen
+        return msgspec.structs.replace(chosen, chunks=False)
 
     # ------------------------------------------------------------ looking
 

@@ -77,6 +77,7 @@ class Branches:
         run_through(self._run, self.joining(mode, timeout))
 
     def joining(self, mode: JoinMode, timeout: float | None) -> Waiting[None]:
+        """`join` as a wait that somebody drives, in a thread or on an event loop: `AsyncBranches.join` does."""
         if mode not in get_args(JoinMode):
             raise InvalidArgument(f"mode is {mode!r}; expected one of {get_args(JoinMode)}", field="mode")
         run = self._run

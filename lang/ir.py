@@ -170,6 +170,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     @property
     def greedy(self) -> bool:
+        """The likeliest token is taken: temperature is 0."""
         return self.temperature == 0.0
 
     @property
@@ -602,9 +603,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Node(self, (0, len(self.branches[0].ops) - 1))
 
     def to_msgpack(self) -> bytes:
+        """The program as a message: what `hash` is of."""
         return msgspec.msgpack.encode(self)
 
     def to_json(self) -> str:
+        """The program as JSON text."""
         return msgspec.json.encode(self).decode()
 
     @staticmethod

@@ -37,6 +37,7 @@ class Replayed(msgspec.Struct, frozen=True):
 
     @property
     def same(self) -> bool:
+        """Nothing that was compared is different."""
         return not self.differences
 
 

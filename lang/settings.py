@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """sampling: defaults for ops that do not say otherwise. seed: of the run; each op derives its own from it.
     timeout: seconds the run may take before DeadlineExceeded. wait: return only when the run is over.
     stream: run in a thread and return at once. backend None: the default one. record: a file that gets a line of
-    each run, see lang/record.py. priority, max_total_tokens: see `Terms`."""
+    each run, see lang/record.py. priority, max_total_tokens, chunks: see `Terms`; the last is nobody's to choose."""
 
     sampling: Sampling = Sampling()
     seed: int
@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record: Path | None = None
     priority: int = 0
     max_total_tokens: int | None = None
+    chunks: bool = True
 
     def terms(self, item: int) -> Terms:
         """Of the run at that place in its batch."""
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             timeout=self.timeout,
             priority=self.priority,
             max_total_tokens=self.max_total_tokens,
+            chunks=self.chunks,
         )
 
 

@@ -28,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+kernels = typer.Typer(help="The C++ operations that a CPU engine computes with.", no_args_is_help=True)
+app.add_typer(kernels, name="kernels")
+
 Form = Literal["text", "mermaid", "html", "passes"]
 Place = Literal["runtime", "openai", "completions"]
 Temperature = Annotated[float, typer.Option(help="0 is greedy", min=0.0)]
@@ -181,6 +184,14 @@ def fetch(name: Annotated[str, typer.Argument(help="a model that has a name here
 
     fetch_model(name)
     print(f"{name}: {find_model(name).weights}")
+
+
+@kernels.command("build")
+def build_kernels() -> None:
+    """Build them now, with this machine's compiler, where that has not been done yet. It takes seconds."""
+    from latticework.runtime.model.cpu_kernels import build_now
+
+    print(build_now())
 
 
 @app.command()

@@ -28,8 +28,23 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Literal["auto", "native", "transformers"],
         Meta(description="whose layers run; auto: native families, transformers for other decoders"),
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "int8", "int4", "auto"],
+        Meta(description="weights of fewer bits: none; 8; 4; or auto: a file's own 4 bits where rows are few, 8 else"),
+    ] = "none"
+    weight_cache_mb: Annotated[
+        int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)
+    ] = 8192
     attention: Annotated[
-        Literal["auto", "torch", "triton"], Meta(description="attention backend; auto: torch on a CPU")
+        Literal["auto", "torch", "native", "triton"],
+        Meta(description="attention backend; auto: native on a CPU where cpu_kernels has it, else torch"),
+    ] = "auto"
+    cpu_kernels: Annotated[
+        Literal["auto", "off", "on"],
+        Meta(
+            description="attention, norms, turns and gates in C++, built once on this machine; auto: torch's where "
+            "they are not built yet, while they are built for the next start; on: built now, or an error"
+        ),
     ] = "auto"
     context: Annotated[AtLeastOne | None, Meta(description="longest sequence in tokens; default: the model's")] = None
     kv_tokens: Annotated[

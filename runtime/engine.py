@@ -13,9 +13,12 @@ ends that one with an error event.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
+from latticework.kernels.cpu.pointwise import NativePointwise
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.cache.kv import allocate_kv, copy_tokens, pages_for_memory
@@ -26,6 +29,8 @@ from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.link.messages import EngineStats
+from latticework.runtime.model.cpu_kernels import load_kernels
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
@@ -42,8 +47,9 @@ from latticework.runtime.schedule.held import Held
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
 from latticework.runtime.schedule.pieces import Pace, Pieces
+from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.schedule.requests import Events, Requests
-from latticework.runtime.schedule.scheduler import Plan, Scheduler
+from latticework.runtime.schedule.scheduler import Scheduler
 from latticework.runtime.schedule.sequence import Owner
 from latticework.runtime.schedule.step_cost import StepCost
 from latticework.runtime.settle import Settlement
@@ -77,14 +83,17 @@ class Engine:
         vocabulary: Vocabulary,
         profile: Profile | None = None,
         pace: Pace | None = None,
+        matrices: Mapping[str, int] | None = None,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
-        call where they may pause. dtype: name of the weights' type."""
+        call where they may pause. dtype: name of the weights' type. matrices: how many of the model's are held in which
+        forms."""
         self.config = config
         self.dtype = dtype
+        self.matrices = dict(matrices or {})
         self.context = min(spec.max_position_embeddings, config.context or spec.max_position_embeddings)
         self.profile = profile or Profile(config.profile)
-        self._runner = runner
+        self.runner = runner
         self._vocabulary = vocabulary
         kv = runner.kv
         pages = kv.keys[0].shape[0]
@@ -142,10 +151,14 @@ class Engine:
         card = find_model(config.model)
         check_sizes(config, card.spec.max_position_embeddings)
         use_threads(config.threads)
+        library = load_kernels(config.cpu_kernels)
         tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
-        model = load_any(card, dtype, config.model_impl, report)
+        model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+        if library is not None and isinstance(model, Decoder):
+            model.use(NativePointwise(library))
+        held = model.held()
         spec = model.spec
         kind = torch_dtype(dtype)
         if config.kv_tokens is None:
@@ -153,7 +166,7 @@ class Engine:
         else:
             pages = config.kv_tokens // config.page_size
         kv = allocate_kv(spec, pages, config.page_size, kind)
-        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers)
+        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
         vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids).warm()
@@ -165,7 +178,7 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace)
+        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held)
 
     # ------------------------------------------------------------ what a front asks
 
@@ -207,8 +220,10 @@ class Engine:
         self.leases.release_all(owner)
 
     def flush_cache(self) -> None:
-        """Evicts every prefix that no lease and no running sequence holds, and constraints that no request uses."""
+        """Evicts every prefix that no lease and no running sequence holds, constraints that no request uses, and what
+        was learnt on the way."""
         self.tree.flush()
+        self.drafts.forget()
         self.automata.flush()
         self.pieces.drop_unwanted()
         self._vocabulary.forget()
@@ -263,7 +278,7 @@ class Engine:
         try:
             with self.profile.part("build"):
                 batch = build_batch([work.entry for work in plan.works], self.pool.page_size)
-            return self._runner.run(batch)
+            return self.runner.run(batch)
         except Exception as error:
             for work in plan.works:
                 plan.fail(work.sequence, error)
@@ -285,6 +300,7 @@ class Engine:
             accepted=self.drafts.accepted,
             automata=len(self.automata),
             automata_bytes=self.automata.size,
+            matrices=self.matrices,
             profile=dict(self.profile.seconds),
         )
 

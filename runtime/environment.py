@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from latticework.kernels.cpu import build
 from latticework.lang.errors import ModelError
 from latticework.runtime.config import DEFAULT_MODEL, cache_folder
 
@@ -38,6 +39,7 @@ def describe() -> list[tuple[str, str]]:
     rows.append(("cpu features", " ".join(cpu_features()) or "not known on this system"))
     rows.append(("cores allowed", str(allowed_cores())))
     rows.append(("cache folder", str(cache_folder())))
+    rows.append(("cpu kernels", cpu_kernels()))
     rows.append((f"model {DEFAULT_MODEL}", default_model()))
     rows += [(name, version(name) or "not installed") for name in PACKAGES]
     return rows
@@ -61,6 +63,15 @@ def cpu_features() -> list[str]:
 
 def allowed_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_kernels() -> str:
+    """Where they are, or how to get them."""
+    try:
+        found = build.find(cache_folder() / "kernels")
+    except build.BuildFailed as error:
+        return str(error)
+    return str(found or "not built: latticework kernels build")
 
 
 def default_model() -> str:

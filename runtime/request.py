@@ -64,7 +64,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     are scheduled together (siblings of a fork). namespace: of an adapter, say. tenant: who pays;
     tenants share the engine fairly. Prefixes are shared only inside one namespace of one tenant. priority: higher goes
     first, however long others have waited. deadline: seconds from its arrival in the engine after which it is ended.
-    A chain of text alone computes KV for it and is used to hold a prefix.
+    A chain of text alone computes KV for it and is used to hold a prefix: its lease is there from the start, as what it
+    says is known, so requests that continue from it may follow at once.
     """
 
     id: int
@@ -76,6 +77,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     tenant: str = ""
     priority: int = 0
     deadline: float | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Nothing is drawn."""
+        return all(isinstance(segment, TextSegment) for segment in self.chain)
 
     @property
     def space(self) -> str:

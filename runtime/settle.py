@@ -21,8 +21,8 @@ from latticework.runtime.schedule.chain import Chain
 from latticework.runtime.schedule.drafts import Drafts
 from latticework.runtime.schedule.masks import Masks
 from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.plan import Plan, Work
 from latticework.runtime.schedule.requests import Requests
-from latticework.runtime.schedule.scheduler import Plan, Work
 from latticework.runtime.schedule.sequence import Scoring, Selection, Sequence
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Settlement:
             work.sequence.count_work(now)
             if work.scoring is None:
                 work.sequence.computed += work.own
+                work.sequence.count_copied(work.source.count)
             first, row = row, row + work.entry.logits
             try:
                 if work.prompt_rows:

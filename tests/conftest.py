@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from latticework.kernels.cpu import build
 from latticework.lang.backends.runtime import Runtime
+
+if TYPE_CHECKING:
+    from latticework.kernels.cpu.library import Library
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # engines in this process share its cores with those beside it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+@pytest.fixture(scope="session")
+def built_kernels(pytestconfig: pytest.Config) -> Path | None:
+    """The C++ operations, built once for all sessions; None without a compiler. One that fails to build is an error."""
+    assert pytestconfig.cache is not None
+    try:
+        build.compiler()
+    except build.BuildFailed:
+        return None
+    return build.build(pytestconfig.cache.mkdir("cpu-kernels"))
+
+
+@pytest.fixture(scope="session")
+def library(built_kernels: Path | None) -> Library | None:
+    """The C++ operations, loaded."""
+    if built_kernels is None:
+        return None
+    from latticework.kernels.cpu.library import Library
+
+    return Library(built_kernels)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted tokenizers go to a folder of this session, never to the user's."""
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, built_kernels: Path | None) -> Iterator[None]:
+    """What is converted and built goes to a folder of this session, never to the user's."""
     before = os.environ.get("LATTICEWORK_CACHE")
-    os.environ["LATTICEWORK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    if built_kernels is not None:
+        (cache / "kernels").mkdir()
+        shutil.copy2(built_kernels, cache / "kernels")
+    os.environ["LATTICEWORK_CACHE"] = str(cache)
     yield
     if before is None:
         del os.environ["LATTICEWORK_CACHE"]

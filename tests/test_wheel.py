@@ -75,7 +75,9 @@ def test_a_wheel_holds_every_file_once_and_its_first_run_says_how_to_get_the_mod
     (wheel,) = tmp_path.glob("latticework-*.whl")
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     tracked = call("git", "ls-files", "lang", "runtime", "kernels", "latticework", cwd=clone).split()
-    files = [name for name in tracked if name.endswith((".py", "py.typed", ".json"))]  # not the links, not the notes
+    files = [
+        name for name in tracked if name.endswith((".py", "py.typed", ".json", ".cpp", ".h"))
+    ]  # not the links, not the notes
     assert sorted(names) == sorted(name if name.startswith("latticework/") else f"latticework/{name}" for name in files)
     assert "latticework/py.typed" in names
 

@@ -30,9 +30,9 @@ class Caller(Protocol):
 class Sizes:
     """items: calls of the program. words: of each piece of data that is made up. tokens: of each free gen."""
 
-    items: int = 8
-    words: int = 80
-    tokens: int = 32
+    items: int
+    words: int
+    tokens: int
 
 
 @dataclass(frozen=True)

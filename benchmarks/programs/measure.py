@@ -1,7 +1,7 @@
 """Counts and times workloads.
 
 counted    items one after the other on an empty cache: tokens and steps are the same every time, and are compared
-           with what the program needs at least (ideal.py)
+           with what the program needs at least (ideal.py), with drafts off and on
 timed      all items at once on an empty cache, the sides taking turns, each repeat with data of its own
 """
 
@@ -11,7 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -28,6 +28,9 @@ from latticework.runtime.programs.turns import Turns
 from latticework.runtime.text.chat import ChatTemplate
 from latticework.runtime.text.tokenizer import Tokenizer
 
+COUNTED_ITEMS = 2  # one after the other: the second finds what the first has left in the cache
+PREFILL_LIMIT, STEPS_LIMIT = 1.05, 1.1  # of the ideal, for a compiled program
+TIME_LIMIT = 1.05  # of the median of interpreted runs, and of raw calls to our own server
 HEARTBEAT_PATIENCE = 30.0  # seconds; a heartbeat comes every half second
 
 
@@ -68,19 +71,46 @@ class Counts:
     waits: int
 
 
+@dataclass(frozen=True)
+class Counted:
+    """With one setting of drafts. sides: by their names."""
+
+    ideal: Ideal
+    sides: dict[str, Counts]
+
+    @property
+    def prefill(self) -> float:
+        """Of the ideal's: what the compiled program computed before anything was drawn."""
+        return self.sides["compiled"].computed / self.ideal.prefill
+
+    @property
+    def steps(self) -> float:
+        """Of the ideal's: the compiled program's."""
+        return self.sides["compiled"].steps / self.ideal.steps
+
+
 @dataclass
 class Result:
-    """Of one workload. counts: a side's, by its name. seconds, outputs: a number a repeat, by the side's name."""
+    """Of one workload. counted: by the setting of drafts. seconds, outputs: a number a repeat, by the side's name."""
 
     name: str
-    ideal: Ideal
-    counts: dict[str, Counts]
+    counted: dict[str, Counted] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     outputs: dict[str, list[int]] = field(default_factory=dict)
 
     def ratio(self, side: str) -> float:
-        """Median seconds of a side over those of the compiled program."""
-        return statistics.median(self.seconds[side]) / statistics.median(self.seconds["compiled"])
+        """Median seconds of the compiled program over those of a side."""
+        return statistics.median(self.seconds["compiled"]) / statistics.median(self.seconds[side])
+
+    def beyond(self) -> list[str]:
+        """Which limits the compiled program does not keep."""
+        found = []
+        for drafts, one in self.counted.items():
+            numbers = {"prefill": (one.prefill, PREFILL_LIMIT), "steps": (one.steps, STEPS_LIMIT)}
+            numbers["blocking waits"] = one.sides["compiled"].waits, 1
+            found += [f"{name} {is_:.3g} with drafts {drafts}" for name, (is_, limit) in numbers.items() if is_ > limit]
+        times = {side: self.ratio(side) for side in self.seconds if side in ("interpreted", "raw")}
+        return found + [f"{ratio:.2f}× the time of {side}" for side, ratio in times.items() if ratio > TIME_LIMIT]
 
 
 @dataclass(frozen=True)
@@ -113,13 +143,14 @@ def sides_of(workload: Workload, rng: random.Random, sizes: Sizes, server: Serve
 # ---------------------------------------------------------------- counted
 
 
-def count(workload: Workload, seed: int, sizes: Sizes, server: Server, model: Model) -> Result:
+def count(workload: Workload, seed: int, sizes: Sizes, server: Server, model: Model) -> Counted:
+    sizes = replace(sizes, items=min(sizes.items, COUNTED_ITEMS))
     compiled, sides = sides_of(workload, random.Random(f"{seed} {workload.name}"), sizes, server)
     counts: dict[str, Counts] = {}
     totals = read_totals(server)
     for side in sides:
         counts[side.name], totals = _counted(side, server, totals)
-    return Result(workload.name, ideal_of(compiled, model), counts)
+    return Counted(ideal_of(compiled, model), counts)
 
 
 def ideal_of(compiled: Compiled, model: Model) -> Ideal:

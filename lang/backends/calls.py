@@ -32,7 +32,8 @@ class Encoded(msgspec.Struct, frozen=True):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How one call is to be run. sampling: defaults for ops that do not say otherwise. seed, item: see `derive_seed`.
     timeout: seconds for the whole run. priority: higher goes first. max_total_tokens: output tokens of all ops
-    together, beyond which the run fails with LimitExceeded."""
+    together, beyond which the run fails with LimitExceeded. chunks: somebody may read texts as they grow; without, a
+    backend need tell none but whole ones."""
 
     sampling: Sampling
     seed: int
@@ -40,6 +41,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     priority: int = 0
     max_total_tokens: int | None = None
+    chunks: bool = True
 
 
 @runtime_checkable

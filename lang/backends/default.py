@@ -13,7 +13,8 @@ _chosen: list[Backend] = []  # at most one
 
 
 def set_default_backend(backend: Backend | None) -> None:
-    """Runs that name no backend use this one; None goes back to the embedded runtime."""
+    """Runs that name no backend use this one; None goes back to the embedded runtime. The one before is not shut down.
+    Raises InvalidArgument for what is no backend."""
     if backend is not None and not (hasattr(backend, "open") and hasattr(backend, "shutdown")):
         raise InvalidArgument(
             f"a {type(backend).__name__} is not a backend", field="backend", hint="lw.Runtime(...), lw.connect(...)"
@@ -81,6 +82,7 @@ class GlobalConfig:
 
     @property
     def default_backend(self) -> Backend | None:
+        """The one set, None where the embedded runtime is; may be set."""
         return chosen_backend()
 
     @default_backend.setter
@@ -89,3 +91,4 @@ class GlobalConfig:
 
 
 global_config = GlobalConfig()
+"""The only one there is."""

@@ -39,9 +39,11 @@ class TokenUsage:
         self.completion_tokens = 0
 
     def reset(self) -> None:
+        """Counts from 0 again."""
         self.prompt_tokens = self.completion_tokens = 0
 
     def add(self, usage: Usage) -> None:
+        """Counts a request."""
         self.prompt_tokens += usage.prompt
         self.completion_tokens += usage.output
 
@@ -112,9 +114,11 @@ class OpenAI:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> Session:
+        """Starts a run; see `Backend.open`. Programs do this by themselves."""
         return OpenAISession(self, sampling, seed, item, listener, timeout)
 
     def shutdown(self) -> None:
+        """Ends the connections; runs still open fail with ConnectionLost. Idempotent."""
         with self._lock:
             self._shut = True
             running, self._running = self._running, None

@@ -81,6 +81,7 @@ def _call(
         timeout=terms.timeout,
         priority=terms.priority,
         max_total_tokens=terms.max_total_tokens,
+        chunks=terms.chunks,
     )
     return _RemoteRun(client, number)
 
@@ -122,20 +123,25 @@ class Connection:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> _RemoteRun:
+        """Starts a run; see `Backend.open`. Programs do this by themselves."""
         return _open(self._live(), Terms(sampling=sampling, seed=seed, item=item, timeout=timeout), listener)
 
     def open_run(self, terms: Terms, listener: Listener) -> _RemoteRun:
+        """The same, with all that `Terms` say."""
         return _open(self._live(), terms, listener)
 
     def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
+        """Starts a run of a whole program; see `Calling.call`."""
         return _call(self._live(), program, arguments, terms, listener)
 
     def warm(self, program: Encoded) -> _RemoteRun:
+        """Keeps what all calls of a program begin with; see `Calling.warm`."""
         client = self._live()
         return _RemoteRun(client, client.warm(program.hash, program.data, _ignore))
 
     def bounds(self, program: Encoded, timeout: float = 10.0) -> dict[Place, int]:
-        """For each gen whose constraint has a longest text, the tokens it can have at most."""
+        """For each gen (branch, position) whose constraint has a longest text, the tokens it can have at most. timeout:
+        seconds that compiling the constraints may take. Raises ConstraintError."""
         found = self._live().bounds(program.hash, program.data, timeout)
         return {(branch, position): longest for branch, position, longest in found}
 
@@ -162,6 +168,7 @@ class Connection:
             return self._client
 
     def shutdown(self) -> None:
+        """Ends the connection, and the runs open on it; the runtime goes on. A later run makes another connection."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
@@ -277,6 +284,7 @@ class Runtime:
 
     @property
     def model(self) -> str:
+        """The model, as it was asked for."""
         return self.config.model
 
     @property
@@ -288,20 +296,25 @@ class Runtime:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> _RemoteRun:
+        """Starts a run; see `Backend.open`. Programs do this by themselves."""
         return _open(self._live(), Terms(sampling=sampling, seed=seed, item=item, timeout=timeout), listener)
 
     def open_run(self, terms: Terms, listener: Listener) -> _RemoteRun:
+        """The same, with all that `Terms` say."""
         return _open(self._live(), terms, listener)
 
     def call(self, program: Encoded, arguments: Mapping[str, str], terms: Terms, listener: Listener) -> _RemoteRun:
+        """Starts a run of a whole program; see `Calling.call`."""
         return _call(self._live(), program, arguments, terms, listener)
 
     def warm(self, program: Encoded) -> _RemoteRun:
+        """Keeps what all calls of a program begin with; see `Calling.warm`."""
         client = self._live()
         return _RemoteRun(client, client.warm(program.hash, program.data, _ignore))
 
     def bounds(self, program: Encoded, timeout: float = 10.0) -> dict[Place, int]:
-        """For each gen whose constraint has a longest text, the tokens it can have at most."""
+        """For each gen (branch, position) whose constraint has a longest text, the tokens it can have at most. timeout:
+        seconds that compiling the constraints may take. Raises ConstraintError."""
         found = self._live().bounds(program.hash, program.data, timeout)
         return {(branch, position): longest for branch, position, longest in found}
 
@@ -318,6 +331,7 @@ class Runtime:
         return _server_info(self._live())
 
     def get_model_name(self) -> str:
+        """`model` by SGLang's name."""
         return self.config.model
 
     @property

@@ -111,6 +111,7 @@ class Scripted:
     def open(
         self, sampling: Sampling, seed: int, item: int, listener: Listener, timeout: float | None = None
     ) -> Session:
+        """Starts a run; see `Backend.open`. Programs do this by themselves."""
         with self._condition:
             if self._shut:
                 raise ConnectionLost("the scripted backend was shut down")
@@ -123,6 +124,7 @@ class Scripted:
         return session
 
     def shutdown(self) -> None:
+        """Ends the thread; runs still open fail with ConnectionLost. Idempotent."""
         with self._condition:
             self._shut = True
             self._condition.notify()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latticework.lang.errors import InvalidArgument
+from latticework.lang.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     import torch
 
+    from latticework.kernels.cpu.library import Library
     from latticework.runtime.attention.base import AttentionBackend
     from latticework.runtime.attention.layer import LayerAttention
 
@@ -21,20 +22,32 @@ def make_attention(
     head_dim: int | None = None,
     dtype: torch.dtype | None = None,
     layers: tuple[LayerAttention, ...] = (),
+    library: Library | None = None,
 ) -> AttentionBackend:
-    """The backend of that name; "auto" is triton on CUDA and torch elsewhere. Triton is imported only if chosen.
+    """The backend of that name; "auto" is triton on CUDA, elsewhere native with a library and torch without. Triton is
+    imported only if chosen.
 
-    head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. Raises Unsupported
-    when the backend cannot run here, InvalidArgument for an unknown name.
+    head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. library: the built
+    CPU kernels. Raises Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
     """
     if name == "auto":
-        name = "triton" if device.startswith("cuda") else "torch"
+        name = "triton" if device.startswith("cuda") else "torch" if library is None else "native"
     if name == "torch":
         from latticework.runtime.attention.torch_cpu import TorchAttention
 
         return TorchAttention(layers)
+    if name == "native":
+        from latticework.runtime.attention.native_cpu import NativeAttention
+
+        if library is None:
+            raise Unsupported(
+                "attention='native' needs the CPU kernels, which are off or not built",
+                hint="cpu_kernels='on', or `latticework kernels build`",
+                field="attention",
+            )
+        return NativeAttention(library, dtype, layers)
     if name == "triton":
         from latticework.runtime.attention.triton import TritonAttention
 
         return TritonAttention(device, head_dim, dtype, layers)
-    raise InvalidArgument(f"attention is {name!r}; expected auto, torch or triton", field="attention")
+    raise InvalidArgument(f"attention is {name!r}; expected auto, torch, native or triton", field="attention")

@@ -41,6 +41,6 @@ class AttentionBackend(Protocol):
         ...
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
-        """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim]. Writes k and v to the batch's slots, then
+        """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim]. Writes k and v to the batch's slots and copies, then
         returns [T, heads, head_dim]."""
         ...

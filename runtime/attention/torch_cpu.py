@@ -26,6 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
+from latticework.runtime.attention.places import Places, write_kv
 from latticework.runtime.schedule.batch import Batch
 
 GATHER_BYTES = 6 << 20  # keys and values of one group: attention still finds them in the CPU's cache
@@ -58,7 +59,7 @@ class Group:
 class TorchPlan:
     """What the layers of one step share. `folded`: how many query heads per KV head the masks are laid out for."""
 
-    slots: Tensor  # [T], where the new tokens' KV is written
+    places: Places
     groups: tuple[Group, ...]
     folded: int = 1
 
@@ -101,25 +102,20 @@ class TorchAttention:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
         how = self.layers[layer] if self.layers else PLAIN
         chosen = plan[how.window]
-        write_kv(kv.keys[layer], k, chosen.slots)
-        write_kv(kv.values[layer], v, chosen.slots)
+        write_kv(kv.keys[layer], k, chosen.places)
+        write_kv(kv.values[layer], v, chosen.places)
         return attend(q, kv.keys[layer], kv.values[layer], chosen, torch.empty_like(q), how)
 
 
-def write_kv(cache: Tensor, new: Tensor, slots: Tensor) -> None:
-    """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]; slots: int64 [T]."""
-    cache.view(-1, *cache.shape[2:]).index_copy_(0, slots, new)
-
-
 def plan_sequences(batch: Batch, kv: KVCache, sequences: NDArray[np.int64], window: int | None = None) -> TorchPlan:
-    """The plan for some of the batch's sequences (by index); `slots` covers the whole batch."""
+    """The plan for some of the batch's sequences (by index); `places` covers the whole batch."""
     keys = kv.keys[0]
     token_bytes = 2 * keys.shape[2] * keys.shape[3] * keys.element_size()
     new = np.diff(batch.starts)
     seen = batch.lengths if window is None else np.minimum(batch.lengths, new + window - 1)
     members = group_sequences(new, seen, sequences, GATHER_BYTES // token_bytes, PADDING_BYTES // token_bytes)
     groups = tuple(_plan_group(batch, kv, group, int(new[group[0]]), window) for group in members)
-    return TorchPlan(torch.from_numpy(batch.slots).to(keys.device), groups)
+    return TorchPlan(Places.of(batch, keys.device), groups)
 
 
 def group_sequences(

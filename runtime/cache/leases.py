@@ -69,6 +69,16 @@ class LeaseTable:
             self._recency[owner, lease_id] = lease
         return lease
 
+    def fill(self, owner: Owner, lease_id: int, lease: Lease, node: Node, covered: int) -> None:
+        """Locks `node`, which covers the first `covered` tokens of a lease that was held without one. Ignored if it is
+        held no more."""
+        if self._leases.get(owner, {}).get(lease_id) is not lease:
+            return
+        assert lease.is_broken
+        self._tree.lock(node)
+        lease.node, lease.covered = node, covered
+        self._recency[owner, lease_id] = lease
+
     def get(self, owner: Owner, lease_id: int) -> Lease:
         """The lease, which becomes the most recently used. Raises InvalidArgument if there is none."""
         lease = self._leases.get(owner, {}).get(lease_id)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 Pause = Callable[[], None]
 """Called in the inner loops of long computations, which may stop there for a while, or end with an exception."""
 
-Row = NDArray[np.int32]  # [W], W = ceil(V / 32); bit t % 32 of word t // 32 set = token t allowed
+Row = NDArray[np.int32]
+"""A mask, int32[W] with W = ceil(V / 32): token t is allowed where bit t % 32 of word t // 32 is set."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

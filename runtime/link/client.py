@@ -167,11 +167,13 @@ class Client:
         timeout: float | None = None,
         priority: int = 0,
         max_total_tokens: int | None = None,
+        chunks: bool = True,
     ) -> int:
         """Starts a run of a whole program, which is sent along the first time; returns its number. Raises
         ConnectionLost, and InvalidArgument for what no message can hold."""
         number = next(self._numbers)
-        message = Call(number, hash, arguments, sampling, seed, item, _bounded(timeout), priority, max_total_tokens)
+        seconds = _bounded(timeout)
+        message = Call(number, hash, arguments, sampling, seed, item, seconds, priority, max_total_tokens, chunks)
         return self._begin_stored(number, message, program, listener)
 
     def warm(self, hash: str, program: bytes, listener: Listener) -> int:

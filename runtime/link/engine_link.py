@@ -50,6 +50,7 @@ from latticework.runtime.request import Request, TokenEvent
 GREETING_SECONDS = 30.0  # from "loaded" to the first answer on the socket
 RESTART_SECONDS = (0.1, 30.0)  # between two attempts to start an engine: at first, at most
 KEYS_TOLD = 100_000  # constraint keys remembered as known to the engine
+FRAMES_TOGETHER = 256  # at most, in one message
 DEFINITIONS = 3  # times that one request's constraints are sent before it is given up
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class EngineLink:
         self._numbers = itertools.count(1)
         self._open: dict[int, _Call] = {}
         self._told: set[str] = set()
+        self._leaving: list[tuple[int | None, bytes]] = []  # frames, with the requests they submit
         self._decoder = Decoder(FromEngine)
         self._context = zmq.asyncio.Context()
         self._socket: zmq.asyncio.Socket | None = None
@@ -211,6 +213,7 @@ class EngineLink:
         if self._socket is not None:
             self._socket.close(linger=0)
             self._socket = None
+        self._leaving.clear()
         self._fail_open(error)
 
     def _fail_open(self, error: LatticeworkError) -> None:
@@ -246,8 +249,7 @@ class EngineLink:
                     self._told.clear()
                 self._told.add(key)
                 self._send(Define(key, rules))
-        if not self._send(Submit(call.request)):
-            self._give_up(call, Busy("the engine's queue is full", hint="retry later"))
+        self._send(Submit(call.request))
 
     def _give_up(self, call: _Call, error: LatticeworkError) -> None:
         self._open.pop(call.request.id, None)
@@ -273,14 +275,29 @@ class EngineLink:
     def open_requests(self) -> int:
         return len(self._open)
 
-    def _send(self, message: ToEngine) -> bool:
+    def _send(self, message: ToEngine) -> None:
+        """What a turn of the event loop and the tasks it begins send leaves as one message, in order: so siblings come
+        into the engine's next step together."""
         if self._socket is None:
-            return False
-        sent: Any = self._socket.send(encode(message))
-        if sent.done():
-            return sent.exception() is None
+            return
+        self._leaving.append((message.request.id if isinstance(message, Submit) else None, encode(message)))
+        if len(self._leaving) == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush)  # behind the tasks
+        elif len(self._leaving) == FRAMES_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        if not leaving or self._socket is None:
+            return
+        sent: Any = self._socket.send_multipart([frame for _, frame in leaving])
+        if sent.done() and sent.exception() is None:
+            return
         sent.cancel()  # the queue is full
-        return False
+        for number, _ in leaving:
+            if number is not None and number in self._open:
+                self._give_up(self._open[number], Busy("the engine's queue is full", hint="retry later"))
 
     # ------------------------------------------------------------ events
 
@@ -312,6 +329,7 @@ class EngineLink:
         if self.ready.is_set():
             self.generation += 1
             self._told.clear()
+            self._leaving.clear()
             self._fail_open(ConnectionLost("the engine had given this front up as silent", hint="retry"))
         self.greeting = greeting
         self.ready.set()

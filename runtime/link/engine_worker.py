@@ -36,7 +36,7 @@ from latticework.runtime.link.settings import EngineSettings
 from latticework.runtime.link.sockets import bind, configure
 from latticework.runtime.schedule.sequence import Owner
 
-FRAMES_PER_STEP = 1000  # so that a flood of messages never keeps the model waiting
+FRAMES_PER_STEP = 1000  # about, so that a flood of messages never keeps the model waiting
 
 
 class EngineServer:
@@ -76,24 +76,25 @@ class EngineServer:
                     self._send(owner, TokenEvents(tuple(events)))
 
     def _receive(self) -> None:
-        now = time.monotonic()
-        for _ in range(FRAMES_PER_STEP):
+        now, received = time.monotonic(), 0
+        while received < FRAMES_PER_STEP:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                owner, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            owner = frames[0]
+            received += max(1, len(frames))
             if owner not in self.fronts:  # new, or given up before: either way it starts from nothing
                 self._send(owner, self._greeting())
             self.fronts[owner] = now
-            try:
-                if len(frames) != 2:
-                    raise BadFrame(f"{len(frames)} frames")
-                message = self._decoder.decode(frames[1])
-            except BadFrame:
-                self.bad_frames += 1
-                continue
-            self._act(owner, message)
+            for frame in frames:
+                try:
+                    message = self._decoder.decode(frame)
+                except BadFrame:
+                    self.bad_frames += 1
+                    continue
+                self._act(owner, message)
+                if owner not in self.fronts:
+                    break  # it does not listen: what is left is nobody's
 
     def _act(self, owner: bytes, message: object) -> None:
         match message:
@@ -111,7 +112,9 @@ class EngineServer:
                 self.engine.flush_cache()
 
     def _greeting(self) -> EngineReady:
-        return EngineReady(self.engine.context, self.engine.kv_tokens, self.engine.dtype)
+        return EngineReady(
+            self.engine.context, self.engine.kv_tokens, self.engine.dtype, self.engine.config.quantization
+        )
 
     def _keep_alive(self, now: float) -> None:
         if now < self._next_heartbeat:

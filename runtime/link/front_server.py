@@ -344,6 +344,7 @@ class FrontServer:
             message.timeout,
             priority=message.priority,
             max_total_tokens=message.max_total_tokens,
+            chunks=isinstance(message, Open) or message.chunks,
         )
 
     # ------------------------------------------------------------ stored programs

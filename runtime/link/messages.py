@@ -83,6 +83,7 @@ class EngineReady(_Message, frozen=True, tag="engine_ready"):
     context: int
     kv_tokens: int
     dtype: str
+    quantization: str = "none"
 
 
 class TokenEvents(_Message, frozen=True, tag="token_events"):
@@ -99,8 +100,10 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
-    """A heartbeat with counters. automata: compiled constraints held; automata_bytes: theirs, states and masks
-    included."""
+    """A heartbeat with counters. running, waiting: sequences, now. pages: of the KV pool, now; cached ones are the
+    prefix cache's. leases: prefixes held for programs. steps, bad_frames, retractions (sequences put back for want of
+    pages), drafted, accepted: since the engine began. automata: compiled constraints held; automata_bytes: theirs,
+    states and masks included. matrices: how many of the model's are held in which forms."""
 
     running: int = 0
     waiting: int = 0
@@ -115,6 +118,7 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     accepted: int = 0  # tokens drawn as guessed
     automata: int = 0
     automata_bytes: int = 0
+    matrices: dict[str, int] = {}
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 
@@ -199,7 +203,7 @@ class Register(_Message, frozen=True, tag="register"):
 
 class Call(_Message, frozen=True, tag="call"):
     """A run of a registered program, in place of Open and Append; `Closed` when it is over. arguments: the text of
-    each. For the rest see Open."""
+    each. chunks: whether text is told as it grows. For the rest see Open."""
 
     run: int
     hash: str
@@ -210,6 +214,7 @@ class Call(_Message, frozen=True, tag="call"):
     timeout: Seconds | None = None
     priority: int = 0
     max_total_tokens: int | None = None
+    chunks: bool = True
 
 
 class Warm(_Message, frozen=True, tag="warm"):
@@ -293,7 +298,9 @@ class Bounds(_Message, frozen=True, tag="bounds"):
 
 
 class FrontStats(_Message, frozen=True, tag="front_stats"):
-    """Counters of the front and, as of its last heartbeat, of the engine."""
+    """Counters of the front and, as of its last heartbeat, of the engine. clients: connections. open_runs: programs
+    under way; open_requests: what they, and HTTP, have in the engine. bad_frames: what was no message, and dropped.
+    restarts: of the engine, since the front began."""
 
     clients: int
     open_runs: int

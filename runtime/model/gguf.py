@@ -166,6 +166,25 @@ def _q8_0(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return blocks[:, 2:].view(np.int8) * _scale(blocks, 0)
 
 
+def four_bit_groups(tensor: GgufTensor) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]] | None:
+    """A Q4_0 or Q4_1 matrix as it is stored: codes [outputs, inputs], 0 to 15, and scales and zeros [outputs, inputs /
+    32], so that a value is (code - 8) * scale + zero. None for other formats."""
+    if tensor.format not in _FOUR_BITS or len(tensor.shape) != 2:
+        return None
+    at, has_minimum = _FOUR_BITS[tensor.format]
+    outputs, inputs = tensor.shape
+    blocks = tensor.data.reshape(-1, _FORMATS[tensor.format][1])
+    codes = np.empty((len(blocks), 32), np.uint8)
+    step = _CHUNK_VALUES // 32
+    for start in range(0, len(blocks), step):
+        codes[start : start + step] = _nibbles(blocks[start : start + step], at)
+    scales = _scale(blocks, 0).reshape(outputs, inputs // 32)
+    zeros = np.zeros_like(scales)
+    if has_minimum:
+        zeros = _scale(blocks, 2).reshape(outputs, inputs // 32) + 8 * scales
+    return codes.reshape(outputs, inputs), scales, zeros
+
+
 _Decode: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 # ggml's number: (values in a block, bytes in a block, [blocks, bytes] -> [blocks, values])
@@ -176,6 +195,7 @@ _FORMATS: dict[int, tuple[int, int, _Decode]] = {
     3: (32, 20, _q4_1),
     8: (32, 34, _q8_0),
 }
+_FOUR_BITS = {2: (2, False), 3: (4, True)}  # Q4_0, Q4_1: where a block's codes begin, and whether it has a minimum
 _CHUNK_VALUES = 1 << 16  # as many as stay in a core's cache: three times faster than whole matrices
 
 

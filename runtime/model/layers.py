@@ -10,8 +10,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from latticework.kernels.cpu.pointwise import TORCH, Pointwise
+from latticework.runtime.model.quantize.base import Form
+from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeFactors, RopeScaling
 
 
@@ -21,45 +23,52 @@ def uninitialised(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 
 
 class Linear(nn.Module):
-    """x @ weight.T + bias. Unlike nn.Linear it draws no random weights to throw away."""
+    """x @ weight.T + bias. Unlike nn.Linear it draws no random weights to throw away.
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, dtype: torch.dtype) -> None:
+    The weight is collected row by row, then packed (see `quantize/`), which is what is multiplied with; the unpacked
+    one is let go.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool, dtype: torch.dtype, source: torch.dtype | None = None
+    ) -> None:
+        """source: the type in which the weight is collected, default `dtype`."""
         super().__init__()
-        self.weight = uninitialised(outputs, inputs, dtype=dtype)
+        self.inputs, self.outputs = inputs, outputs
+        self.weight = uninitialised(outputs, inputs, dtype=source or dtype)
         self.bias = uninitialised(outputs, dtype=dtype) if bias else None
+        self.packed: Form | ByRows | None = None
+
+    def pack(self, packed: Form | ByRows) -> None:
+        self.packed = packed
+        self.weight = None
 
     def forward(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
-        return functional.linear(x, self.weight, self.bias)
+        assert self.packed is not None, "a weight that was never loaded"
+        return self.packed(x) if len(x) else x.new_empty(0, self.outputs)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, the mean in float32 or better."""
+    """x / sqrt(mean(x^2) + eps) * (offset + weight), in float32 or better; offset: Gemma's 1."""
 
-    def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
+    def __init__(self, size: int, eps: float, dtype: torch.dtype, offset: float = 0.0) -> None:
         super().__init__()
         self.weight = uninitialised(size, dtype=dtype)
         self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:  # [T, size] -> [T, size]
-        return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
-
-
-class OffsetNorm(RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * (offset + weight), in float32 or better (Gemma)."""
-
-    def __init__(self, size: int, eps: float, dtype: torch.dtype, offset: float) -> None:
-        super().__init__(size, eps, dtype)
         self.offset = offset
+        self.pointwise: Pointwise = TORCH
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, size] -> [T, size]
-        work = torch.promote_types(x.dtype, torch.float32)
-        return functional.rms_norm(x.to(work), (x.shape[-1],), self.weight.to(work) + self.offset, self.eps).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:  # [..., size] -> [..., size]
+        return self.pointwise.rms_norm(x, self.weight, self.eps, self.offset)
+
+    def of_sum(self, x: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:  # [T, size] twice -> x + part, and its norm
+        return self.pointwise.add_rms_norm(x, part, self.weight, self.eps, self.offset)
 
 
 def make_norm(size: int, spec: ModelSpec, dtype: torch.dtype) -> RMSNorm:
-    if spec.norm_offset:
-        return OffsetNorm(size, spec.rms_norm_eps, dtype, spec.norm_offset)
-    return RMSNorm(size, spec.rms_norm_eps, dtype)
+    return RMSNorm(size, spec.rms_norm_eps, dtype, spec.norm_offset)
 
 
 class QueryKeyNorm(nn.Module):
@@ -114,15 +123,6 @@ class Rotary(nn.Module):
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [T, heads, head_dim], its first rotary_dim dimensions turned by its position's angles."""
-    turning = cos.shape[-1]
-    if turning < x.shape[-1]:
-        return torch.cat((rotate(x[..., :turning], cos, sin), x[..., turning:]), dim=-1)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
 def _stretch(inverse: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3: long wavelengths divided by `factor`, short ones kept, those between interpolated."""
     wavelength = 2 * math.pi / inverse
@@ -138,19 +138,15 @@ def _stretch(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 class GatedMLP(nn.Module):
     """down(act(gate(x)) * up(x)); gate and up are one matrix."""
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, source: torch.dtype | None = None) -> None:
         super().__init__()
-        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size, spec.mlp_bias, dtype)
-        self.down = Linear(spec.intermediate_size, spec.hidden_size, spec.mlp_bias, dtype)
-        self.activate = functional.silu if spec.hidden_act == "silu" else gelu_tanh
+        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size, spec.mlp_bias, dtype, source)
+        self.down = Linear(spec.intermediate_size, spec.hidden_size, spec.mlp_bias, dtype, source)
+        self.is_gelu = spec.hidden_act != "silu"
+        self.pointwise: Pointwise = TORCH
 
     def forward(self, x: Tensor) -> Tensor:  # [T, hidden] -> [T, hidden]
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.activate(gate) * up)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate="tanh")
+        return self.down(self.pointwise.gate(self.gate_up(x), self.is_gelu))
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

@@ -5,7 +5,9 @@ This file moves a `Batch` onto the device and through the model. It knows no sch
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latticework.runtime.attention.base import AttentionBackend, KVCache
@@ -23,22 +25,50 @@ class ModelRunner:
         self.attention = attention
         self.kv = kv
         self.profile = profile or Profile(False)
-        self._device = next(model.parameters()).device
+        weights = next(model.parameters())
+        self._device = weights.device
+        self._pads = weights.device.type == "cpu" and weights.dtype.itemsize == 2
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Computes the batch's tokens and writes their KV. Returns logits [R, V]: float32, or float64 from a
         float64 model."""
         plan = self.attention.plan(batch, self.kv)
+        count = len(batch.tokens)
+        rows = self._rows(count)
+        padded: list[Tensor] = []  # what attention gives, and zeros for rows that are nobody's
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             with self.profile.part("attention"):
-                return self.attention.forward(layer, q, k, v, self.kv, plan)
+                if rows == count:
+                    return self.attention.forward(layer, q, k, v, self.kv, plan)
+                if not padded:
+                    padded.append(torch.zeros_like(q))
+                padded[0][:count] = self.attention.forward(layer, q[:count], k[:count], v[:count], self.kv, plan)
+                return padded[0]
 
-        tokens = torch.from_numpy(batch.tokens).to(self._device)
-        positions = torch.from_numpy(batch.positions).to(self._device)
         with self.profile.part("layers"):
-            hidden = self.model(tokens, positions, attend)
+            hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), attend)
         with self.profile.part("head"):
-            logits = self.model.logits(hidden[torch.from_numpy(batch.logit_rows).to(self._device)])
+            drawn = len(batch.logit_rows)
+            logits = self.model.logits(hidden[self._moved(batch.logit_rows, self._rows(drawn))])[:drawn]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _rows(self, count: int) -> int:
+        return matmul_rows(count) if self._pads else count
+
+    def _moved(self, numbers: NDArray[np.int64], rows: int) -> Tensor:
+        """[T] -> [rows] on the device, zeros at the end."""
+        return torch.from_numpy(np.pad(numbers, (0, rows - len(numbers)))).to(self._device)
+
+
+def matmul_rows(count: int) -> int:
+    """`count` or a little more, such that there are few such sizes: 1, 2, every fourth up to 32, every eighth up to
+    128, and eight between each power of two and the next.
+
+    oneDNN, which multiplies 16-bit matrices on a CPU, compiles a kernel for each number of rows: some 0.5 MB and 1 to 2
+    ms for each shape of weight, kept for a thousand of them. Up to 32 rows, reading the weights is what takes time."""
+    if count <= 2:
+        return count
+    step = 4 if count <= 32 else 1 << max(3, (count - 1).bit_length() - 4)
+    return -(-count // step) * step

@@ -95,6 +95,9 @@ class ThroughTransformers:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self._whole.parameters()
 
+    def held(self) -> dict[str, int]:
+        return {"transformers": sum(isinstance(module, nn.Linear) for module in self._whole.modules())}
+
     def _run(self, module: nn.Module, tokens: Tensor, positions: Tensor, attend: Attend) -> Any:
         self._hook.attend = attend
         try:

@@ -26,6 +26,7 @@ from latticework.lang.errors import (
     ProgramError,
     RuntimeFailure,
     Unsupported,
+    from_data,
 )
 from latticework.lang.events import Done, Failed, Rendered, Spent, Usage
 from latticework.lang.ir import (
@@ -76,6 +77,11 @@ class Chain:
     speakers: dict[int, Speaker] = field(default_factory=dict)
     rules: dict[str, bytes] = field(default_factory=dict)
     compiling: dict[int, Usage] = field(default_factory=dict)  # by segment
+
+    @property
+    def is_text(self) -> bool:
+        """Nothing is drawn in it."""
+        return all(isinstance(segment, TextSegment) for segment in self.segments)
 
     def add(self, segment: Segment, speaker: Speaker | None = None) -> None:
         if speaker is not None:
@@ -245,7 +251,10 @@ class BranchTask:
                 await self._add_select(chain, position, op)
             case Fork(children):
                 await self._end_text(chain)
-                await self._send(chain, position)
+                if self.continues(position) and chain.segments and chain.is_text:
+                    await self._hold_text(chain)
+                else:
+                    await self._send(chain, position)
                 self._start(position, children)
                 if not self.continues(position + 1):
                     self.let_go()
@@ -341,11 +350,12 @@ class BranchTask:
 
     async def _send(self, chain: Chain, position: int) -> None:
         """Runs a chain to its end, and keeps its sequence where an op from `position` on continues from it."""
+        is_text = chain.is_text
         segments, chain.segments = chain.segments, []
         if not segments:  # text alone starts no work; it waits in the pieces
             return
         continues = self.continues(position)
-        if not continues and all(isinstance(segment, TextSegment) for segment in segments):
+        if not continues and is_text:
             return  # nobody needs it
         link = await self._link()
         hold = Hold(link) if continues else None
@@ -379,6 +389,7 @@ class BranchTask:
                 hold.drop()
             raise
         self._group = None
+        before = self._hold.error if self._hold is not None else None
         self.let_go()
         self._hold = hold
         whole = final.usage or Usage()
@@ -386,10 +397,40 @@ class BranchTask:
         if whole != self._counted:  # text that no op tells of
             self.run.emit(Spent(self.index, whole - self._counted))
         if final.error is not None:
-            self.fail(final.error)
+            self.fail(before or final.error)
             raise _Failed("the request failed")
         if final.end == "cancelled":
             raise Cancelled("the request was cancelled")
+
+    async def _hold_text(self, chain: Chain) -> None:
+        """Has text computed and held, and does not wait for that: children may continue from it in the same step.
+        Should it fail, they do, and so does what comes after them here."""
+        link = await self._link()
+        before, hold = self._hold, Hold(link)
+        number = hold.filling = link.number()
+
+        def on_event(event: TokenEvent) -> None:
+            if not event.final:
+                return
+            hold.filling, hold.error = None, event.error
+            self.run.usage += event.usage or Usage()
+            if before is not None:
+                hold.error = before.error or hold.error
+                before.drop()
+
+        request = Request(
+            number,
+            tuple(chain.segments),
+            before.id if before is not None else None,
+            hold.id,
+            self._group,
+            tenant=self.run.tenant,
+            priority=self.run.priority,
+        )
+        chain.segments = []
+        self._group = None
+        self._hold = hold
+        link.submit(request, {}, on_event)
 
     async def _link(self) -> EngineLink:
         """The engine, once it is there. Raises EngineDied where it is not the one that holds this branch's text."""
@@ -419,7 +460,7 @@ class BranchTask:
         def hear(said: Said) -> None:
             if said.done is not None and not self.run.spend(said.done.usage.output):
                 return
-            if said.sample == 0 and said.chunk is not None and not sampling.ranked:
+            if said.sample == 0 and said.chunk is not None and self.run.chunks and not sampling.ranked:
                 self.run.emit(said.chunk)
             if samples.over and not done.done():
                 done.set_result(said)
@@ -432,7 +473,8 @@ class BranchTask:
             said = await done
             self._group = None
             if said.error is not None:
-                raise said.error
+                before = self._hold.error if self._hold is not None else None
+                raise said.error if before is None else from_data(before)
             self.let_go()
             self._hold, samples.hold = samples.hold, None
         finally:
@@ -454,7 +496,7 @@ class BranchTask:
             return
         if isinstance(speaker, Speech):
             chunk = speaker.hear(event)
-            if chunk is not None:
+            if chunk is not None and self.run.chunks:
                 self.run.emit(chunk)
             if speaker.done is not None:
                 usage = own + chain.compiling.get(event.segment, Usage())

@@ -105,6 +105,11 @@ class Front:
         assert self.link.greeting is not None
         return self.link.greeting.dtype
 
+    @property
+    def quantization(self) -> str:
+        assert self.link.greeting is not None
+        return self.link.greeting.quantization
+
     # ------------------------------------------------------------ text
 
     def text_run(self, pieces: Sequence[tuple[str, bool]], at_start: bool) -> TextSegment:

@@ -39,7 +39,7 @@ class Run:
     """One program in progress. Owns its branches; `close` ends them and releases everything.
 
     tenant, priority: see `Request`. timeout: seconds after which all that is not answered fails with DeadlineExceeded.
-    max_total_tokens: output tokens after which it fails with LimitExceeded.
+    max_total_tokens: output tokens after which it fails with LimitExceeded. chunks: text is told as it grows.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Run:
         *,
         priority: int = 0,
         max_total_tokens: int | None = None,
+        chunks: bool = True,
     ) -> None:
         self.front = front
         self.sampling = sampling
@@ -62,6 +63,7 @@ class Run:
         self.emit = emit
         self.tenant = tenant
         self.priority = priority
+        self.chunks = chunks
         self.usage = Usage()
         self.ops = 0
         self.stored: Stored | None = None

@@ -85,6 +85,11 @@ class Drafts:
         if not draft.is_forced and sequence.lookup is not None:
             sequence.lookup.learn(len(draft.tokens), accepted, len(sequence.tokens))
 
+    def forget(self) -> None:
+        """Drops the spellings that are kept. They are small, but made among all that constraints need for a while, so
+        each keeps a piece of memory that is otherwise free."""
+        self._spellings.clear()
+
     def _look_up(self, sequence: Sequence, room: int) -> tuple[int, ...]:
         if sequence.lookup is None:
             sequence.lookup = Lookup()

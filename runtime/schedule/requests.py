@@ -21,7 +21,8 @@ from latticework.lang.errors import (
     RuntimeFailure,
 )
 from latticework.runtime.cache.leases import LeaseTable
-from latticework.runtime.request import Request, TextSegment, TokenEvent
+from latticework.runtime.cache.radix import Node
+from latticework.runtime.request import Request, TokenEvent
 from latticework.runtime.schedule.accepted import constraint_keys
 from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.chain import Chain
@@ -97,6 +98,10 @@ class Requests:
             sequence.carry = lease.carry
             sequence.given = len(lease.tokens)
         self._chain.enter(sequence)
+        if request.hold_lease is not None and request.is_text:
+            sequence.lease = self._leases.hold(
+                owner, request.hold_lease, sequence.tokens, sequence.carry, request.space, None
+            )
         self._automata.acquire(constraint_keys(request))
         self._open[owner, request.id] = sequence
         if request.deadline is not None:
@@ -110,7 +115,7 @@ class Requests:
         if not self._memory.caches:
             return False
         request = sequence.request
-        return request.hold_lease is not None or all(isinstance(s, TextSegment) for s in request.chain)
+        return request.hold_lease is not None or request.is_text
 
     # ------------------------------------------------------------ on
 
@@ -189,20 +194,22 @@ class Requests:
             sequence.count_wait()
         computed = sequence.computed
         node = self._memory.detach(sequence, keep)
-        if request.hold_lease is not None and event.end not in ("error", "cancelled"):
-            self._leases.hold(
-                sequence.owner,
-                request.hold_lease,
-                sequence.tokens,
-                sequence.carry,
-                request.space,
-                node,
-                computed if node is not None else 0,
-            )
+        if request.hold_lease is not None:
+            if event.end not in ("error", "cancelled"):
+                self._hold(sequence, request.hold_lease, node, computed if node is not None else 0)
+            elif sequence.lease is not None:
+                self._leases.release(sequence.owner, (request.hold_lease,))
         self._automata.release(constraint_keys(request))
         event.usage = sequence.usage
         event.final = True
         self.tell_owner(sequence.owner, event)
+
+    def _hold(self, sequence: Sequence, lease: int, node: Node | None, computed: int) -> None:
+        owner, space = sequence.owner, sequence.request.space
+        if sequence.lease is None:
+            self._leases.hold(owner, lease, sequence.tokens, sequence.carry, space, node, computed)
+        elif node is not None:
+            self._leases.fill(owner, lease, sequence.lease, node, computed)
 
     # ------------------------------------------------------------ events
 

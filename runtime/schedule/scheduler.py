@@ -14,83 +14,24 @@ it was. The first always goes on, so everything ends. This file knows no model, 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
 from latticework.lang.errors import PromptTooLong
 from latticework.runtime.cache.pages import OutOfPages
 from latticework.runtime.schedule.batch import Entry
 from latticework.runtime.schedule.drafts import NOTHING, Draft, Drafts
 from latticework.runtime.schedule.memory import Memory
+from latticework.runtime.schedule.plan import Plan, Source, Work
 from latticework.runtime.schedule.policy import WORTH_SHARING, who_gives_way
 from latticework.runtime.schedule.sequence import Scoring, Sequence
 from latticework.runtime.schedule.waiting import Waiting
 
 HEADROOM_TOKENS = 32  # room to grow that each running sequence keeps when another comes in
 FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
+COPIES = 16  # for each token that a step may compute: on a CPU, writing KV once more takes a fiftieth of computing it
 DRAFT_SHARE = 4  # guesses get a quarter of a step's prompt tokens
 DRAFT_ROWS = 32  # and no more than this: everyone in the step waits for them
 ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: guesses that may well be wrong pay
-PROMPT_ROWS = 128  # rows of logits a step computes for log-probabilities of prompts: what they take is bounded
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One sequence's part of a step: more of its own tokens, or of one option of its select.
-
-    prompt_rows: how many of its rows of logits, the first ones, are for log-probabilities of its prompt. draft: the
-    last tokens of the entry, which are guesses; so many of its rows, the last ones, say what comes after each."""
-
-    sequence: Sequence
-    entry: Entry
-    scoring: Scoring | None = None
-    prompt_rows: int = 0
-    draft: Draft = NOTHING
-
-    @property
-    def own(self) -> int:
-        """How many of its tokens are the sequence's own."""
-        return len(self.entry.tokens) - len(self.draft.tokens)
-
-
-@dataclass(slots=True)
-class Plan:
-    """One step. failures: sequences that can go no further, and why."""
-
-    budget: int  # prompt tokens that may still be added
-    spent: Counter[str] = field(default_factory=Counter)  # prompt tokens of each tenant
-    cached: dict[Sequence, int] = field(default_factory=dict)  # tokens of those that may come in
-    prompt_rows: int = PROMPT_ROWS  # rows of logits that may still be added for prompts
-    drafts: int = 0  # guessed tokens that may still be added
-    rows: int = 0  # tokens planned so far
-    works: list[Work] = field(default_factory=list)
-    failures: list[tuple[Sequence, Exception]] = field(default_factory=list)
-    has_retracted: bool = False
-
-    def includes(self, sequence: Sequence) -> bool:
-        return any(work.sequence is sequence for work in self.works)
-
-    def fail(self, sequence: Sequence, error: Exception) -> None:
-        """The sequence ends with this error; nothing more is computed for it."""
-        self.drop(sequence)
-        self.failures.append((sequence, error))
-
-    def drop(self, sequence: Sequence) -> None:
-        """Nothing is computed for a sequence after all."""
-        self.works = [work for work in self.works if work.sequence is not sequence]
-
-    def has_failed(self, sequence: Sequence) -> bool:
-        return any(failed is sequence for failed, _ in self.failures)
-
-    @contextmanager
-    def blaming(self, sequence: Sequence) -> Iterator[None]:
-        """What goes wrong inside is the sequence's fault."""
-        try:
-            yield
-        except Exception as error:
-            self.fail(sequence, error)
 
 
 class Scheduler:
@@ -137,6 +78,7 @@ class Scheduler:
         self.step += 1
         plan = Plan(min(self._chunk_tokens, prompt_tokens or self._chunk_tokens))
         plan.drafts = min(plan.budget // DRAFT_SHARE, DRAFT_ROWS)
+        plan.copies = COPIES * plan.budget if self._memory.caches else 0
         ranked = sorted(self.running, key=_rank)
         for sequence in ranked:
             if sequence.running and sequence.uncomputed == 1:
@@ -156,21 +98,29 @@ class Scheduler:
 
     def _plan_decode(self, plan: Plan, sequence: Sequence) -> None:
         if self._may_sample(sequence):
-            self._extend(plan, sequence, 1)
+            self._extend(plan, sequence, 1, Source())
 
     def _plan_prompt(self, plan: Plan, sequence: Sequence) -> None:
         """A chunk of what a sequence has not computed, or options of its select."""
-        count = min(sequence.uncomputed, self._left(plan, sequence))
+        source = self._source(plan, sequence, sequence.computed)
+        uncomputed = sequence.uncomputed - source.count
+        count = min(uncomputed, self._left(plan, sequence))
         if count == 0:
             if sequence.selection is not None:
                 self._score(plan, sequence)
             return
-        silent = max(0, sequence.first_logits - sequence.computed)
+        silent = max(0, sequence.first_logits - sequence.computed - source.count)
         count = min(count, silent + plan.prompt_rows + 1)
-        if count == sequence.uncomputed and not self._may_sample(sequence):
+        if count == uncomputed and not self._may_sample(sequence):
             count -= 1
-        if count and self._extend(plan, sequence, count):
+        if count and self._extend(plan, sequence, count, source):
             self._spend(plan, sequence, count)
+
+    def _source(self, plan: Plan, sequence: Sequence, computed: int) -> Source:
+        """Whose KV a sequence can copy from `computed` on. Only pages that nobody has are used for that."""
+        source = plan.source(sequence, computed)
+        pages = self._memory.pages_for(computed + source.count) - computed // self._memory.page_size
+        return source if pages <= self._memory.pool.free_count else Source()
 
     def _left(self, plan: Plan, sequence: Sequence) -> int:
         """Prompt tokens of a sequence that may still be added. A queue gains nothing from a long step, and others who
@@ -190,18 +140,23 @@ class Scheduler:
         output = sequence.output
         return output is None or output.matcher is None or self._is_ready(sequence)
 
-    def _extend(self, plan: Plan, sequence: Sequence, count: int) -> bool:
-        """Plans the next `count` tokens of a sequence; False if there are no pages for them."""
-        start, end = sequence.computed, sequence.computed + count
+    def _extend(self, plan: Plan, sequence: Sequence, count: int, source: Source) -> bool:
+        """Plans the next `count` tokens of a sequence behind what it copies; False if there are no pages for them."""
+        start = sequence.computed + source.count
+        end = start + count
         if not self._reserve(plan, sequence, lambda: self._memory.reserve(sequence, end)):
             return False
+        if source.work is not None and source.work not in plan.works:
+            return False  # it has just given way
         draws = sequence.needs_logits and end == len(sequence.tokens)
         logits = max(0, end - max(start, sequence.first_logits))
         prompt_rows = logits - draws
         draft = self._draft(plan, sequence) if draws else NOTHING
         tokens = sequence.tokens[start:end] + list(draft.tokens)
-        entry = Entry(tokens, start, sequence.pages, logits + len(draft.tokens))
-        self._add(plan, Work(sequence, entry, prompt_rows=prompt_rows, draft=draft))
+        computes = source.work.entry if source.work is not None else None
+        entry = Entry(tokens, start, sequence.pages, logits + len(draft.tokens), computes, source.count)
+        self._add(plan, Work(sequence, entry, prompt_rows=prompt_rows, draft=draft, source=source))
+        plan.copies -= source.count
         plan.prompt_rows = max(0, plan.prompt_rows - prompt_rows)
         return True
 
@@ -318,7 +273,9 @@ class Scheduler:
                 continue
             waited = (self.step - sequence.waiting_since) * self._age_tokens
             with plan.blaming(sequence):
-                if self._memory.about_to_cache(sequence, prefilling) - look_up(sequence) - waited >= WORTH_SHARING:
+                here = look_up(sequence)
+                here += self._source(plan, sequence, here).count
+                if self._memory.about_to_cache(sequence, prefilling) - here - waited >= WORTH_SHARING:
                     continue  # a running prefill will have done this work soon; the gain shrinks with every step
                 if not self._make_place(plan, sequence):
                     return

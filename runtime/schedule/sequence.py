@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from latticework.lang.events import Usage
 from latticework.lang.ir import Sampling
+from latticework.runtime.cache.leases import Lease
 from latticework.runtime.cache.radix import Node
 from latticework.runtime.constrain.base import Matcher
 from latticework.runtime.request import Request, SelectSegment
@@ -125,7 +126,7 @@ class Sequence:
     drafted: int = 0  # tokens guessed, and of these drawn as guessed
     accepted: int = 0
     lookup: Lookup | None = None
-    cached: int | None = None  # tokens found in the cache when first admitted
+    cached: int | None = None  # tokens found in the cache when first admitted, or computed for another meanwhile
 
     running: bool = False
     waiting_since: int = 0  # the step it was submitted in
@@ -133,6 +134,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     shared: int = 0  # pages[:shared] belong to the tree
     node: Node | None = None  # locked while the sequence runs
+    lease: Lease | None = None  # of a request that holds text: there before the text is computed
 
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -180,6 +182,12 @@ class Sequence:
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
         )
+
+    def count_copied(self, tokens: int) -> None:
+        """Another sequence had these tokens computed. Once something is drawn it may be among them: then they count as
+        computed, which says too much rather than too little."""
+        if not self.generated:
+            self.cached = (self.cached or 0) + tokens
 
     def count_wait(self) -> None:
         """The time since it was last accounted for was spent in the queue."""

@@ -170,6 +170,7 @@ def server_info(front: Front) -> dict[str, Any]:
     return model_card(front) | {
         "version": _version(),
         "dtype": front.dtype,
+        "quantization": front.quantization,
         "context_length": front.context,
         "vocab_size": front.card.spec.vocab_size,
         "max_prompts": front.server.max_prompts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.serve import parse
-from benchmarks.transformers_generate import Generator, drawn_tokens
-from benchmarks.workloads import Call
+from benchmarks.transformers_generate import Generator, drawn_tokens, run_workload
+from benchmarks.workloads import Call, Task, Workload
 from latticework.runtime.config import EngineConfig
 
 
@@ -42,8 +42,30 @@ def test_the_end_token_counts_and_padding_does_not() -> None:
     assert drawn_tokens([], [0, 2]) == 0
 
 
-def test_transformers_runs_in_the_format_asked_for() -> None:
-    generator = Generator(EngineConfig(dtype="float32", threads=1))
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return Generator(EngineConfig(dtype="float32", threads=1))
+
+
+def test_transformers_runs_in_the_format_asked_for(generator: Generator) -> None:
     assert generator.model.dtype == generator.torch.float32
     assert generator.torch.get_num_threads() == 1
-    assert 1 <= generator.run([Call([{"role": "user", "content": "Hi"}], 3)]) <= 3
+    (free,) = generator.run([Call([{"role": "user", "content": "Hi"}], 3)])
+    assert 1 <= free.tokens <= 3
+
+
+def test_transformers_draws_to_the_end_when_asked_to_and_joins_the_answers(generator: Generator) -> None:
+    messages = [{"role": "user", "content": "Say only: yes"}]
+    two = (Call(messages, 8, to_the_end=True), Call([*messages, *messages], 8, to_the_end=True))
+    seen: list[list[str]] = []
+
+    def join(answers: list[str]) -> Call:
+        seen.append(answers)
+        return Call(messages, 4, to_the_end=True)
+
+    drawn, wall = run_workload(generator, Workload((Task(two, join),), concurrency=1))
+    assert [one.tokens for one in drawn] == [8, 8, 4]
+    assert seen == [[drawn[0].text, drawn[1].text]]
+    assert wall > 0
+    with pytest.raises(ValueError, match="one length and no schema"):
+        generator.run([two[0], Call(messages, 4)])

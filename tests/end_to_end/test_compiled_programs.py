@@ -12,8 +12,9 @@ import pytest
 
 import latticework as lw
 from latticework.lang.backends.base import Listener, Session
-from latticework.lang.backends.calls import Encoded
+from latticework.lang.backends.calls import Encoded, Terms
 from latticework.lang.backends.runtime import Runtime
+from latticework.lang.events import Event
 from latticework.lang.ir import Branch, Gen, Program, Ref, Regex, Sampling, Text, constraint_key
 from latticework.lang.passes import chains
 from latticework.runtime.config import EngineConfig, ServerConfig
@@ -218,6 +219,50 @@ def test_a_failed_op_fails_what_depends_on_it(tiny_runtime: Runtime) -> None:
     assert state["good"]
     assert state["after"]
     assert wait_until(lambda: is_idle(tiny_runtime))
+
+
+def test_text_that_does_not_fit_fails_what_forks_from_it_by_name(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def program(s: lw.State) -> None:
+        s += "a word " * 2000
+        forks = s.fork(2)
+        forks += lw.gen("x", max_tokens=2)
+        forks.join()
+        s += lw.gen("y", max_tokens=2)
+
+    for run in (program.compile().run, program.run):
+        state = run(backend=tiny_runtime, seed=1, wait=False)
+        for name in ("x", "y"):
+            with pytest.raises(lw.PromptTooLong):
+                state.get(name, timeout=20)
+        state.cancel()
+    assert wait_until(lambda: is_idle(tiny_runtime))
+
+
+def test_only_who_may_read_along_is_told_texts_as_they_grow(tiny_runtime: Runtime) -> None:
+    heard: list[str] = []
+
+    class Hearing(OpByOp):
+        def call(self, program: Encoded, arguments: Any, terms: Terms, listener: Listener) -> Session:
+            def hear(event: Event) -> None:
+                heard.append(type(event).__name__)
+                listener(event)
+
+            return self._runtime.call(program, arguments, terms, hear)
+
+        def warm(self, program: Encoded) -> Session:
+            return self._runtime.warm(program)
+
+    backend, compiled = Hearing(tiny_runtime), straight.compile()
+    whole = compiled.run("w", backend=backend, seed=1)
+    assert "Chunk" not in heard
+    heard.clear()
+    (batched,) = compiled.run_batch([{"word": "w"}], backend=backend, seed=1)
+    assert "Chunk" not in heard
+    assert (batched["a"], batched["b"]) == (whole["a"], whole["b"])
+    streamed = compiled.stream("w", backend=backend, seed=1)
+    assert "".join(streamed.text_iter()) == whole.text()
+    assert "Chunk" in heard
 
 
 def test_bounds_come_from_the_constraints(tiny_runtime: Runtime) -> None:

@@ -91,6 +91,37 @@ def test_a_killed_engine_fails_the_open_program_and_the_next_one_works(runtime: 
     assert short.run(backend=runtime, seed=1)["a"]  # it waits for the new engine
 
 
+@lw.function
+def branching(s: lw.State, word: str) -> None:
+    s += word + lw.gen("first", max_tokens=3)
+    forks = s.fork(3)
+    forks += lw.gen("part", max_tokens=400, regex="[a-z ]{390,400}")
+    forks.join()
+    s += "So: " + lw.gen("last", max_tokens=3)
+
+
+def test_an_engine_killed_during_a_compiled_run_fails_it_by_name_and_the_next_run_works(runtime: Runtime) -> None:
+    compiled = branching.compile()
+    states = [compiled.run("x", backend=runtime, seed=1, wait=False, timeout=60) for _ in range(2)]
+    assert all(state.get("first", timeout=20) for state in states)
+    assert eventually(lambda: runtime.stats().engine.running == 6)
+    os.kill(engine_of(runtime.pid), signal.SIGKILL)
+    for state in states:
+        with pytest.raises(EngineDied, match="exit code -9"):
+            state["part"]
+        with pytest.raises(EngineDied):
+            state["last"]
+        with pytest.raises(EngineDied, match="gen 'part'"):
+            state.text(timeout=10)
+
+    again = compiled.run("x", backend=runtime, seed=1, timeout=60)  # it waits for the new engine
+    assert again["first"] == states[0]["first"]
+    assert len(again["part"]) == 3
+    assert again["last"]
+    assert runtime.stats().restarts == 1
+    assert eventually(lambda: runtime.stats().open_requests == runtime.stats().engine.leases == 0)
+
+
 def test_an_engine_killed_between_two_gens_fails_the_program_by_name(runtime: Runtime) -> None:
     @lw.function
     def program(s: lw.State) -> None:

@@ -10,9 +10,10 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
 
 import latticework as sgl
 from latticework.lang.backends.runtime import Runtime
@@ -284,6 +285,21 @@ def test_a_program_with_speculation_asked_for_says_the_same() -> None:
     assert first.waits == 1
 
 
+def test_a_conversation_with_speculation_asked_for_says_the_same() -> None:
+    def body(s: sgl.State) -> None:
+        s += sgl.system("You are terse.")
+        s += sgl.user("Make up a person, as in this form: Name: Ada. Job: baker.")
+        s += sgl.assistant(
+            "Name:" + sgl.gen("name", max_tokens=6, stop=".") + ". Job:" + sgl.gen("job", max_tokens=6, stop=".") + "."
+        )
+
+    speculating, plain = sgl.function(num_api_spec_tokens=256)(body), sgl.function(body)
+    first, second = speculating.run(temperature=0, seed=0), plain.run(temperature=0, seed=0)
+    assert first.messages() == second.messages()
+    assert first.messages()[-1]["content"] == f"Name:{first['name']}. Job:{first['job']}."
+    assert first.waits == 1
+
+
 @pytest.mark.slow
 def test_selects_after_a_long_prefix_in_both_styles_of_batch(backend: Runtime) -> None:
     """HellaSwag's form, on endings of our own: the shots are one prefix, and every ending is scored after it."""
@@ -319,6 +335,8 @@ def test_a_least_number_of_tokens_is_written(backend: Runtime) -> None:
         s += sgl.user("Say yes.") + sgl.assistant(sgl.gen("answer", min_tokens=24, max_tokens=32))
 
     assert long.run(seed=0).get_meta_info("answer")["completion_tokens"] >= 24
+    assert sgl.global_config.default_backend is backend
+    assert backend.endpoint.get_model_name() == "smollm2"
 
 
 def test_bound_programs_are_traced_and_their_prefix_is_computed_ahead(backend: Runtime) -> None:
@@ -332,6 +350,55 @@ def test_bound_programs_are_traced_and_their_prefix_is_computed_ahead(backend: R
     bound.cache(backend)
     usage = bound.run(question="What is the capital of France?", seed=0).usage()
     assert usage.cached > 30
+
+
+def test_programs_are_traced_as_they_are_written() -> None:
+    @sgl.function
+    def ask(s: sgl.State, question: str) -> None:
+        s += "Q: " + question + "\nA:" + sgl.gen("answer", stop="\n", max_tokens=8)
+
+    @sgl.function
+    def interview(s: sgl.State, subject: str) -> None:
+        s += SHOTS
+        ask(s, f"What is the capital of {subject}?")  # SGLang's tracer refuses an argument in an f-string
+        s += "\nIs that a " + sgl.select("kind", ["town", "river"])
+
+    @sgl.function
+    def without_arguments(s: sgl.State) -> None:
+        s += "Name a colour:" + sgl.gen("colour", max_tokens=4)
+
+    @sgl.function
+    def without_join(s: sgl.State, topic: str) -> None:
+        for branch in s.fork(2):
+            branch += topic + sgl.gen("tip", max_tokens=4)
+
+    assert [type(op).__name__ for op in without_arguments.trace().branches[0].ops] == ["Text", "Gen"]
+    assert "fork 1 2" in str(without_join.trace())
+    compiled = interview.compile()
+    state = compiled.run(subject="France", temperature=0, seed=0)
+    assert "Paris" in state["answer"]
+    assert state.text() == interview.run(subject="France", temperature=0, seed=0).text()
+    batch = compiled.run_batch([{"subject": name} for name in ("Italy", "Japan")], temperature=0, seed=0)
+    assert [one["answer"].strip() for one in batch] == ["Rome", "Tokyo"]
+    assert {one["kind"] for one in batch} <= {"town", "river"}
+
+
+def test_an_object_of_a_type_is_written_with_its_fixed_parts() -> None:
+    class Weapon(BaseModel):
+        name: str = Field(max_length=12)
+        strength: int
+
+    class Character(BaseModel):
+        age: int
+        weapon: Weapon
+        house: Literal["north", "south"]
+
+    @sgl.function
+    def character(s: sgl.State) -> None:
+        s += "A knight in JSON: " + sgl.gen("json", schema=Character, max_tokens=64)
+
+    state = character.run(temperature=0)
+    assert Character.model_validate_json(state["json"]) == state.value("json")
 
 
 def test_forced_text_in_a_pattern() -> None:

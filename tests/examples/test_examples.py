@@ -74,6 +74,22 @@ def test_branches(show: Show) -> None:
     assert cached > prompt / 2
 
 
+def test_compiled(show: Show) -> None:
+    *program, bad, good = show("compiled").splitlines()
+    assert program[0] == "program:"
+    assert "    arg review" in program
+    assert [line.split(":")[0] for line in (bad, good)] == ["food bad, service bad", "food good, service good"]
+
+
+def test_tree_of_thought(show: Show) -> None:
+    story, *lines, usage = show("tree_of_thought").splitlines()
+    assert story.endswith("lost in the snow.")
+    assert len(lines) == 2
+    assert all(re.fullmatch(r"The fox [a-z ]{10,50}\.  \(\d{1,3}% happy\)", line) for line in lines)
+    cached, prompt = map(int, re.findall(r"\d+", usage))
+    assert cached > prompt / 2
+
+
 def test_stream_chat(show: Show) -> None:
     first, second = show("stream_chat").split("> ")[1:]
     assert "Red" in first

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 import latticework as lw
@@ -149,7 +150,7 @@ def test_a_backend_that_knows_them_is_told_all_terms(run: Callable[..., Any]) ->
     settings = {"priority": 4, "max_total_tokens": 9, "timeout": 30.0, "seed": 7, "temperature": 0.0}
     assert run(backend=backend, **settings).text() == "pab"
     wanted = Terms(sampling=Sampling(temperature=0.0), seed=7, item=0, timeout=30.0, priority=4, max_total_tokens=9)
-    assert backend.terms == [wanted]
+    assert [msgspec.structs.replace(terms, chunks=True) for terms in backend.terms] == [wanted]
 
 
 def test_usage_has_what_no_op_tells_of() -> None:

@@ -11,6 +11,7 @@ from benchmarks.programs.__main__ import main, parse
 from benchmarks.programs.known import WORKLOADS
 
 STRAIGHT = {"few_shot", "select_prefix", "react", "extraction", "chat"}
+SIDES = {"compiled", "interpreted", "raw"}
 
 
 def test_every_workload_runs_on_every_side_and_computes_no_more_than_it_has_to(
@@ -21,17 +22,22 @@ def test_every_workload_runs_on_every_side_and_computes_no_more_than_it_has_to(
     results = {result["name"]: result for result in json.loads(report.read_text())["results"]}
     assert list(results) == list(WORKLOADS)
     for name, result in results.items():
-        assert set(result["seconds"]) == set(result["counts"]) == {"compiled", "interpreted", "raw"}, name
-        compiled, interpreted = result["counts"]["compiled"], result["counts"]["interpreted"]
-        assert compiled["waits"] == 1, name
-        assert compiled["output"] == interpreted["output"] > 0, name
-        assert compiled["computed"] >= result["ideal"]["prefill"], name
-        if name in STRAIGHT:  # branches reach the engine as they come: what they share may be computed by both
-            assert interpreted["waits"] == 1, name
-            assert compiled["computed"] <= 1.05 * result["ideal"]["prefill"], name
-            assert compiled["steps"] <= 1.1 * result["ideal"]["steps"], name
-    assert results["select_prefix"]["counts"]["raw"]["computed"] > results["select_prefix"]["ideal"]["prefill"]
-    assert "of ideal" in capsys.readouterr().out
+        assert set(result["seconds"]) == SIDES, name
+        assert list(result["counted"]) == ["off", "all"], name
+        for counted in result["counted"].values():
+            assert set(counted["sides"]) == SIDES, name
+            compiled, interpreted = counted["sides"]["compiled"], counted["sides"]["interpreted"]
+            assert compiled["waits"] == 1, name
+            assert compiled["output"] == interpreted["output"] > 0, name
+            assert counted["ideal"]["prefill"] <= compiled["computed"] <= 1.05 * counted["ideal"]["prefill"], name
+            assert compiled["steps"] <= 1.1 * counted["ideal"]["steps"], name
+            if name in STRAIGHT:
+                assert interpreted["waits"] == 1, name
+    selected = results["select_prefix"]["counted"]["all"]
+    assert selected["sides"]["raw"]["computed"] > selected["ideal"]["prefill"]
+    told = capsys.readouterr().out
+    assert "of ideal" in told
+    assert "beyond the limits" in told
 
 
 def test_unknown_workloads_and_negative_repeats_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,13 @@ import torch
 from latticework.lang.errors import Unsupported
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import AttentionBackend, KVCache
+from latticework.runtime.attention.layer import LayerAttention
+from latticework.runtime.attention.torch_cpu import TorchAttention
+from latticework.runtime.attention.triton import TritonAttention
 from latticework.runtime.model.load import load_model
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
-from latticework.runtime.schedule.batch import Batch
+from latticework.runtime.schedule.batch import Batch, Entry, build_batch
 
 PAGE = 4
 PAGES_EACH = 6  # of one sequence; page 0 is nobody's
@@ -42,18 +45,63 @@ def make_kv(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype = torc
     return KVCache(keys, values)
 
 
-def test_a_mixed_batch_equals_the_torch_backend() -> None:
+LAYERS = (
+    LayerAttention(),
+    LayerAttention(window=3),
+    LayerAttention(window=7, soft_cap=2.0),
+    LayerAttention(soft_cap=1.5, scale=0.4),
+)
+
+
+def compare(batch: Batch, kv: KVCache, backend: AttentionBackend) -> None:
+    """Every layer of the backend, in place and result, with the torch backend's."""
+    rows = len(batch.tokens)
+    q, k, v = torch.randn(rows, 6, 16), torch.randn(rows, 2, 16), torch.randn(rows, 2, 16)
+    expected = TorchAttention(backend.layers)
+    caches = [KVCache(*(tuple(t.clone() for t in side) for side in (kv.keys, kv.values))) for _ in range(2)]
+    plans = [way.plan(batch, cache) for way, cache in zip((expected, backend), caches, strict=True)]
+    for layer in range(len(backend.layers)):
+        wanted = expected.forward(layer, q, k, v, caches[0], plans[0])
+        got = backend.forward(layer, q, k, v, caches[1], plans[1])
+        torch.testing.assert_close(got, wanted, rtol=0, atol=2e-6)
+        assert torch.equal(caches[1].keys[layer], caches[0].keys[layer])
+        assert torch.equal(caches[1].values[layer], caches[0].values[layer])
+
+
+def random_kv(pages: int) -> KVCache:
+    keys, values = (tuple(torch.randn(pages, PAGE, 2, 16) for _ in LAYERS) for _ in range(2))
+    return KVCache(keys, values)
+
+
+@pytest.mark.parametrize(
+    ("new", "cached"),
+    [([1, 5, 1], [9, 3, 0]), ([1, 1], [16, 2]), ([9, 2], [0, 13])],
+    ids=["mixed", "decode", "extend"],
+)
+def test_layers_of_every_kind_equal_the_torch_backends(new: list[int], cached: list[int]) -> None:
     torch.manual_seed(1)
-    batch = make_batch([[0], [0] * 5, [0]], [9, 3, 0])
-    q, k, v = torch.randn(7, 6, 16), torch.randn(7, 2, 16), torch.randn(7, 2, 16)
-    keys, values = torch.randn(1 + 3 * PAGES_EACH, PAGE, 2, 16), torch.randn(1 + 3 * PAGES_EACH, PAGE, 2, 16)
-    results = []
-    for name in ("torch", "triton"):
-        kv = KVCache((keys.clone(),), (values.clone(),))
-        backend = make_attention(name, "cpu")
-        results.append((backend.forward(0, q, k, v, kv, backend.plan(batch, kv)), kv.keys[0], kv.values[0]))
-    for expected, got in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    batch = make_batch([[0] * count for count in new], cached)
+    compare(batch, random_kv(1 + 3 * PAGES_EACH), make_attention("triton", "cpu", 16, torch.float32, LAYERS))
+
+
+def test_prefixes_that_are_shared_are_read_once_and_change_nothing() -> None:
+    torch.manual_seed(2)
+    shared, own = 70, 2  # pages: 280 tokens, of which a split of 256 is worth sharing
+    common = 1 + torch.randperm(shared).numpy()
+    tables = [[*common, *range(1 + shared + own * b, 1 + shared + own * (b + 1))] for b in range(3)]
+    tables.append([1 + shared + own * 3] + [0] * (shared + own - 1))
+    starts = [shared * PAGE + 5, shared * PAGE, shared * PAGE + 2, 1]
+    batch = build_batch([Entry([0], start, pages, 1) for start, pages in zip(starts, tables, strict=True)], PAGE)
+    kv = random_kv(2 + shared + own * 3)
+    backend = TritonAttention("cpu", 16, torch.float32, LAYERS, cascade_from=500)
+    plan = backend.plan(batch, kv)
+    assert plan.decoding is not None
+    assert plan.decoding.prefixes is not None
+    assert plan.decoding.prefixes.done.tolist() == [256, 256, 256, 0]
+    compare(batch, kv, backend)
+    few = TritonAttention("cpu", 16, torch.float32, LAYERS, cascade_from=513).plan(batch, kv)
+    assert few.decoding is not None
+    assert few.decoding.prefixes is None
 
 
 def test_the_tiny_model_decodes_with_the_torch_backends_logits() -> None:
@@ -90,3 +138,10 @@ def test_what_the_kernel_cannot_do_is_refused_at_construction() -> None:
 def test_what_the_kernel_cannot_do_is_refused_by_plan() -> None:
     with pytest.raises(Unsupported, match="float64"):
         make_attention("triton", "cpu").plan(make_batch([[1]], [0]), make_kv(1, 1, 8, torch.float64))
+
+
+def test_the_twins_serve_where_the_environment_chooses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATTICEWORK_KERNELS", "torch")
+    torch.manual_seed(1)
+    batch = make_batch([[0], [0] * 5, [0]], [9, 3, 0])
+    compare(batch, random_kv(1 + 3 * PAGES_EACH), make_attention("triton", "cpu", 16, torch.float32, LAYERS))

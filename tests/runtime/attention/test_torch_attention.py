@@ -1,18 +1,24 @@
-"""The torch backend against attention written out per token in float64, over random ragged batches."""
+"""Backends of a CPU against attention written out per token in float64, over random ragged batches."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from latticework.kernels.cpu.library import Library
 from latticework.lang.errors import InvalidArgument, Unsupported
-from latticework.runtime.attention import make_attention, torch_cpu
-from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention import make_attention, native_cpu, torch_cpu
+from latticework.runtime.attention.base import AttentionBackend, KVCache
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
+from latticework.runtime.attention.native_cpu import NativeAttention
 from latticework.runtime.attention.torch_cpu import TorchAttention, group_sequences
-from latticework.runtime.schedule.batch import Batch
+from latticework.runtime.schedule.batch import Entry, build_batch
+from tests.runtime.attention.batches import make_batch, make_inputs, make_kv, naive, one_of
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 BATCHES = {  # (new tokens, KV length after the step) of each sequence
@@ -24,51 +30,23 @@ BATCHES = {  # (new tokens, KV length after the step) of each sequence
 }
 
 
-def make_batch(sequences: list[tuple[int, int]], page_size: int, random: np.random.Generator) -> tuple[Batch, int]:
-    """A batch on shuffled pages, and how many pages its pool needs; page 0 belongs to nobody."""
-    new, lengths = (np.array(column, dtype=np.int64) for column in zip(*sequences, strict=True))
-    pages = -(-lengths // page_size)
-    pool = 1 + random.permutation(int(pages.sum()))
-    table = np.zeros((len(lengths), int(pages.max()) + 1), dtype=np.int32)
-    for b, count in enumerate(pages):
-        table[b, :count], pool = pool[:count], pool[count:]
-    starts = np.concatenate([[0], np.cumsum(new)])
-    owner = np.repeat(np.arange(len(new)), new)
-    positions = np.concatenate([np.arange(total - n, total) for n, total in sequences])
-    slots = table[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
-    tokens = np.zeros(len(positions), dtype=np.int64)
-    return Batch(tokens, positions, slots, starts, lengths, table, starts[1:] - 1), 1 + int(pages.sum())
+Make: TypeAlias = Callable[[tuple[LayerAttention, ...]], AttentionBackend]
 
 
-def make_kv(pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> KVCache:
-    shape = (pages, page_size, kv_heads, head_dim)
-    return KVCache((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
+@pytest.fixture(params=["torch", "native", "native and torch"])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, library: Library | None) -> Make:
+    """A backend for such layers. "native and torch": with prompts so short that most go through torch's formulation."""
+    if request.param == "torch":
+        return TorchAttention
+    if library is None:
+        pytest.skip("needs a C++ compiler")
+    if request.param != "native":
+        monkeypatch.setattr(native_cpu, "MOST_NEW", 3)
+    return functools.partial(_native, library)
 
 
-def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[Tensor]:
-    """q, k and v of a layer."""
-    rows = len(batch.tokens)
-    return [torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads)]
-
-
-def naive(q: Tensor, kv: KVCache, batch: Batch, how: LayerAttention = PLAIN) -> Tensor:
-    """float64 [T, heads, head_dim], one token and head at a time; the new tokens' KV is in the cache."""
-    keys, values = kv.keys[0].double(), kv.values[0].double()
-    out = torch.empty(q.shape, dtype=torch.float64)
-    fold = q.shape[1] // keys.shape[2]
-    for b in range(len(batch.lengths)):
-        for t in range(batch.starts[b], batch.starts[b + 1]):
-            stop = int(batch.positions[t]) + 1
-            places = [divmod(i, kv.page_size) for i in range(max(0, stop - (how.window or stop)), stop)]
-            held = [(int(batch.page_table[b, page]), offset) for page, offset in places]
-            for h in range(q.shape[1]):
-                k = torch.stack([keys[page, offset, h // fold] for page, offset in held])
-                v = torch.stack([values[page, offset, h // fold] for page, offset in held])
-                scores = k @ q[t, h].double() * (how.scale or q.shape[2] ** -0.5)
-                if how.soft_cap is not None:
-                    scores = (scores / how.soft_cap).tanh() * how.soft_cap
-                out[t, h] = scores.softmax(0) @ v
-    return out
+def _native(library: Library, layers: tuple[LayerAttention, ...]) -> AttentionBackend:
+    return NativeAttention(library, layers=layers)
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +59,33 @@ def _seeded() -> None:
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (4, 1)])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_attention_equals_the_naive_formula(
-    kind: str, page_size: int, heads: int, kv_heads: int, dtype: torch.dtype
+    make: Make, kind: str, page_size: int, heads: int, kv_heads: int, dtype: torch.dtype
 ) -> None:
     batch, pages = make_batch(BATCHES[kind], page_size, np.random.default_rng(3))
     kv = make_kv(pages, page_size, kv_heads, 8, dtype)
     q, k, v = make_inputs(batch, heads, kv_heads, 8, dtype)
-    backend = TorchAttention()
+    backend = make(())
     out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
     assert out.dtype == dtype
     assert (kv.keys[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == k).all()
     assert (kv.values[0].flatten(0, 1)[torch.from_numpy(batch.slots)] == v).all()
     assert (out.double() - naive(q, kv, batch)).abs().max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_what_two_sequences_share_is_written_for_both_before_either_reads_it(make: Make, page_size: int) -> None:
+    pages = -(-6 // page_size)
+    first = Entry([1, 2, 3, 4, 5], 0, list(range(pages)), 1)
+    second = Entry([8, 9, 7], 3, list(range(pages, 2 * pages)), 1, source=first, copied=3)
+    batch = build_batch([first, second], page_size)
+    kv = make_kv(2 * pages, page_size, 2, 8, torch.float64)
+    q, k, v = make_inputs(batch, 4, 2, 8, torch.float64)
+    backend = make(())
+    out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
+    begin = pages * page_size
+    for cache, new in ((kv.keys[0], k), (kv.values[0], v)):
+        assert (cache.flatten(0, 1)[begin : begin + 6] == torch.cat((new[:3], new[5:]))).all()
+    assert (out - naive(q, kv, batch)).abs().max() <= TOLERANCE[torch.float64]
 
 
 SPECIAL = {
@@ -108,14 +102,14 @@ SPECIAL = {
 @pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_windows_soft_caps_and_scales_equal_the_naive_formula(
-    kind: str, special: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    make: Make, kind: str, special: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_cpu, "QUERY_ROWS", 8)
     batch, pages = make_batch(BATCHES[kind], 3, np.random.default_rng(3))
     kv = make_kv(pages, 3, 2, 8, dtype)
     kv = KVCache(kv.keys * 2, kv.values * 2)
     q, k, v = make_inputs(batch, 6, 2, 8, dtype)
-    backend = TorchAttention((PLAIN, SPECIAL[special]))
+    backend = make((PLAIN, SPECIAL[special]))
     plan = backend.plan(batch, kv)
     for layer, how in enumerate(backend.layers):  # one plan serves them all
         out = backend.forward(layer, q, k, v, kv, plan)
@@ -130,43 +124,35 @@ def test_a_window_gathers_only_what_it_shows() -> None:
     assert group.tiles[0].mask is None
 
 
-def test_prompts_longer_than_a_tile_are_causal_across_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_longer_than_a_tile_are_causal_across_tiles(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_cpu, "QUERY_ROWS", 4)
     batch, pages = make_batch([(11, 30), (4, 9), (2, 2), (2, 7), (1, 5)], 4, np.random.default_rng(5))
     kv = make_kv(pages, 4, 2, 8, torch.float64)
     q, k, v = make_inputs(batch, 4, 2, 8, torch.float64)
-    backend = TorchAttention()
+    backend = make(())
     out = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
     assert (out - naive(q, kv, batch)).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_sequence_gets_the_same_result_alone_and_in_a_batch(dtype: torch.dtype) -> None:
+def test_a_sequence_gets_the_same_result_alone_and_in_a_batch(make: Make, dtype: torch.dtype) -> None:
     random = np.random.default_rng(11)
     sequences = [(1 if random.random() < 0.6 else int(random.integers(1, 12)), 0) for _ in range(24)]
     sequences = [(new, new + int(random.integers(0, 90))) for new, _ in sequences]
     batch, pages = make_batch(sequences, 16, random)
     kv = make_kv(pages, 16, 2, 8, dtype)
     q, k, v = make_inputs(batch, 4, 2, 8, dtype)
-    backend = TorchAttention()
+    backend = make(())
     together = backend.forward(0, q, k, v, kv, backend.plan(batch, kv))
     for b in range(len(sequences)):
         rows = slice(int(batch.starts[b]), int(batch.starts[b + 1]))
-        alone = Batch(
-            tokens=batch.tokens[rows],
-            positions=batch.positions[rows],
-            slots=batch.slots[rows],
-            starts=np.array([0, sequences[b][0]]),
-            lengths=batch.lengths[b : b + 1],
-            page_table=batch.page_table[b : b + 1],
-            logit_rows=np.array([sequences[b][0] - 1]),
-        )
+        alone = one_of(batch, b)
         single = backend.forward(0, q[rows], k[rows], v[rows], kv, backend.plan(alone, kv))
         torch.testing.assert_close(single, together[rows], rtol=0, atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("kind", ["decode", "mixed", "drafts"])
-def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(kind: str) -> None:
+def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(make: Make, kind: str) -> None:
     batch, pages = make_batch(BATCHES[kind], 16, np.random.default_rng(1))
     kv = make_kv(pages, 16, 2, 8, torch.float32)
     spoiled = 2
@@ -182,7 +168,7 @@ def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(kind: str) -> No
     q, k, v = make_inputs(batch, 4, 2, 8, torch.float32)
     rows = slice(int(batch.starts[spoiled]), int(batch.starts[spoiled + 1]))
     k[rows] = v[rows] = torch.nan
-    backend = TorchAttention()
+    backend = make(())
     healthy = ~backend.forward(0, q, k, v, kv, backend.plan(batch, kv)).isnan().flatten(1).any(1)
     expected = torch.ones_like(healthy)
     expected[rows] = False
@@ -215,7 +201,7 @@ def test_one_long_sequence_does_not_pad_many_short_ones() -> None:
 def test_make_attention_knows_its_names() -> None:
     assert make_attention("auto", "cpu").name == "torch"
     assert make_attention("torch", "cpu").name == "torch"
-    with pytest.raises(InvalidArgument, match=r"'flash'.*auto, torch or triton"):
+    with pytest.raises(InvalidArgument, match=r"'flash'.*auto, torch, native or triton"):
         make_attention("flash", "cpu")
 
 
@@ -223,14 +209,6 @@ def test_triton_on_a_cpu_without_the_interpreter_is_refused() -> None:
     pytest.importorskip("triton")
     with pytest.raises(Unsupported, match="needs CUDA, or TRITON_INTERPRET=1"):
         make_attention("triton", "cpu")
-
-
-def test_triton_refuses_layers_it_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("latticework.runtime.attention.triton")
-    monkeypatch.setattr(module, "split_kernel", None)  # as in the interpreter
-    assert make_attention("triton", "cpu", layers=(PLAIN,)).layers == (PLAIN,)
-    with pytest.raises(Unsupported, match=r"layer 1 is LayerAttention\(window=6"):
-        make_attention("triton", "cpu", layers=(PLAIN, LayerAttention(window=6)))
 
 
 def test_triton_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

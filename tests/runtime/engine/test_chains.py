@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from latticework.runtime.request import TextSegment
-from latticework.runtime.schedule.scheduler import Plan
+from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.text.tokenizer import Tokenizer
 from tests.runtime.engine.bench import (
     Bench,

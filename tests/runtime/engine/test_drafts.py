@@ -310,3 +310,27 @@ def test_guesses_leave_less_room_for_prompts_in_the_same_step() -> None:
     assert work.sequence is sequence
     assert len(work.draft.tokens) == 4
     assert plan.budget == 16 - 1 - 4
+
+
+def test_how_forced_text_is_spelled_is_found_once_until_the_cache_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = RealBench(drafts="forced")
+    spelled: list[bytes] = []
+    encode = bench.engine.drafts._encode
+
+    def spell(data: bytes) -> list[int]:
+        spelled.append(data)
+        return encode(data)
+
+    monkeypatch.setattr(bench.engine.drafts, "_encode", spell)
+
+    def run() -> int:
+        spelled.clear()
+        bench.submit("Who? ", gen(bench.define_real(PERSON), max_tokens=60, temperature=1.3, seed=5))
+        bench.run()
+        return len(spelled)
+
+    first = run()
+    assert first > 0
+    assert run() == 0
+    bench.engine.flush_cache()
+    assert run() == first

@@ -8,7 +8,7 @@ import pytest
 
 from latticework.runtime.request import Request
 from latticework.runtime.schedule import waiting
-from latticework.runtime.schedule.scheduler import Plan
+from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.schedule.sequence import Sequence
 from latticework.runtime.schedule.waiting import Waiting
 from tests.runtime.engine.bench import Bench, greedy

@@ -23,7 +23,8 @@ def test_forks_continue_from_a_lease(cache: bool) -> None:
         usage = bench.final(number).usage
         assert usage is not None
         assert usage.prompt == len(DOCUMENT) + len("Branch 1: ")
-        assert usage.cached == (len(DOCUMENT) if cache else 0)  # siblings come in together: none waits for another
+        alike = 0 if number == forks[0] else len("Branch ")  # what the first one computes for all
+        assert usage.cached == (len(DOCUMENT) + alike if cache else 0)
 
 
 def test_a_broken_lease_is_computed_again() -> None:
@@ -94,3 +95,47 @@ def test_releasing_a_lease_while_its_child_runs_is_harmless() -> None:
     bench.run()
     assert len(bench.tokens(number)) == 6
     bench.assert_all_free()
+
+
+def test_children_continue_from_text_that_is_not_computed_yet() -> None:
+    bench = Bench()
+    root = bench.submit(DOCUMENT, hold_lease=1)
+    forks = [bench.submit(f"Branch {n}: ", greedy(4), parent_lease=1, group=1) for n in range(4)]
+    assert bench.engine.leases.get("a", 1).is_broken  # it says what its text is, and holds no page yet
+    bench.step()
+    assert bench.final(root).end == "text"
+    assert not bench.engine.leases.get("a", 1).is_broken
+    assert all(len(bench.tokens(number)) == 1 for number in forks)  # one step did it all
+    bench.run()
+    usages = [bench.final(number).usage for number in (root, *forks)]
+    assert [usage.computed for usage in usages if usage] == [len(DOCUMENT), len("Branch 0: "), 3, 3, 3]
+    whole = [bench.submit(DOCUMENT + f"Branch {n}: ", greedy(4)) for n in range(4)]
+    bench.run()
+    assert [bench.tokens(number) for number in forks] == [bench.tokens(number) for number in whole]
+
+
+@pytest.mark.parametrize("how", ["release", "cancel", "both"])
+def test_a_lease_of_text_can_end_before_its_text_is_computed(how: str) -> None:
+    bench = Bench(chunk_tokens=8)
+    root = bench.submit(DOCUMENT, hold_lease=1)
+    child = bench.submit("So: ", greedy(4), parent_lease=1)
+    bench.step()
+    if how != "release":
+        bench.engine.cancel("a", root)
+    if how != "cancel":
+        bench.engine.release("a", (1,))
+    bench.run()
+    assert bench.final(root).end == ("text" if how == "release" else "cancelled")
+    assert len(bench.tokens(child)) == 4
+    assert len(bench.engine.leases) == 0
+    bench.assert_all_free()
+
+
+def test_text_that_fails_leaves_no_lease() -> None:
+    bench = Bench(kv_tokens=40)
+    root = bench.submit("z" * 60, hold_lease=1)
+    child = bench.submit("So: ", greedy(1), parent_lease=1)
+    bench.run()
+    errors = [bench.final(number).error for number in (root, child)]
+    assert [error.type for error in errors if error] == ["PromptTooLong", "InvalidArgument"]
+    assert len(bench.engine.leases) == 0

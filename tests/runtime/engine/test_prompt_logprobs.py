@@ -13,7 +13,7 @@ from torch import Tensor
 from latticework.lang.ir import Sampling
 from latticework.runtime.engine import Runner
 from latticework.runtime.request import GenSegment, TextSegment, TokenInfo
-from latticework.runtime.schedule import chain, scheduler
+from latticework.runtime.schedule import chain, plan
 from latticework.runtime.schedule.batch import Batch
 from tests.runtime.engine.bench import Bench, dense_logits, gen, greedy, merged_tokenizer
 
@@ -119,7 +119,7 @@ def test_a_step_computes_a_bounded_number_of_rows() -> None:
     bench = Counted(chunk_tokens=4096)
     numbers = [bench.submit(prompt, gen(max_tokens=3, prompt_logprobs=0)) for prompt in PROMPTS]
     bench.run()
-    limit = scheduler.PROMPT_ROWS
+    limit = plan.PROMPT_ROWS
     assert limit < sum(map(len, PROMPTS))
     assert limit <= max(bench.counter.rows) <= limit + len(PROMPTS)
     for prompt, number in zip(PROMPTS, numbers, strict=True):
@@ -139,7 +139,7 @@ def test_a_sequence_that_gives_way_tells_each_of_them_once(cache: bool) -> None:
             break
         running = bench.engine.scheduler.running
         if step % 5 == 2 and len(running) > 1:  # in the middle of a prompt, too
-            bench.engine.scheduler._retract(scheduler.Plan(0), running[-1])
+            bench.engine.scheduler._retract(plan.Plan(0), running[-1])
         bench.step()
     assert bench.engine.scheduler.retractions > 5
     for prompt, number in zip(prompts, numbers, strict=True):

@@ -11,7 +11,7 @@ import torch
 from latticework.lang.choices import decide
 from latticework.lang.ir import SelectMethod
 from latticework.runtime.request import SelectSegment
-from latticework.runtime.schedule.scheduler import Plan
+from latticework.runtime.schedule.plan import Plan
 from tests.runtime.engine.bench import Bench, dense_logits, greedy
 
 PREFIX = "Is the sky blue? Answer: "

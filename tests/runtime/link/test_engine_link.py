@@ -43,9 +43,11 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[object] = []
+        self.messages: list[int] = []  # how many frames each had
 
-    def send(self, frame: bytes) -> asyncio.Future[None]:
-        self.sent.append(Decoder(ToEngine).decode(frame))
+    def send_multipart(self, frames: list[bytes]) -> asyncio.Future[None]:
+        self.sent += map(Decoder(ToEngine).decode, frames)
+        self.messages.append(len(frames))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -67,10 +69,46 @@ async def connected() -> AsyncIterator[tuple[EngineLink, Wire, list[TokenEvent]]
     await link.close()
 
 
+async def sent() -> None:
+    """Until what is to be sent has left."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_what_a_turn_and_the_tasks_it_begins_submit_leaves_as_one_message() -> None:
+    async def scenario() -> None:
+        async with connected() as (link, wire, _):
+
+            async def child(number: int) -> None:
+                link.submit(Request(number, REQUEST.chain), {}, lambda event: None)
+
+            children = [asyncio.create_task(child(number)) for number in (2, 3, 4)]
+            link.release(9, link.generation)
+            await asyncio.gather(*children)
+            await sent()
+            assert wire.messages == [6]  # a constraint and its request, a release, three requests
+
+    asyncio.run(scenario())
+
+
+def test_a_long_turn_sends_before_its_end() -> None:
+    async def scenario() -> None:
+        async with connected() as (link, wire, _):
+            for number in range(2, engine_link.FRAMES_TOGETHER):
+                link.submit(Request(number, REQUEST.chain), {}, lambda event: None)
+            assert wire.messages == [engine_link.FRAMES_TOGETHER]
+            link.cancel(2)
+            await sent()
+            assert wire.messages == [engine_link.FRAMES_TOGETHER, 1]
+
+    asyncio.run(scenario())
+
+
 def test_a_constraint_is_defined_once_and_before_its_request() -> None:
     async def scenario() -> None:
         async with connected() as (link, wire, _):
             link.submit(Request(2, REQUEST.chain), {"key": b"rules"}, lambda event: None)
+            await sent()
             assert wire.sent == [Define("key", b"rules"), Submit(REQUEST), Submit(Request(2, REQUEST.chain))]
 
     asyncio.run(scenario())
@@ -81,6 +119,7 @@ def test_a_forgotten_constraint_is_defined_again_but_not_for_ever() -> None:
         async with connected() as (link, wire, heard):
             for _ in range(10):
                 link._hear(UnknownKey("key", 1))
+            await sent()
             assert wire.sent.count(Submit(REQUEST)) == engine_link.DEFINITIONS
             assert [event.final for event in heard] == [True]
             assert heard[0].error is not None
@@ -199,8 +238,10 @@ def test_a_request_cancelled_before_its_constraint_was_known_is_not_sent_again()
     async def scenario() -> None:
         async with connected() as (link, wire, heard):
             link.cancel(1)
+            await sent()
             wire.sent.clear()
             link._hear(UnknownKey("key", 1))
+            await sent()
             assert wire.sent == []
             assert link.open_requests == 0
             assert [(event.end, event.final) for event in heard] == [("cancelled", True)]

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 import transformers
 
+from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.pointwise import TORCH, NativePointwise
+from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
-from latticework.runtime.attention.torch_cpu import TorchAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.model.base import Model
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.schedule.batch import Batch
 from latticework.runtime.text.tokenizer import Tokenizer
@@ -60,9 +63,12 @@ def step(runner: ModelRunner, rows: Sequence[tuple[Row, Sequence[int]]]) -> list
     return list(runner.run(batch).split([len(new) for _, new in rows]))
 
 
-def make_runner(model: Model, dtype: torch.dtype, pages: int = 64) -> ModelRunner:
+def make_runner(model: Model, dtype: torch.dtype, pages: int = 64, library: Library | None = None) -> ModelRunner:
+    """library: the C++ operations; None: torch's."""
     kv: KVCache = allocate_kv(model.spec, pages, PAGE_SIZE, dtype)
-    return ModelRunner(model, TorchAttention(model.spec.attention_layers), kv)
+    if isinstance(model, Decoder):
+        model.use(TORCH if library is None else NativePointwise(library))
+    return ModelRunner(model, make_attention("auto", "cpu", layers=model.spec.attention_layers, library=library), kv)
 
 
 def save_model(folder: Path, architecture: str, config: str, **changes: Any) -> Any:

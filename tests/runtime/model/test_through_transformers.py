@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from latticework.lang.errors import BrokenModel, UnsupportedModel
 from latticework.runtime.attention.layer import LayerAttention
+from latticework.runtime.config import EngineConfig
 from latticework.runtime.model.load import load_any
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.through_transformers import ThroughTransformers
@@ -22,7 +23,7 @@ FORCED = {family.architecture: family for family in FAMILIES}
 
 
 def load(folder: Path, impl: str = "auto") -> Any:
-    return load_any(find_model(str(folder)), "float32", impl)
+    return load_any(find_model(str(folder)), EngineConfig(dtype="float32", model_impl=impl))
 
 
 @pytest.mark.parametrize(("family", "shape"), ROWS, ids=lambda value: str(value))
@@ -65,7 +66,7 @@ def test_native_means_native(tmp_path: Path) -> None:
 
 def test_only_folders_run_through_transformers() -> None:
     with pytest.raises(UnsupportedModel, match="tiny is no folder"):
-        load_any(find_model("tiny"), "float32", "transformers")
+        load_any(find_model("tiny"), EngineConfig(dtype="float32", model_impl="transformers"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from latticework.kernels.cpu.library import Library
 from latticework.runtime.model.base import Model
 from latticework.runtime.model.runner import ModelRunner
 from tests.runtime.model.by_hand import Row, make_runner, step
@@ -57,17 +58,18 @@ def greedy(runner: ModelRunner, count: int) -> list[int]:
     return (row.tokens + new)[len(FIRST) :]
 
 
-def check_parity(ours: Model, theirs: Any) -> None:
-    """Logits and greedy tokens of two float32 models are equal, whatever way the tokens come."""
+def check_parity(ours: Model, theirs: Any, library: Library | None = None) -> None:
+    """Logits and greedy tokens of two float32 models are equal, whatever way the tokens come. library: the C++
+    operations; None: torch's."""
     with torch.no_grad():
         expected = [theirs(torch.tensor([tokens])).logits[0] for tokens in (FIRST, SECOND)]
     for way in (whole, chunked, after_a_prefix_hit):
-        for logits, other in zip(way(make_runner(ours, torch.float32)), expected, strict=True):
+        for logits, other in zip(way(make_runner(ours, torch.float32, library=library)), expected, strict=True):
             assert logits.shape == other.shape
             assert logits.dtype == torch.float32
             assert other.abs().max() > 1.0  # the comparison means something
             assert (logits - other).abs().max() <= TOLERANCE, way.__name__
-    written = greedy(make_runner(ours, torch.float32), 8)
+    written = greedy(make_runner(ours, torch.float32, library=library), 8)
     with torch.no_grad():
         choices = theirs(torch.tensor([FIRST + written])).logits[0, len(FIRST) - 1 : -1].argmax(-1)
     assert written == choices.tolist()

@@ -1,0 +1,555 @@
+// Attention of a step's new tokens over paged keys and values: see paged_attention.py for the formula and the plan.
+//
+//   item      a chunk of positions, and everyone who attends there over the same pages
+//     score   block by block of the chunk's tokens: q · k for every row of the item
+//     weigh   p = exp(score - maximum), row by row
+//     gather  block by block again: values are widened once, output += p * value
+//   merge     the chunks of each row, in order
+//
+// A row is one query head of one token. What it computes depends on its own positions alone: chunks lie at fixed
+// positions, and sums run in a fixed order whoever else is in the item. Threads take items; each row of the scratch
+// is written by one item.
+
+#include <algorithm>
+#include <vector>
+
+#include <omp.h>
+
+#include "tiles.h"
+
+namespace {
+
+struct Plan {  // as in paged_attention.py
+  const int64_t* slots;       // [T]
+  const int64_t* positions;   // [T]
+  const int32_t* page_table;  // [B, P]
+  const int32_t* items;       // [I, 5]: first position, end, sequence, first member, end
+  const int32_t* members;     // [M, 2]: first token, end
+  const int64_t* rows;        // [A]: the tokens that attend here
+  const int64_t* first;       // [T]: the first position that a token sees
+  const int64_t* parts;       // [T]: which part of the scratch is the token's first
+  void* scratch;              // [parts in all, heads, padded head_dim + 2]
+  int64_t tokens, pages, item_count, row_count;
+  int64_t heads, kv_heads, head_dim, page_size, chunk;
+  int64_t threads;
+  int64_t tiles;  // whether products may be computed in tile registers
+};
+
+template <typename T>
+struct Layer {
+  const T *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;  // from one token to the next
+  T *keys, *values, *out;
+  double scale, soft_cap;  // soft_cap 0: none
+};
+
+#if defined(__AVX512F__)
+constexpr int SLICE = 4;  // vectors of one row of output that are in registers at once
+#else
+constexpr int SLICE = 2;
+#endif
+constexpr int ROWS = 4;  // rows of output in registers at once
+
+template <typename T>
+struct Buffers {  // one thread's, kept from call to call
+  using A = typename Work<T>::type;
+  std::vector<int64_t> tokens, slots;
+  std::vector<T> pairs, narrow_scores;
+  std::vector<A> queries, scores, block, weights;
+};
+
+template <typename T>
+class Attention {
+ public:
+  using A = typename Work<T>::type;
+  static constexpr int W = Vector<A>::width;
+
+  Attention(const Plan& plan, const Layer<T>& layer, Buffers<T>& mine)
+      : plan(plan),
+        layer(layer),
+        tokens(mine.tokens),
+        slots(mine.slots),
+        mine(mine),
+        padded(rounded_up(plan.head_dim, W)),
+        vectors(padded / W),
+        fold(plan.heads / plan.kv_heads),
+        row_size(plan.kv_heads * plan.head_dim),
+        part_size(padded + 2),
+        in_pairs(multiplies_pairs<T> && plan.head_dim % 32 == 0),
+        in_tiles(in_pairs && plan.tiles) {}
+
+  // Copies this thread's share of the new tokens' keys and values into the cache.
+  void write(int64_t thread, int64_t threads) const {
+    for (int64_t t = thread; t < plan.tokens; t += threads) {
+      std::memcpy(layer.keys + plan.slots[t] * row_size, layer.k + t * layer.k_stride, row_size * sizeof(T));
+      std::memcpy(layer.values + plan.slots[t] * row_size, layer.v + t * layer.v_stride, row_size * sizeof(T));
+    }
+  }
+
+  void attend(const int32_t* item) {
+    begin = item[0];
+    const int64_t count = item[1] - item[0];
+    find_slots(plan.page_table + int64_t(item[2]) * plan.pages, count);
+    collect(item[3], item[4]);
+    mine.scores.resize(plan.kv_heads * lines * plan.chunk);
+    mine.block.resize(W * padded + W);
+    for (int64_t at = 0; at < count; at += W) score(at, std::min<int64_t>(W, count - at));
+    if (in_tiles) mine.narrow_scores.resize(mine.scores.size());
+    for (size_t i = 0; i < tokens.size(); ++i)
+      for (int64_t head = 0; head < plan.heads; ++head) weigh(i, head, count);
+#if HAS_TILES
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) return gather_tiles(count);
+#endif
+    for (int64_t at = 0; at < count; at += W) gather(at, std::min<int64_t>(W, count - at));
+  }
+
+  void merge(int64_t t) const {
+    const int64_t chunks = plan.positions[t] / plan.chunk - plan.first[t] / plan.chunk + 1;
+    const A* parts = static_cast<const A*>(plan.scratch) + plan.parts[t] * plan.heads * part_size;
+    for (int64_t head = 0; head < plan.heads; ++head)
+      merge_head(parts + head * part_size, chunks, layer.out + (t * plan.heads + head) * plan.head_dim);
+  }
+
+ private:
+  void find_slots(const int32_t* pages, int64_t count) {
+    slots.resize(count);
+    int64_t page = begin / plan.page_size, offset = begin % plan.page_size;
+    for (int64_t j = 0; j < count; ++j) {
+      slots[j] = (pages[page] * plan.page_size + offset) * row_size;
+      if (++offset == plan.page_size) offset = 0, ++page;
+    }
+  }
+
+  // The item's tokens, and their queries by KV head: [kv_heads, tokens, fold, head_dim], widened and padded unless
+  // they are multiplied as they are.
+  void collect(int32_t from, int32_t to) {
+    tokens.clear();
+    for (int32_t m = from; m < to; ++m)
+      for (int32_t t = plan.members[2 * m]; t < plan.members[2 * m + 1]; ++t) tokens.push_back(t);
+    lines = rounded_up(int64_t(tokens.size()) * fold, in_tiles ? 16 : 1);
+    if (in_pairs)
+      mine.pairs.resize(plan.kv_heads * lines * plan.head_dim);
+    else
+      mine.queries.resize(plan.kv_heads * lines * padded);
+    for (size_t i = 0; i < tokens.size(); ++i)
+      for (int64_t head = 0; head < plan.heads; ++head) {
+        const T* q = layer.q + tokens[i] * layer.q_stride + head * plan.head_dim;
+        if (in_pairs)
+          std::memcpy(mine.pairs.data() + line(i, head) * plan.head_dim, q, plan.head_dim * sizeof(T));
+        else
+          widen_row(q, mine.queries.data() + line(i, head) * padded);
+      }
+  }
+
+  int64_t line(int64_t i, int64_t head) const {
+    return head / fold * lines + i * fold + head % fold;
+  }
+
+  A* part(int64_t i, int64_t head) const {
+    const int64_t t = tokens[i];
+    const int64_t index = plan.parts[t] + begin / plan.chunk - plan.first[t] / plan.chunk;
+    return static_cast<A*>(plan.scratch) + (index * plan.heads + head) * part_size;
+  }
+
+  void widen_row(const T* from, A* to) const {  // head_dim numbers, then zeros; in pairs: see split_pairs
+    const int64_t whole = plan.head_dim / W;
+    if constexpr (multiplies_pairs<T>) {
+      if (in_pairs) {
+        for (int64_t d = 0; d < plan.head_dim; d += 2 * W) {
+          Vec<A> halves[2];
+          split_pairs(from + d, halves);
+          store<A>(to + d, halves[0]), store<A>(to + d + W, halves[1]);
+        }
+        return;
+      }
+    }
+    for (int64_t i = 0; i < whole; ++i) store<A>(to + i * W, load_wide<T>(from + i * W));
+    for (int64_t d = whole * W; d < padded; ++d) to[d] = d < plan.head_dim ? A(widen(from[d])) : A(0);
+  }
+
+  A* aligned_block() const {  // begins where a cache line does
+    A* block = mine.block.data();
+    return block + (W - reinterpret_cast<uintptr_t>(block) / sizeof(A) % W) % W;
+  }
+
+  // One KV head of the block's tokens, widened: [W, padded], zeros past the last token.
+  const A* widen_block(const T* cache, int64_t at, int64_t count, int64_t kv_head) const {
+    A* wide = aligned_block();
+    for (int64_t j = 0; j < count; ++j) widen_row(cache + slots[at + j] + kv_head * plan.head_dim, wide + j * padded);
+    std::fill(wide + count * padded, wide + W * padded, A(0));
+    return wide;
+  }
+
+  void prefetch(const T* cache, int64_t at) const {
+    const int64_t end = std::min<int64_t>(at + W, int64_t(slots.size()));
+    for (int64_t j = at; j < end; ++j) {
+      const char* row = reinterpret_cast<const char*>(cache + slots[j]);
+      for (int64_t byte = 0; byte < row_size * int64_t(sizeof(T)); byte += 64) __builtin_prefetch(row + byte);
+    }
+  }
+
+  // q · k of the block's tokens for every row of the item.
+  void score(int64_t at, int64_t count) const {
+    prefetch(layer.keys, at + W);
+    if (in_tiles) prefetch(layer.values, at);  // they are read all at once
+    for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
+      A* to = mine.scores.data() + kv_head * lines * plan.chunk + at;
+      if constexpr (multiplies_pairs<T>) {
+        if (in_pairs) {
+          score_pairs(at, count, kv_head, to);
+          continue;
+        }
+      }
+      const A* keys = widen_block(layer.keys, at, count, kv_head);
+      for (int64_t r = 0; r < lines; ++r)
+        store<A>(to + r * plan.chunk, products(mine.queries.data() + (kv_head * lines + r) * padded, keys));
+    }
+  }
+
+  // q · k of W keys [W, padded].
+  Vec<A> products(const A* q, const A* keys) const {
+    Vec<A> sums[W] = {};
+    for (int64_t i = 0; i < vectors; ++i) {
+      const Vec<A> x = load<A>(q + i * W);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) sums[j] += x * load<A>(keys + j * padded + i * W);
+    }
+    return sums_of_each<A>(sums);
+  }
+
+#if defined(__AVX512BF16__)
+  // The same of pairs of 16-bit numbers. The block's keys are turned, so that a lane is a token and no sums over
+  // lanes are needed; products of even and of odd pairs are summed apart, which keeps the adders busy.
+  void score_pairs(int64_t at, int64_t count, int64_t kv_head, float* to) const {
+    const int64_t pairs = plan.head_dim / 2;
+    const bfloat16* keys[16];
+    for (int64_t j = 0; j < 16; ++j)
+      keys[j] = layer.keys + slots[at + std::min(j, count - 1)] + kv_head * plan.head_dim;
+    __m512i* turned = reinterpret_cast<__m512i*>(aligned_block());
+    for (int64_t i = 0; i < pairs; i += 4) turn_pairs(keys, i * 2, turned + i);
+    const int32_t* q = reinterpret_cast<const int32_t*>(mine.pairs.data()) + kv_head * lines * pairs;
+#if HAS_TILES
+    if (in_tiles) return score_tiles(mine.pairs.data() + kv_head * lines * plan.head_dim, turned, to);
+#endif
+    int64_t r = 0;
+    for (; r + ROWS <= lines; r += ROWS) products_of_pairs<ROWS>(q + r * pairs, turned, to + r * plan.chunk);
+    if (lines - r == 3) products_of_pairs<3>(q + r * pairs, turned, to + r * plan.chunk);
+    if (lines - r == 2) products_of_pairs<2>(q + r * pairs, turned, to + r * plan.chunk);
+    if (lines - r == 1) products_of_pairs<1>(q + r * pairs, turned, to + r * plan.chunk);
+  }
+
+  template <int R>
+  void products_of_pairs(const int32_t* q, const __m512i* turned, float* to) const {
+    const int64_t pairs = plan.head_dim / 2;
+    __m512 even[R], odd[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < pairs; i += 2)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const __m512i x = _mm512_set1_epi32(q[r * pairs + i]), y = _mm512_set1_epi32(q[r * pairs + i + 1]);
+        even[r] = _mm512_dpbf16_ps(even[r], (__m512bh)turned[i], (__m512bh)x);
+        odd[r] = _mm512_dpbf16_ps(odd[r], (__m512bh)turned[i + 1], (__m512bh)y);
+      }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) _mm512_storeu_ps(to + r * plan.chunk, _mm512_add_ps(even[r], odd[r]));
+  }
+
+#endif
+
+#if HAS_TILES
+  void score_tiles(const bfloat16* q, const __m512i* turned, float* to) const {
+    for (int64_t r = 0; r < lines; r += TILE)
+      multiply_tile(q + r * plan.head_dim, plan.head_dim, turned, plan.head_dim / 32, to + r * plan.chunk, plan.chunk);
+  }
+
+  // The whole chunk's values at once, for every row of the item.
+  void gather_tiles(int64_t count) const {
+    const int64_t blocks = rounded_up(count, 32) / 32, columns = plan.head_dim / 32;  // of 32 tokens; of 32 numbers
+    mine.block.resize(blocks * columns * 2 * TILE * 16 + W);
+    __m512i* values = reinterpret_cast<__m512i*>(aligned_block());
+    alignas(64) float sums[TILE][32];
+    for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
+      pair_values(count, kv_head, values);
+      for (int64_t r = 0; r < lines; r += TILE) {
+        const bfloat16* p = mine.narrow_scores.data() + (kv_head * lines + r) * plan.chunk;
+        const int64_t rows = std::min(TILE, int64_t(tokens.size()) * fold - r);
+        for (int64_t column = 0; column < columns; ++column) {
+          multiply_two_tiles(p, plan.chunk, values + column * 2 * TILE, columns * 2, blocks, sums[0]);
+          for (int64_t i = 0; i < rows; ++i)
+            std::memcpy(part((r + i) / fold, kv_head * fold + (r + i) % fold) + column * 32, sums[i], sizeof sums[i]);
+        }
+      }
+    }
+  }
+
+  // Tokens two by two, interleaved: [blocks of 32 tokens, columns of 32 numbers, 2, 16 pairs].
+  void pair_values(int64_t count, int64_t kv_head, __m512i* values) const {
+    const T* head = layer.values + kv_head * plan.head_dim;
+    const int64_t columns = plan.head_dim / 32;
+    for (int64_t j = 0; j < rounded_up(count, 32); j += 2)
+      for (int64_t column = 0; column < columns; ++column) {
+        __m512i* to = values + (j / 32 * columns + column) * 2 * TILE + j % 32 / 2;
+        if (j < count) {
+          const T* from = head + column * 32;
+          interleave(from + slots[j], j + 1 < count ? from + slots[j + 1] : nullptr, to[0], to[TILE]);
+        } else {
+          to[0] = to[TILE] = _mm512_setzero_si512();
+        }
+      }
+  }
+#endif
+
+  // Scores of one row become p; what it does not see, 0. Keeps the maximum and the sum of p.
+  void weigh(int64_t i, int64_t head, int64_t count) const {
+    const int64_t t = tokens[i], end = rounded_up(count, W);
+    const int64_t from = std::max<int64_t>(0, plan.first[t] - begin);
+    const int64_t to = std::min<int64_t>(count, plan.positions[t] + 1 - begin);
+    A* p = mine.scores.data() + line(i, head) * plan.chunk;
+    A* const kept = part(i, head) + padded;
+    const A scale = A(layer.scale), cap = A(layer.soft_cap);
+    const A lowest = -INFINITY;
+    for (int64_t j = 0; j < end; j += W) store<A>(p + j, load<A>(p + j) * scale);
+    if (cap != A(0))
+      for (int64_t j = from; j < to; ++j) p[j] = cap * std::tanh(p[j] / cap);
+    std::fill(p, p + from, lowest);
+    std::fill(p + to, p + end, lowest);
+    Vec<A> peaks = all(lowest);
+    for (int64_t j = 0; j < end; j += W) peaks = larger<A>(load<A>(p + j), peaks);
+    const A peak = maximum<A>(peaks);
+    Vec<A> total = {};
+    for (int64_t j = 0; j < end; j += W) {
+      const Vec<A> weights = exponential(load<A>(p + j) - peak);
+      store<A>(p + j, weights);
+      total += weights;
+    }
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) narrow_row(p, end, mine.narrow_scores.data() + line(i, head) * plan.chunk);
+    kept[0] = peak;
+    kept[1] = sum<A>(total);
+  }
+
+#if defined(__AVX512BF16__)
+  static void narrow_row(const float* p, int64_t count, bfloat16* to) {  // and zeros up to a whole tile
+    for (int64_t j = 0; j < count; j += 32) {
+      const __m512 second = j + 16 < count ? _mm512_loadu_ps(p + j + 16) : _mm512_setzero_ps();
+      _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(second, _mm512_loadu_ps(p + j)));
+    }
+  }
+#endif
+
+  // Adds the block's values to the output of every row of the item; the first block begins at zero.
+  void gather(int64_t at, int64_t count) const {
+    prefetch(layer.values, at + W);
+    for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
+      const bool widens_as_it_goes = multiplies_pairs<T> && in_pairs && lines <= ROWS;
+      const A* values = widens_as_it_goes ? nullptr : widen_block(layer.values, at, count, kv_head);
+      for (int64_t r = 0; r < lines; r += ROWS) {
+        A* outs[ROWS];
+        const int64_t here = std::min<int64_t>(ROWS, lines - r);
+        for (int64_t i = 0; i < here; ++i) outs[i] = part((r + i) / fold, kv_head * fold + (r + i) % fold);
+        const A* p = mine.scores.data() + (kv_head * lines + r) * plan.chunk + at;
+        const Block block{values, layer.values + kv_head * plan.head_dim, slots.data() + at, count, at == 0};
+        if (here == 4) add<4>(outs, p, block);
+        if (here == 3) add<3>(outs, p, block);
+        if (here == 2) add<2>(outs, p, block);
+        if (here == 1) add<1>(outs, p, block);
+      }
+    }
+  }
+
+  struct Block {
+    const A* wide;  // [W, padded]; null: widened as they are read, from `cache` at each of `slots`
+    const T* cache;
+    const int64_t* slots;
+    int64_t count;
+    bool is_first;
+  };
+
+  template <int R>
+  void add(A* const* outs, const A* p, const Block& block) const {
+    int64_t i = 0;
+    if constexpr (multiplies_pairs<T>) {
+      if (block.wide == nullptr) {
+        for (; i + 4 <= vectors; i += 4) add_pairs<R, 2>(outs, p, block, i * W);
+        for (; i < vectors; i += 2) add_pairs<R, 1>(outs, p, block, i * W);
+        return;
+      }
+    }
+    for (; i + SLICE <= vectors; i += SLICE) add_slice<R, SLICE>(outs, p, block, i * W);
+    for (; i < vectors; ++i) add_slice<R, 1>(outs, p, block, i * W);
+  }
+
+  template <int R, int S>
+  void add_slice(A* const* outs, const A* p, const Block& block, int64_t at) const {
+    Vec<A> sums[R][S];
+    begin_sums<R, S>(sums, outs, at, block.is_first);
+    for (int j = 0; j < W; ++j)
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) {
+        const Vec<A> value = load<A>(block.wide + j * padded + at + s * W);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[r][s] += p[r * plan.chunk + j] * value;
+      }
+    keep_sums<R, S>(sums, outs, at);
+  }
+
+#if defined(__AVX512BF16__)
+  template <int R, int S>
+  void add_pairs(A* const* outs, const A* p, const Block& block, int64_t at) const {
+    Vec<A> sums[R][2 * S];
+    begin_sums<R, 2 * S>(sums, outs, at, block.is_first);
+    for (int64_t j = 0; j < block.count; ++j)
+#pragma GCC unroll 2
+      for (int s = 0; s < S; ++s) {
+        Vec<A> value[2];
+        split_pairs(block.cache + block.slots[j] + at + s * 2 * W, value);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          sums[r][2 * s] += p[r * plan.chunk + j] * value[0];
+          sums[r][2 * s + 1] += p[r * plan.chunk + j] * value[1];
+        }
+      }
+    keep_sums<R, 2 * S>(sums, outs, at);
+  }
+#endif
+
+  template <int R, int S>
+  static void begin_sums(Vec<A> (&sums)[R][S], A* const* outs, int64_t at, bool is_first) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) sums[r][s] = is_first ? Vec<A>{} : load<A>(outs[r] + at + s * W);
+  }
+
+  template <int R, int S>
+  static void keep_sums(const Vec<A> (&sums)[R][S], A* const* outs, int64_t at) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s) store<A>(outs[r] + at + s * W, sums[r][s]);
+  }
+
+  // parts: [chunks, heads, padded + 2], from this head's first.
+  void merge_head(const A* parts, int64_t chunks, T* out) const {
+    const int64_t step = plan.heads * part_size;
+    A peak = parts[padded];
+    for (int64_t c = 1; c < chunks; ++c) peak = std::max(peak, parts[c * step + padded]);
+    A total = 0;
+    mine.weights.resize(chunks);
+    for (int64_t c = 0; c < chunks; ++c) {
+      mine.weights[c] = std::exp(parts[c * step + padded] - peak);
+      total += mine.weights[c] * parts[c * step + padded + 1];
+    }
+    const auto merged = [&](int64_t at) {
+      Vec<A> sums = {};
+      for (int64_t c = 0; c < chunks; ++c) sums += mine.weights[c] * load<A>(parts + c * step + at);
+      return Vec<A>(sums / total);
+    };
+    int64_t at = 0;
+    if constexpr (multiplies_pairs<T>)
+      for (; in_pairs && at < plan.head_dim; at += 2 * W)
+        (in_tiles ? join_interleaved : join_split_pairs)(out + at, merged(at), merged(at + W));
+    for (; at + W <= plan.head_dim; at += W) store_narrow<T>(out + at, merged(at));
+    if (at < plan.head_dim) {
+      const Vec<A> last = merged(at);
+      for (int64_t d = at; d < plan.head_dim; ++d) narrow(A(last[d - at]), out[d]);
+    }
+  }
+
+  const Plan& plan;
+  const Layer<T>& layer;
+  std::vector<int64_t>& tokens;
+  std::vector<int64_t>& slots;
+  Buffers<T>& mine;
+  const int64_t padded, vectors, fold, row_size, part_size;
+  const bool in_pairs, in_tiles;
+  int64_t lines = 0;  // rows of each KV head in the item at hand, whole tiles of them
+  int64_t begin = 0;  // first position of the item at hand
+};
+
+template <typename T>
+void attend(const Plan& plan, const Layer<T>& layer) {
+  static thread_local Buffers<T> buffers;
+  const int threads = plan.item_count > 1 ? int(plan.threads) : 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    Attention<T> attention(plan, layer, buffers);
+#if HAS_TILES
+    const WholeTiles tiles(multiplies_pairs<T> && plan.tiles);
+#endif
+    attention.write(omp_get_thread_num(), omp_get_num_threads());
+#pragma omp barrier
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < plan.item_count; ++item) attention.attend(plan.items + item * 5);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < plan.row_count; ++row) attention.merge(plan.rows[row]);
+  }
+}
+
+struct Item {
+  int64_t sequence, end, tokens;
+  std::vector<int32_t> members;  // first token, end, first token, end, ...
+};
+
+}  // namespace
+
+#define ATTENTION(NAME, T) \
+  extern "C" void paged_attention_##NAME(const Plan* plan, const Layer<T>* layer) { attend<T>(*plan, *layer); }
+
+ATTENTION(float64, double)
+ATTENTION(float32, float)
+ATTENTION(float16, float16)
+ATTENTION(bfloat16, bfloat16)
+
+// Fills plan.items and plan.members with who attends where, and plan.item_count. Sequences whose pages are the same
+// throughout a chunk and who end alike there share an item, up to `most` tokens; more tokens make more items.
+// sequences: [count], those that attend here; starts: [B + 1]; lengths: [B].
+extern "C" void plan_attention(Plan* plan, const int64_t* sequences, int64_t count, const int64_t* starts,
+                               const int64_t* lengths, int64_t most, int32_t* items, int32_t* members) {
+  const int64_t chunk = plan->chunk, page_size = plan->page_size;
+  int64_t longest = 0, made = 0, member = 0;
+  for (int64_t s = 0; s < count; ++s) longest = std::max(longest, lengths[sequences[s]]);
+  std::vector<Item> here;
+  for (int64_t begin = 0; begin < longest; begin += chunk) {
+    here.clear();
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t b = sequences[s], end = std::min(lengths[b], begin + chunk);
+      if (end <= begin) continue;
+      const int64_t before = lengths[b] - (starts[b + 1] - starts[b]);  // its first new token's position
+      int64_t from = starts[b] + std::max<int64_t>(0, begin - before), to = starts[b + 1];
+      while (to > from && plan->first[to - 1] >= begin + chunk) --to;
+      const int64_t page = begin / page_size, bytes = ((end - 1) / page_size - page + 1) * int64_t(sizeof(int32_t));
+      const int32_t* own = plan->page_table + b * plan->pages + page;
+      for (; from < to; from += most) {
+        const int64_t tokens = std::min(most, to - from);
+        auto found = std::find_if(here.begin(), here.end(), [&](const Item& item) {
+          const int32_t* theirs = plan->page_table + item.sequence * plan->pages + page;
+          return item.end == end && item.tokens + tokens <= most && std::memcmp(theirs, own, bytes) == 0;
+        });
+        if (found == here.end()) found = here.insert(here.end(), Item{b, end, 0, {}});
+        found->tokens += tokens;
+        found->members.insert(found->members.end(), {int32_t(from), int32_t(from + tokens)});
+      }
+    }
+    for (const Item& item : here) {
+      const int64_t own = int64_t(item.members.size() / 2);
+      const int64_t row[5] = {begin, item.end, item.sequence, member, member + own};
+      std::copy(row, row + 5, items + made++ * 5);
+      std::copy(item.members.begin(), item.members.end(), members + member * 2);
+      member += own;
+    }
+  }
+  plan->item_count = made;
+}
+
+extern "C" int64_t vector_bytes() { return VECTOR_BYTES; }
+
+extern "C" int64_t has_tiles() {
+#if HAS_TILES
+  return tiles_are_allowed();
+#else
+  return 0;
+#endif
+}

@@ -1,0 +1,82 @@
+// Products of bfloat16 matrices in the tile registers of AMX: 16 rows of 16 pairs each, summed in float.
+//
+// A sum runs over the pairs in order, whatever the other rows of the tile hold.
+#pragma once
+
+#include "pairs.h"
+
+#if defined(__AVX512BF16__) && defined(__AMX_BF16__) && defined(__linux__)
+#define HAS_TILES 1
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+constexpr int64_t TILE = 16;  // rows, and pairs or floats in a row
+
+// Linux lets a process have tile registers once it has asked.
+inline bool tiles_are_allowed() {
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool allowed = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return allowed;
+}
+
+// While it lives, this thread's tiles are whole ones.
+class WholeTiles {
+ public:
+  explicit WholeTiles(bool used) : used(used) {
+    if (!used) return;
+    struct {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    static_assert(sizeof config == 64);
+    asm volatile("ldtilecfg %0" ::"m"(config));
+  }
+  ~WholeTiles() {
+    if (used) _tile_release();
+  }
+  WholeTiles(const WholeTiles&) = delete;
+
+ private:
+  const bool used;
+};
+
+// to = x y: x of 16 rows, y of `count` tiles [16 pairs of rows][16 columns][2] one after the other.
+inline void multiply_tile(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t count, float* to,
+                          int64_t to_stride) {
+  asm volatile("" ::: "memory");  // what the tiles are loaded from is written by now
+  _tile_zero(0);
+  for (int64_t i = 0; i < count; ++i) {
+    _tile_loadd(1, x + 2 * TILE * i, x_stride * 2);
+    _tile_loadd(2, y + TILE * i, 64);
+    _tile_dpbf16ps(0, 1, 2);
+  }
+  _tile_stored(0, to, to_stride * 4);
+}
+
+// The same with two y's for one x, `step` tiles from one to the next of each.
+inline void multiply_two_tiles(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t step, int64_t count,
+                               float* to) {
+  asm volatile("" ::: "memory");
+  _tile_zero(0);
+  _tile_zero(1);
+  for (int64_t i = 0; i < count; ++i) {
+    const __m512i* both = y + TILE * step * i;
+    _tile_loadd(2, x + 2 * TILE * i, x_stride * 2);
+    _tile_loadd(3, both, 64);
+    _tile_loadd(4, both + TILE, 64);
+    _tile_dpbf16ps(0, 2, 3);
+    _tile_dpbf16ps(1, 2, 4);
+  }
+  _tile_stored(0, to, 2 * TILE * 4);
+  _tile_stored(1, to + TILE, 2 * TILE * 4);
+}
+
+}  // namespace
+
+#else
+#define HAS_TILES 0
+#endif

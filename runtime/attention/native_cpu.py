@@ -1,0 +1,92 @@
+"""Attention with the built C++ operation: a step's new tokens in one call a layer, `kernels/cpu/paged_attention.py`.
+
+Sequences with many new tokens, prompts, go through torch's formulation, whose matrix products are the faster ones
+there. This file knows which sequences go which way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latticework.kernels.cpu.library import DTYPES, Library
+from latticework.kernels.cpu.paged_attention import AttentionPlan, paged_attention
+from latticework.lang.errors import Unsupported
+from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.layer import PLAIN, LayerAttention
+from latticework.runtime.attention.places import Copies
+from latticework.runtime.attention.torch_cpu import TorchPlan, attend, plan_sequences
+from latticework.runtime.schedule.batch import Batch
+
+MOST_NEW = 32  # new tokens of a sequence that the operation takes
+
+
+@dataclass(frozen=True, slots=True)
+class NativePlan:
+    """Sequences with few new tokens for the operation, the rest in a torch plan."""
+
+    few: AttentionPlan
+    rest: TorchPlan | None
+    copies: Copies | None
+
+
+class NativeAttention:
+    """An AttentionBackend for a CPU. Stateless but for the library."""
+
+    name = "native"
+
+    def __init__(
+        self, library: Library, dtype: torch.dtype | None = None, layers: tuple[LayerAttention, ...] = ()
+    ) -> None:
+        """Raises Unsupported for a dtype that the operation does not know."""
+        if dtype is not None and dtype not in DTYPES:
+            raise Unsupported(f"attention='native' does not compute in {dtype}", hint="use attention='torch'")
+        self.layers = layers
+        self._library = library
+        self._windows = {layer.window for layer in layers} or {None}
+
+    def plan(self, batch: Batch, kv: KVCache) -> dict[int | None, NativePlan]:
+        """By window."""
+        longest = int(batch.lengths.max())
+        whole = None
+        plans: dict[int | None, NativePlan] = {}
+        for window in self._windows:
+            if window is not None and window < longest:
+                plans[window] = self._plan(batch, kv, window)
+            else:  # nothing is out of sight
+                whole = whole or self._plan(batch, kv, None)
+                plans[window] = whole
+        return plans
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
+        """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+        how = self.layers[layer] if self.layers else PLAIN
+        chosen: NativePlan = plan[how.window]
+        keys, values = kv.keys[layer], kv.values[layer]
+        scale = q.shape[2] ** -0.5 if how.scale is None else how.scale
+        if chosen.copies is not None:  # read by the sequences they go to
+            chosen.copies.write(keys, k)
+            chosen.copies.write(values, v)
+        out = paged_attention(self._library, q, k, v, keys, values, chosen.few, scale, how.soft_cap)
+        return out if chosen.rest is None else attend(q, keys, values, chosen.rest, out, how)
+
+    def _plan(self, batch: Batch, kv: KVCache, window: int | None) -> NativePlan:
+        new = np.diff(batch.starts)
+        few, many = np.flatnonzero(new <= MOST_NEW), np.flatnonzero(new > MOST_NEW)
+        plan = AttentionPlan(
+            self._library,
+            batch.slots,
+            batch.positions,
+            batch.starts,
+            batch.lengths,
+            batch.page_table,
+            few,
+            kv.page_size,
+            window,
+        )
+        rest = plan_sequences(batch, kv, many, window) if len(many) else None
+        return NativePlan(plan, rest, Copies.of(batch, kv.keys[0].device))

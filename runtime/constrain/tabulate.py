@@ -1,0 +1,51 @@
+"""A constraint as one table of byte transitions, for devices that walk it themselves (kernels/automaton.py).
+
+What the host finds step by step is found whole, up to a number of states: regular constraints, and structured ones that
+come to few configs (closed schemas; recursion, open objects and long counts have too many, and stay on the host). Costs
+stay there too: a row of the table allows whatever some completion follows, however long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latticework.runtime.constrain.automaton import Automaton
+from latticework.runtime.constrain.base import Pause, never_pause
+from latticework.runtime.constrain.frames import Config
+
+MOST_STATES = 4096  # 4 MiB of transitions
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """transitions: int32 [S, 256], the next state by byte, -1 where no text goes on; accepts: bool [S], the text may
+    end here. The text begins in state 0."""
+
+    transitions: NDArray[np.int32]
+    accepts: NDArray[np.bool_]
+
+
+def tabulate(automaton: Automaton, most_states: int = MOST_STATES, pause: Pause = never_pause) -> Table | None:
+    """The automaton's table; None if it has more states. pause: called between states; nothing may be forgotten
+    meanwhile."""
+    frames = automaton.frames
+    configs = [frames.start]
+    numbers: dict[Config, int] = {frames.start: 0}
+    rows: list[list[int]] = []
+    while len(rows) < len(configs):
+        if len(configs) > most_states:
+            return None
+        here = configs[len(rows)]
+        row = [-1] * 256
+        for byte in range(256):
+            following = frames.step(here, byte)
+            if following is not None:
+                row[byte] = numbers.setdefault(following, len(configs))
+                if row[byte] == len(configs):
+                    configs.append(following)
+        rows.append(row)
+        pause()
+    return Table(np.array(rows, np.int32), np.array([config.is_complete for config in configs]))

@@ -1,0 +1,117 @@
+"""Which forms each weight of a model gets.
+
+    quantization   a file's own 4 bits           other weights           the head, unless in 4 bits itself
+    none           plain                         plain                   plain
+    int8           int8                          int8                    int8
+    int4           int4 | plain                  int4 | plain, rounded   int8
+    auto           int4 | int8                   int8                    int8
+
+`a | b`: a for few rows, b for more. With `int4`, plain holds the very values of the 4 bits, so both forms compute the
+same but for the rounding of bfloat16. With `auto` they do not: 8 bits are nearly as good and much faster.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from latticework.lang.errors import InvalidArgument
+from latticework.runtime.model.quantize.base import Form, Kind, Parts, Quantization
+from latticework.runtime.model.quantize.by_rows import ByRows
+from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
+from latticework.runtime.model.quantize.int4 import Int4, int4_parts
+from latticework.runtime.model.quantize.int8 import Int8, int8_parts
+from latticework.runtime.model.quantize.plain import Plain, plain_parts
+
+log = logging.getLogger("latticework.model")
+
+Keep = Callable[[str, Kind, Parts], None]
+"""Told the name of a weight, and what one of its forms is made of."""
+
+_FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "int8": Int8, "int4": Int4}
+
+
+class Packing:
+    """Makes the forms of one model's weights."""
+
+    def __init__(self, quantization: Quantization, dtype: torch.dtype) -> None:
+        """Raises InvalidArgument for a type that is not computed with quantised weights."""
+        if quantization != "none":
+            _check_quantization(quantization, dtype)
+        self.quantization = quantization
+        self.dtype = dtype
+
+    @property
+    def source_dtype(self) -> torch.dtype:
+        """In which weights are collected: they are rounded once."""
+        return self.dtype if self.quantization == "none" else torch.float32
+
+    @property
+    def wants_four_bits(self) -> bool:
+        return self.quantization in ("int4", "auto")
+
+    def pack(
+        self, name: str, source: Tensor | FourBit, bias: Tensor | None, is_head: bool, keep: Keep | None = None
+    ) -> Form | ByRows:
+        """source: [outputs, inputs]. keep: told what every form is made of."""
+        kinds = self._kinds(name, source, is_head)
+        if kinds[0] == "int4" and not isinstance(source, FourBit):
+            source = FourBit.rounded(source)
+        if kinds == ("int4", "plain"):
+            assert isinstance(source, FourBit)
+            source = source.in_bfloat16()
+        dense = source.dense() if isinstance(source, FourBit) else source
+        forms = []
+        for kind in kinds:
+            parts = self._parts(kind, source, dense)
+            if keep is not None:
+                keep(name, kind, parts)
+            forms.append(_FORMS[kind](parts, bias))
+        return by_rows(forms)
+
+    def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
+        if self.quantization == "none":
+            return ("plain",)
+        is_stored = isinstance(source, FourBit)
+        wants_int4 = is_stored if is_head or self.quantization == "auto" else self.quantization == "int4"
+        if self.quantization == "int8" or not wants_int4:
+            return ("int8",)
+        if source.shape[1] % GROUP:
+            log.warning("%s has rows of %d: 4 bits take multiples of %d, so it gets 8", name, source.shape[1], GROUP)
+            return ("int8",)
+        return ("int4", "int8") if self.quantization == "auto" else ("int4", "plain")
+
+    def _parts(self, kind: Kind, source: Tensor | FourBit, dense: Tensor) -> Parts:
+        if kind == "int4":
+            assert isinstance(source, FourBit)
+            return int4_parts(source)
+        return int8_parts(dense) if kind == "int8" else plain_parts(dense, self.dtype)
+
+
+def form_of(kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
+    """A form made before, out of what was kept of it."""
+    return _FORMS[kind](parts, bias)
+
+
+def by_rows(forms: Sequence[Form]) -> Form | ByRows:
+    """One form as it is; of two, the first serves few rows."""
+    few, *many = forms
+    return ByRows(few, many[0]) if many else few
+
+
+def _check_quantization(quantization: str, dtype: torch.dtype) -> None:
+    if dtype == torch.float64:
+        raise InvalidArgument(
+            f"quantization is {quantization!r} with dtype float64; quantised weights compute in float32 at most",
+            field="quantization",
+            hint="leave out dtype, or take quantization='none'",
+        )
+    if not torch.backends.mkldnn.is_available():
+        raise InvalidArgument(
+            f"quantization is {quantization!r}, for which this build of torch lacks oneDNN",
+            field="quantization",
+            hint="quantization='none' needs nothing",
+        )

@@ -1,0 +1,148 @@
+"""The C++ attention against its twin, token by token in float32 or better, over random ragged batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.paged_attention import (
+    CHUNK,
+    SHARED,
+    AttentionPlan,
+    paged_attention,
+    paged_attention_reference,
+)
+from latticework.runtime.attention.base import KVCache
+from latticework.runtime.schedule.batch import Batch
+from tests.runtime.attention.batches import make_batch, make_inputs, make_kv, one_of, share_prefix
+
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+SHAPES = [(9, 3, 64), (4, 4, 8), (8, 1, 96), (5, 1, 20), (2, 2, 256)]  # heads, KV heads, head_dim
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(7)
+
+
+def plan_for(library: Library, batch: Batch, page_size: int, window: int | None = None) -> AttentionPlan:
+    everyone = np.arange(len(batch.lengths))
+    arrays = batch.slots, batch.positions, batch.starts, batch.lengths, batch.page_table
+    return AttentionPlan(library, *arrays, everyone, page_size, window)
+
+
+def run(library: Library, batch: Batch, kv: KVCache, inputs: list[Tensor], window: int | None = None) -> Tensor:
+    plan = plan_for(library, batch, kv.page_size, window)
+    return paged_attention(library, *inputs, kv.keys[0], kv.values[0], plan, 0.3)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
+@pytest.mark.parametrize("page_size", [1, 3, 16])
+def test_attention_equals_its_twin(
+    native_library: Library, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, page_size: int
+) -> None:
+    sequences = [(1, 1), (1, CHUNK), (1, CHUNK + 1), (3, 300), (20, 290), (17, 17), (1, 2 * CHUNK + 5)]
+    batch, pages = make_batch(sequences, page_size, np.random.default_rng(3))
+    kv = make_kv(pages, page_size, kv_heads, head_dim, dtype)
+    twin = KVCache((kv.keys[0].clone(),), (kv.values[0].clone(),))
+    inputs = make_inputs(batch, heads, kv_heads, head_dim, dtype)
+    for cap, window in ((None, None), (2.0, None), (None, 1), (3.0, CHUNK + 3)):
+        plan = plan_for(native_library, batch, page_size, window)
+        scale = head_dim**-0.5
+        found = paged_attention(native_library, *inputs, kv.keys[0], kv.values[0], plan, scale, cap)
+        expected = paged_attention_reference(*inputs, twin.keys[0], twin.values[0], batch, scale, cap, window)
+        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
+    assert kv.keys[0].equal(twin.keys[0])
+    assert kv.values[0].equal(twin.values[0])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_sequence_gets_the_same_bits_alone_and_in_any_batch(native_library: Library, dtype: torch.dtype) -> None:
+    random = np.random.default_rng(11)
+    sequences = [(int(random.choice([1, 1, 1, 4, 30])), 2 * CHUNK + int(random.integers(40, 200))) for _ in range(20)]
+    batch, pages = make_batch(sequences, 16, random)
+    share_prefix(batch, range(0, 20, 2), 2 * CHUNK // 16)
+    kv = make_kv(pages, 16, 3, 64, dtype)
+    inputs = make_inputs(batch, 9, 3, 64, dtype)
+    together = run(native_library, batch, kv, inputs)
+    for b in range(len(sequences)):
+        rows = slice(int(batch.starts[b]), int(batch.starts[b + 1]))
+        alone = run(native_library, one_of(batch, b), kv, [tensor[rows] for tensor in inputs])
+        assert alone.equal(together[rows])
+
+
+def test_an_extend_of_several_tokens_gets_the_bits_of_one_at_a_time(native_library: Library) -> None:
+    batch, pages = make_batch([(40, 200)], 16, np.random.default_rng(2))
+    kv = make_kv(pages, 16, 3, 64, torch.bfloat16)
+    inputs = make_inputs(batch, 9, 3, 64, torch.bfloat16)
+    together = run(native_library, batch, kv, inputs)
+    for t in range(40):
+        single = Batch(
+            tokens=batch.tokens[t : t + 1],
+            positions=batch.positions[t : t + 1],
+            slots=batch.slots[t : t + 1],
+            starts=np.array([0, 1]),
+            lengths=batch.positions[t : t + 1] + 1,
+            page_table=batch.page_table,
+            logit_rows=np.array([0]),
+        )
+        assert run(native_library, single, kv, [tensor[t : t + 1] for tensor in inputs]).equal(together[t : t + 1])
+
+
+def test_a_shared_prefix_is_one_item_a_chunk(native_library: Library) -> None:
+    sequences = [(1, 3 * CHUNK + 1 + b) for b in range(8)]
+    batch, _ = make_batch(sequences, 16, np.random.default_rng(2))
+    assert len(plan_for(native_library, batch, 16).items) == 8 * 4
+    share_prefix(batch, range(8), 3 * CHUNK // 16)
+    plan = plan_for(native_library, batch, 16)
+    assert len(plan.items) == 3 + 8
+    assert plan.part_count == 8 * 4
+
+
+def test_an_item_has_so_many_tokens_at_most(native_library: Library) -> None:
+    sequences = [(1, CHUNK)] * (2 * SHARED + 1)
+    batch, _ = make_batch(sequences, 16, np.random.default_rng(2))
+    share_prefix(batch, range(len(sequences)), CHUNK // 16)
+    assert len(plan_for(native_library, batch, 16).items) == 3
+    batch, _ = make_batch([(2 * SHARED + 1, CHUNK)], 16, np.random.default_rng(2))
+    assert len(plan_for(native_library, batch, 16).items) == 3
+
+
+def test_a_window_visits_only_the_chunks_it_shows(native_library: Library) -> None:
+    batch, _ = make_batch([(1, 10 * CHUNK)], 16, np.random.default_rng(2))
+    plan = plan_for(native_library, batch, 16, window=CHUNK + 1)
+    assert plan.items[:, 0].tolist() == [8 * CHUNK, 9 * CHUNK]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(native_library: Library, dtype: torch.dtype) -> None:
+    sequences = [(1, 200), (5, 130), (1, 141), (1, 17)]
+    batch, pages = make_batch(sequences, 16, np.random.default_rng(1))
+    kv = make_kv(pages, 16, 3, 32, dtype)
+    used = [int(batch.page_table[b, i // 16]) * 16 + i % 16 for b in (0, 2, 3) for i in range(int(batch.lengths[b]))]
+    free = sorted({*range(pages * 16)} - {*used})
+    kv.keys[0].flatten(0, 1)[free] = torch.nan
+    kv.values[0].flatten(0, 1)[free] = torch.nan
+    q, k, v = make_inputs(batch, 6, 3, 32, dtype)
+    k[1:6] = v[1:6] = torch.nan
+    found = run(native_library, batch, kv, [q, k, v]).isnan().flatten(1).any(1)
+    assert found.tolist() == [False] + [True] * 5 + [False] * 2
+
+
+def test_who_does_not_attend_is_written_all_the_same(native_library: Library) -> None:
+    batch, pages = make_batch([(1, 40), (6, 20), (1, 9)], 16, np.random.default_rng(1))
+    kv = make_kv(pages, 16, 3, 32, torch.float32)
+    q, k, v = make_inputs(batch, 6, 3, 32, torch.float32)
+    arrays = batch.slots, batch.positions, batch.starts, batch.lengths, batch.page_table
+    plan = AttentionPlan(native_library, *arrays, np.array([0, 2]), 16)
+    assert plan.rows.tolist() == [0, 7]
+    found = paged_attention(native_library, q, k, v, kv.keys[0], kv.values[0], plan, 0.3)
+    assert kv.keys[0].flatten(0, 1)[torch.from_numpy(batch.slots)].equal(k)
+    assert kv.values[0].flatten(0, 1)[torch.from_numpy(batch.slots)].equal(v)
+    expected = paged_attention_reference(q, k, v, kv.keys[0], kv.values[0], batch, 0.3)
+    torch.testing.assert_close(found[[0, 7]], expected[[0, 7]], rtol=0, atol=2e-6)
