@@ -99,8 +99,8 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
-    """A heartbeat with counters. automata: compiled constraints held; automata_bytes: theirs, states and masks
-    included."""
+    """A heartbeat with counters. steps: batches that the model computed. automata: compiled constraints held;
+    automata_bytes: theirs, states and masks included."""
 
     running: int = 0
     waiting: int = 0
