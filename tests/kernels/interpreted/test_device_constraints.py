@@ -20,7 +20,7 @@ from tests.kernels.interpreted.device import DEVICE, tensor_of
 END = 0
 LETTERS = b'abcxyz019 -.,:"{}[]@\\/tfnul'
 OBJECT = {"type": "object"}
-HAND_MADE = [
+HAND_MADE: list[Regex | Choices | JsonSchema] = [
     Regex(r"[0-9]{4}-[0-9]{2}"),
     Regex(r"(a|bc)*x?"),
     Regex(r"[a-z]+@[a-z]+\.(com|org)"),

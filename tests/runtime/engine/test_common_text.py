@@ -27,7 +27,7 @@ def test_siblings_compute_their_common_text_once_and_in_one_step(page: int, temp
     bench = Bench(page_size=page)
     bench.submit(ROOT, hold_lease=1)
     bench.run()
-    drawing = {"temperature": temperature, "seed": 5}
+    drawing: dict[str, Any] = {"temperature": temperature, "seed": 5}
     numbers = [bench.submit(tail, gen(max_tokens=6, **drawing), parent_lease=1, group=1) for tail in TAILS]
     bench.step()
     assert all(len(bench.tokens(number)) == 1 for number in numbers)
@@ -50,7 +50,8 @@ def test_requests_that_come_together_are_not_kept_waiting_for_each_other() -> No
 
 
 def test_without_a_cache_or_in_other_namespaces_nothing_is_shared() -> None:
-    for options in ({"prefix_cache": False}, {}):
+    every: list[dict[str, Any]] = [{"prefix_cache": False}, {}]
+    for options in every:
         bench = Bench(**options)
         numbers = [bench.submit(ROOT + "?", greedy(2), namespace=space if not options else "") for space in "xy"]
         bench.run()

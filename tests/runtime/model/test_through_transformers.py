@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,7 @@ FORCED = {family.architecture: family for family in FAMILIES}
 
 
 def load(folder: Path, impl: str = "auto") -> Any:
-    return load_any(find_model(str(folder)), EngineConfig(dtype="float32", model_impl=impl))
+    return load_any(find_model(str(folder)), msgspec.convert({"dtype": "float32", "model_impl": impl}, EngineConfig))
 
 
 @pytest.mark.parametrize(("family", "shape"), ROWS, ids=lambda value: str(value))
