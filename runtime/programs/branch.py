@@ -413,7 +413,9 @@ class BranchTask:
             if not event.final:
                 return
             hold.filling, hold.error = None, event.error
-            self.run.usage += event.usage or Usage()
+            usage = event.usage or Usage()
+            self.run.usage += usage
+            self.run.emit(Spent(self.index, usage))
             if before is not None:
                 hold.error = before.error or hold.error
                 before.drop()
