@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,8 +22,8 @@ ROWS = [(family, shape) for family in OTHERS for shape in family.shapes]
 FORCED = {family.architecture: family for family in FAMILIES}
 
 
-def load(folder: Path, impl: str = "auto") -> Any:
-    return load_any(find_model(str(folder)), msgspec.convert({"dtype": "float32", "model_impl": impl}, EngineConfig))
+def load(folder: Path, impl: Literal["auto", "native", "transformers"] = "auto") -> Any:
+    return load_any(find_model(str(folder)), EngineConfig(dtype="float32", model_impl=impl))
 
 
 @pytest.mark.parametrize(("family", "shape"), ROWS, ids=lambda value: str(value))
