@@ -207,7 +207,7 @@ class Ties:
 
     def __init__(self, model: str, dtype: str) -> None:
         card = find_model(model)
-        self._model = load_any(card, EngineConfig(dtype=dtype))
+        self._model = load_any(card, msgspec.convert({"dtype": dtype}, EngineConfig))
         self._size = self._model.spec.vocab_size
         self._attention = make_attention(
             "torch", "cpu", self._model.spec.head_dim, torch_dtype(dtype), self._model.spec.attention_layers

@@ -126,15 +126,20 @@ def _plain(found: Any) -> Any:
 def show(asked: Comparison, about: dict[str, Any], runs: Sequence[Run], tables: Sequence[Table]) -> None:
     names = [peer.name for peer in asked.peers]
     console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(report.figures_table(summary.of_peers(runs), head(about)))
-    console.print(report.ratios_table(summary.ratios(runs, asked.mine, names), names))
-    console.print(report.bounds_table({name: summary.bounds(runs, tables, name) for name in names}))
+    found = (
+        report.figures_table(summary.of_peers(runs), head(about)),
+        report.ratios_table(summary.ratios(runs, asked.mine, names), names),
+        report.bounds_table({name: summary.bounds(runs, tables, name) for name in names}),
+    )
+    for table in found:
+        if table.row_count:
+            console.print(table)
     for line in [*report.json_lines(runs, names), *report.failure_lines(runs)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def head(about: dict[str, Any]) -> str:
-    return f"{about['hardware']}, commit {about['commit']}, {about['date']}, {about['repeats']} repeats"
+    return f"{about['hardware']}, commit {about['commit']}, {about['date']}, repeats: {about['repeats']}"
 
 
 def draw(asked: Comparison, about: dict[str, Any], runs: Sequence[Run], path: Path) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -216,7 +216,7 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     columns = list(StepTime.__dataclass_fields__)
     print(f"{'milliseconds':28s} {'kernels':7s} " + " ".join(f"{name:>9s}" for name in columns) + "  off/on")
-    results = []
+    results: list[dict[str, Any]] = []
     for work in works(given):
         found = measure(benches, work, given.repeats, given.steps)
         ratio = found["off"].step / found["on"].step

@@ -142,6 +142,7 @@ class Engine:
         self.held = Held(self.automata, self.requests, config.max_waiting)
         self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.drafts, self.profile)
         self.step_cost = StepCost()
+        self.model_steps = 0  # a step in which every sequence waits for its mask is none of the model's
 
     @staticmethod
     def load(config: EngineConfig, progress: Callable[[float], None] | None = None) -> Engine:
@@ -278,7 +279,9 @@ class Engine:
         try:
             with self.profile.part("build"):
                 batch = build_batch([work.entry for work in plan.works], self.pool.page_size)
-            return self.runner.run(batch)
+            logits = self.runner.run(batch)
+            self.model_steps += 1
+            return logits
         except Exception as error:
             for work in plan.works:
                 plan.fail(work.sequence, error)
@@ -294,7 +297,7 @@ class Engine:
             pages_cached=self.tree.cached_pages,
             pages_total=self.pool.total,
             leases=len(self.leases),
-            steps=self.scheduler.step,
+            steps=self.model_steps,
             retractions=self.scheduler.retractions,
             drafted=self.drafts.drafted,
             accepted=self.drafts.accepted,

@@ -42,7 +42,7 @@ from benchmarks.programs.measure import (
 from benchmarks.serve import started_server
 from latticework.runtime.schedule.drafts import DraftKinds
 
-SIZES = {"smollm2": Sizes(items=4, words=24, tokens=12), "tiny": Sizes(items=2, words=8, tokens=8)}
+SIZES = {"smollm2": Sizes(items=6, words=32, tokens=16), "tiny": Sizes(items=2, words=8, tokens=8)}
 
 KV_TOKENS = 65536  # more than all that any side has open at once
 

@@ -101,9 +101,10 @@ class UnknownKey(_Message, frozen=True, tag="unknown_key"):
 
 class EngineStats(_Message, frozen=True, tag="engine_stats"):
     """A heartbeat with counters. running, waiting: sequences, now. pages: of the KV pool, now; cached ones are the
-    prefix cache's. leases: prefixes held for programs. steps, bad_frames, retractions (sequences put back for want of
-    pages), drafted, accepted: since the engine began. automata: compiled constraints held; automata_bytes: theirs,
-    states and masks included. matrices: how many of the model's are held in which forms."""
+    prefix cache's. leases: prefixes held for programs. steps (batches that the model computed), bad_frames, retractions
+    (sequences put back for want of pages), drafted, accepted: since the engine began. automata: compiled constraints
+    held; automata_bytes: theirs, states and masks included. matrices: how many of the model's are held in which
+    forms."""
 
     running: int = 0
     waiting: int = 0

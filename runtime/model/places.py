@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -102,7 +102,8 @@ def _places(model: Decoder) -> dict[str, Place]:
         places[_TABLE] = Place(table)
         places["lm_head.weight"] = Place(model.head.weight.data, head)
         head.rows["lm_head.weight"] = model.head.weight.data
-    for index, layer in enumerate(model.layers):
+    for index, module in enumerate(model.layers):
+        layer = cast("Layer", module)
         at = f"model.layers.{index}"
         for name, tensor in _norms(model, layer):
             places[f"{at}.{name}"] = Place(tensor)

@@ -57,7 +57,7 @@ class FrontCollector(Collector):
         }
         yield _labelled(GaugeMetricFamily, "kv_pages", "KV pages by owner", "owner", pages)
         yield _gauge("leases", "held prefixes", stats.leases)
-        yield _counter("steps", "steps of the engine", stats.steps)
+        yield _counter("steps", "batches that the model computed", stats.steps)
         yield _counter("num_preemptions", "sequences that gave way when pages ran out", stats.retractions)
         yield _counter("spec_decode_num_draft_tokens", "output tokens guessed ahead", stats.drafted)
         yield _counter("spec_decode_num_accepted_tokens", "of these, drawn as guessed", stats.accepted)

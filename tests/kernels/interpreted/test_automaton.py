@@ -16,20 +16,19 @@ from latticework.kernels.automaton import (
     mask_rows,
     mask_rows_reference,
 )
-
-CPU = torch.device("cpu")
+from tests.kernels.interpreted.device import DEVICE, tensor_of
 
 
 def make(states: int, tokens: int, seed: int) -> tuple[Tensor, TokenBytes]:
     """A random automaton over three bytes that dies now and then, and tokens of none to nine of those and a fourth."""
     random = np.random.default_rng(seed)
     transitions = torch.full((states, 256), -1, dtype=torch.int32)
-    transitions[:, [0, 97, 255]] = torch.from_numpy(random.integers(-1, states, (states, 3))).int()
+    transitions[:, [0, 97, 255]] = tensor_of(random.integers(-1, states, (states, 3))).int()
     words = [
         bytes(random.choice([0, 97, 255, 98], random.integers(0, 10), p=[0.32, 0.32, 0.32, 0.04]))
         for _ in range(tokens)
     ]
-    return transitions, TokenBytes.of(words, CPU)
+    return transitions, TokenBytes.of(words, DEVICE)
 
 
 @pytest.mark.parametrize(("states", "tokens"), [(5, 70), (1, 1), (3, 600)])

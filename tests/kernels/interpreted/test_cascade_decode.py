@@ -9,9 +9,9 @@ import torch
 
 from latticework.kernels.cascade_decode import SharedPrefixes, cascade_decode, cascade_decode_reference
 from latticework.kernels.paged_decode import paged_decode
+from tests.kernels.interpreted.device import DEVICE
 from tests.kernels.interpreted.paged_inputs import TOLERANCE, error_of, in_double, make_pages
 
-CPU = torch.device("cpu")
 Groups = list[tuple[list[int], int]]
 SHAPES: dict[str, tuple[int, int, int, int, list[int], Groups]] = {
     # heads, kv_heads, head_dim, page_size, lengths, groups of (members, tokens that they share)
@@ -46,9 +46,9 @@ def make(
 def test_the_kernels_equal_their_twin(shape: str, dtype: torch.dtype) -> None:
     groups = SHAPES[shape][-1]
     arguments = make(*SHAPES[shape], dtype)
-    prefixes = SharedPrefixes.of(groups, len(arguments[0]), CPU)
-    out = cascade_decode(*arguments, prefixes)
-    exact = cascade_decode_reference(*in_double(arguments), prefixes)
+    prefixes = SharedPrefixes.of(groups, len(arguments[0]), DEVICE)
+    out = cascade_decode(*[*arguments, prefixes])
+    exact = cascade_decode_reference(*[*in_double(arguments), prefixes])
     assert error_of(out, exact) <= TOLERANCE[dtype]
     if dtype == torch.float32:
         assert error_of(out, paged_decode(*arguments)) <= TOLERANCE[dtype]
@@ -63,13 +63,13 @@ def test_a_prefix_is_read_through_its_first_member_alone() -> None:
     for members, shared in groups:
         for member in members[1:]:
             table[member, : shared // 256 * 256 // keys.shape[1]] = nothing
-    prefixes = SharedPrefixes.of(groups, len(q), CPU)
+    prefixes = SharedPrefixes.of(groups, len(q), DEVICE)
     out = cascade_decode(q, keys, values, table, lengths, prefixes, 2.0, 0.4)
     assert error_of(out, expected) <= TOLERANCE[torch.float32]
 
 
 def test_prefixes_are_cut_to_whole_splits_and_members_counted() -> None:
-    prefixes = SharedPrefixes.of([([4, 1], 700), ([2], 255)], 5, CPU)
+    prefixes = SharedPrefixes.of([([4, 1], 700), ([2], 255)], 5, DEVICE)
     assert prefixes.order.tolist() == [4, 1, 2]
     assert prefixes.starts.tolist() == [0, 2, 3]
     assert prefixes.shared.tolist() == [512, 0]
@@ -80,10 +80,10 @@ def test_prefixes_are_cut_to_whole_splits_and_members_counted() -> None:
 @pytest.mark.parametrize("groups", [[([0, 1], 300), ([1, 2], 300)], [([3], 300)]])
 def test_a_sequence_in_two_groups_or_in_no_batch_is_refused(groups: Groups) -> None:
     with pytest.raises(ValueError, match=r"cascade_decode: groups .*expected 0 to 2, each once"):
-        SharedPrefixes.of(groups, 3, CPU)
+        SharedPrefixes.of(groups, 3, DEVICE)
 
 
 def test_what_the_kernel_cannot_take_is_named() -> None:
     arguments = make(2, 1, 8, 4, [5, 300], [], torch.float32)
     with pytest.raises(ValueError, match=r"cascade_decode: done \(3,\); expected \[B\] with B = 2"):
-        cascade_decode(*arguments, SharedPrefixes.of([], 3, CPU))
+        cascade_decode(*[*arguments, SharedPrefixes.of([], 3, DEVICE)])

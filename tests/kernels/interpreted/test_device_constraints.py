@@ -15,12 +15,12 @@ from latticework.lang.ir import Choices, JsonSchema, Regex, Sampling
 from latticework.runtime.constrain import Automaton, Vocabulary, compile_constraint
 from latticework.runtime.constrain.tabulate import Table, tabulate
 from latticework.runtime.sample import sampler
+from tests.kernels.interpreted.device import DEVICE, tensor_of
 
-CPU = torch.device("cpu")
 END = 0
 LETTERS = b'abcxyz019 -.,:"{}[]@\\/tfnul'
 OBJECT = {"type": "object"}
-HAND_MADE = [
+HAND_MADE: list[Regex | Choices | JsonSchema] = [
     Regex(r"[0-9]{4}-[0-9]{2}"),
     Regex(r"(a|bc)*x?"),
     Regex(r"[a-z]+@[a-z]+\.(com|org)"),
@@ -68,12 +68,12 @@ class OnTheDevice:
             np.where(table.transitions < 0, -1, table.transitions + offset)
             for table, offset in zip(tables, offsets[:-1], strict=True)
         ]
-        self.transitions = torch.from_numpy(np.concatenate(stacked).astype(np.int32))
-        self.bytes = TokenBytes.of(list(vocabulary.tokens), CPU)
+        self.transitions = tensor_of(np.concatenate(stacked).astype(np.int32))
+        self.bytes = TokenBytes.of(list(vocabulary.tokens), DEVICE)
         self.rows = mask_rows(self.transitions, self.bytes)
-        accepts = torch.from_numpy(np.concatenate([table.accepts for table in tables]))
+        accepts = tensor_of(np.concatenate([table.accepts for table in tables]))
         self.rows[accepts, END // 32] |= 1 << (END % 32)
-        self.states = torch.from_numpy(offsets[:-1].astype(np.int32))
+        self.states = tensor_of(offsets[:-1].astype(np.int32))
 
     def step(self, logits: Tensor, draws: Draws) -> Tensor:
         tokens, status = sample(logits, draws)

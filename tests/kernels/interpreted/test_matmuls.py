@@ -10,6 +10,7 @@ from torch import Tensor
 from latticework.kernels.int4_matmul import Int4Weight, int4_matmul, int4_matmul_reference
 from latticework.kernels.int8_matmul import Int8Weight, int8_matmul, int8_matmul_reference
 from latticework.runtime.model.gguf import GgufTensor, dequantise
+from tests.kernels.interpreted.device import tensor_of
 
 TOLERANCE = {torch.float32: 5e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 SHAPES = {"one row": (1, 96, 7), "rows and columns of several tiles": (20, 160, 70)}  # M, K, N
@@ -23,18 +24,20 @@ def make_blocks(outputs: int, inputs: int, kind: str) -> Tensor:
     for at in range(0, size - 16 if kind != "Q8_0" else 2, 2):
         halves = np.random.default_rng(at).normal(0, 0.05, (outputs, inputs // 32)).astype(np.float16)
         blocks[:, :, at : at + 2] = halves[:, :, None].view(np.uint8)
-    return torch.from_numpy(blocks.reshape(outputs, -1))
+    return tensor_of(blocks.reshape(outputs, -1))
 
 
 def unpack(blocks: Tensor, kind: str) -> Int4Weight | Int8Weight:
-    return {"Q4_0": Int4Weight.from_q4_0, "Q4_1": Int4Weight.from_q4_1, "Q8_0": Int8Weight.from_q8_0}[kind](blocks)
+    if kind == "Q8_0":
+        return Int8Weight.from_q8_0(blocks)
+    return Int4Weight.from_q4_0(blocks) if kind == "Q4_0" else Int4Weight.from_q4_1(blocks)
 
 
 @pytest.mark.parametrize("kind", BYTES)
 def test_blocks_mean_what_the_files_reader_says(kind: str) -> None:
     blocks = make_blocks(5, 96, kind)
-    by_the_reader = dequantise(GgufTensor("w", (5, 96), BYTES[kind][0], blocks.numpy().reshape(-1)))
-    assert torch.equal(unpack(blocks, kind).dequantise(), torch.from_numpy(by_the_reader))
+    by_the_reader = dequantise(GgufTensor("w", (5, 96), BYTES[kind][0], blocks.cpu().numpy().reshape(-1)))
+    assert torch.equal(unpack(blocks, kind).dequantise(), tensor_of(by_the_reader))
 
 
 def check(x: Tensor, weight: Int4Weight | Int8Weight) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from latticework.kernels.gated import ACTIVATIONS, gated, gated_reference
 from latticework.kernels.rms_norm import rms_norm, rms_norm_reference
 from latticework.kernels.turn_and_store import HeadNorm, turn_and_store, turn_and_store_reference
+from tests.kernels.interpreted.device import INTERPRETED
 from tests.kernels.interpreted.paged_inputs import error_of
 
-# One rounding; the interpreter truncates to bfloat16 (an ulp of a number near 4, say, by its size)
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# One rounding: the interpreter truncates to bfloat16. A GPU takes roots and powers to 22 bits.
+TOLERANCE = {torch.float32: 1e-6 if INTERPRETED else 5e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -16,6 +16,7 @@ from latticework.kernels.sample import Draws, sample, sample_reference
 from latticework.lang.ir import Sampling
 from latticework.runtime.sample import sampler
 from latticework.runtime.sample.philox import uniform
+from tests.kernels.interpreted.device import tensor_of
 
 WAYS = [  # temperature, top_k, top_p, min_p
     (0.0, 0, 1.0, 0.0),
@@ -38,8 +39,8 @@ def make_draws(ways: list[tuple[float, int, float, float]], seed: int, masks: Te
         top_k=top_k.int(),
         top_p=top_p.double(),
         min_p=min_p.double(),
-        seeds=torch.from_numpy(random.integers(-(2**63), 2**63, len(ways))),
-        positions=torch.from_numpy(random.integers(0, 2**32, len(ways))),
+        seeds=tensor_of(random.integers(-(2**63), 2**63, len(ways))),
+        positions=tensor_of(random.integers(0, 2**32, len(ways))),
         masks=masks,
         states=None if masks is None else torch.tensor([(0, -1, 1)[r % 3] for r in range(len(ways))]).int(),
     )
@@ -56,7 +57,7 @@ def by_the_cpu(logits: Tensor, draws: Draws) -> list[int]:
             min_p=float(draws.min_p[r]),
             seed=int(draws.seeds[r]) % 2**64,
         )
-        mask = None if state < 0 or draws.masks is None else draws.masks[state].numpy()
+        mask = None if state < 0 or draws.masks is None else draws.masks[state].cpu().numpy()
         rows.append(sampler.Row(sampling, int(draws.positions[r]), mask))
     return sampler.sample(logits, rows).tokens
 
@@ -67,7 +68,7 @@ def make_masks(vocabulary: int) -> Tensor:
     bits = random.random((2, -(-vocabulary // 32) * 32)) < np.array([[0.5], [0.03]])
     bits[:, 7] = True
     packed = np.packbits(bits, axis=1, bitorder="little").view("<i4")
-    return torch.from_numpy(np.ascontiguousarray(packed))
+    return tensor_of(np.ascontiguousarray(packed))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_ties_go_to_the_lower_id() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_many_draws_over_several_blocks_are_the_cpus(seed: int) -> None:
     random = np.random.default_rng(seed)
-    logits = torch.from_numpy(random.normal(0, random.choice([0.5, 2, 8]), (16, 5000))).float()
+    logits = tensor_of(random.normal(0, random.choice([0.5, 2, 8]), (16, 5000))).float()
     logits[:, ::3] = logits[:, ::3].round()
     ways = [
         (random.choice([0.3, 1.0, 1.7]), int(random.integers(0, 300)), random.uniform(0.05, 1), random.uniform(0, 0.1))
@@ -183,8 +184,8 @@ def test_penalties_are_the_cpus() -> None:
     )
     got = logits.clone()
     penalise(got, changes)
-    expected = sampler.penalised(logits[0].numpy(), sampling, before, output)
-    np.testing.assert_array_equal(got[0].numpy(), expected.astype(np.float32))
+    expected = sampler.penalised(logits[0].cpu().numpy(), sampling, before, output)
+    np.testing.assert_array_equal(got[0].cpu().numpy(), expected.astype(np.float32))
 
 
 def test_what_penalties_cannot_take_is_named() -> None:
@@ -206,7 +207,7 @@ def test_logprobs_are_the_twins_and_the_cpus(dtype: torch.dtype) -> None:
     assert got[1].tolist() == expected[1].tolist()
     for numbers, wanted in ((got[0], expected[0]), (got[2], expected[2])):
         torch.testing.assert_close(numbers, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
-    cpu = sampler.log_probabilities(logits[0].float().numpy(), 17, 5)
+    cpu = sampler.log_probabilities(logits[0].float().cpu().numpy(), 17, 5)
     assert [token for token, _ in cpu.top] == got[1][0].tolist()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -34,10 +35,14 @@ def make_kv(pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: tor
     return KVCache((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
 
 
-def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[Tensor]:
+Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Inputs:
     """q, k and v of a layer."""
     rows = len(batch.tokens)
-    return [torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads)]
+    q, k, v = (torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads))
+    return q, k, v
 
 
 def naive(q: Tensor, kv: KVCache, batch: Batch, how: LayerAttention = PLAIN) -> Tensor:

@@ -27,14 +27,14 @@ def test_siblings_compute_their_common_text_once_and_in_one_step(page: int, temp
     bench = Bench(page_size=page)
     bench.submit(ROOT, hold_lease=1)
     bench.run()
-    drawing = {"temperature": temperature, "seed": 5}
-    numbers = [bench.submit(tail, gen(max_tokens=6, **drawing), parent_lease=1, group=1) for tail in TAILS]
+    drawn = gen(max_tokens=6, temperature=temperature, seed=5)
+    numbers = [bench.submit(tail, drawn, parent_lease=1, group=1) for tail in TAILS]
     bench.step()
     assert all(len(bench.tokens(number)) == 1 for number in numbers)
     bench.run()
     computed = [bench.final(number).usage.computed for number in numbers]  # type: ignore[union-attr]
     assert computed == [len(tail) - alike for tail, alike in zip(TAILS, ALIKE, strict=True)]
-    assert [bench.tokens(number) for number in numbers] == tokens_alone(**drawing)
+    assert [bench.tokens(number) for number in numbers] == tokens_alone(temperature=temperature, seed=5)
     bench.engine.release("a", (1,))
     bench.assert_all_free()
 
@@ -49,12 +49,12 @@ def test_requests_that_come_together_are_not_kept_waiting_for_each_other() -> No
     assert bench.engine.tree.cached_pages < 2 * len(ROOT) // 4 + 4 * len(TAILS)  # nor is it kept more than once
 
 
-def test_without_a_cache_or_in_other_namespaces_nothing_is_shared() -> None:
-    for options in ({"prefix_cache": False}, {}):
-        bench = Bench(**options)
-        numbers = [bench.submit(ROOT + "?", greedy(2), namespace=space if not options else "") for space in "xy"]
-        bench.run()
-        assert [bench.final(number).usage.computed for number in numbers] == 2 * [len(ROOT) + 1]  # type: ignore
+@pytest.mark.parametrize(("cache", "spaces"), [(False, ("", "")), (True, ("x", "y"))])
+def test_without_a_cache_or_in_other_namespaces_nothing_is_shared(cache: bool, spaces: tuple[str, str]) -> None:
+    bench = Bench(prefix_cache=cache)
+    numbers = [bench.submit(ROOT + "?", greedy(2), namespace=space) for space in spaces]
+    bench.run()
+    assert [bench.final(number).usage.computed for number in numbers] == 2 * [len(ROOT) + 1]  # type: ignore[union-attr]
 
 
 def test_what_is_logged_of_a_prompt_is_computed_for_it() -> None:

@@ -104,6 +104,18 @@ def test_a_cold_mask_delays_its_own_sequence_only() -> None:
     assert bench.data(constrained) == b"hello"
 
 
+def test_a_step_in_which_all_wait_for_masks_is_none_of_the_models() -> None:
+    bench = Bench(drafts="off", mask_budget_ms=0.001)
+    bench.define("key", "yes")
+    number = bench.submit("x", gen("key", max_tokens=4))
+    bench.automata[0].cold = 3
+    bench.run()
+    assert bench.data(number) == b"yes"
+    steps = bench.engine.stats().steps
+    assert steps == len(bench.tokens(number)) == 3
+    assert bench.engine.scheduler.step > steps
+
+
 def test_a_mask_that_stays_cold_is_made_in_the_end() -> None:
     bench = Bench()
     bench.define("word", "hello")

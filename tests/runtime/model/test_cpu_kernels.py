@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from latticework.kernels.cpu import build
@@ -77,7 +78,8 @@ def test_an_engine_computes_with_what_is_asked_for(built_kernels: Path | None) -
     if built_kernels is None:
         pytest.skip("needs a C++ compiler")
     for mode, name in (("off", "torch"), ("auto", "native"), ("on", "native")):
-        config = EngineConfig(model="tiny", dtype="float32", kv_tokens=512, threads=1, cpu_kernels=mode)
+        settings = {"model": "tiny", "dtype": "float32", "kv_tokens": 512, "threads": 1, "cpu_kernels": mode}
+        config = msgspec.convert(settings, EngineConfig)
         runner = Engine.load(config).runner
         assert isinstance(runner, ModelRunner)
         assert runner.attention.name == name

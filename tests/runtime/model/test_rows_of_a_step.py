@@ -35,6 +35,9 @@ class Watched:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.model.parameters()
 
+    def held(self) -> dict[str, int]:
+        return self.model.held()
+
 
 def one_by_one_and_together(dtype: torch.dtype) -> tuple[Watched, Tensor, Tensor]:
     """A model, and the logits of three sequences in steps of their own and in one."""

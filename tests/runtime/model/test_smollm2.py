@@ -118,6 +118,7 @@ def test_dequantised_weights_equal_transformers_own_loader(theirs: LlamaForCausa
     card = find_model("smollm2")
     expected = load_gguf_checkpoint(card.weights, return_tensors=True, model_to_load=theirs)["tensors"]
     for name, weight in gguf_weights(Path(card.weights), card.spec):
+        assert isinstance(weight, torch.Tensor)
         assert torch.equal(weight, expected[name]), name
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ ROWS = [(family, shape) for family in OTHERS for shape in family.shapes]
 FORCED = {family.architecture: family for family in FAMILIES}
 
 
-def load(folder: Path, impl: str = "auto") -> Any:
+def load(folder: Path, impl: Literal["auto", "native", "transformers"] = "auto") -> Any:
     return load_any(find_model(str(folder)), EngineConfig(dtype="float32", model_impl=impl))
 
 
