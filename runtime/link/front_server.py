@@ -24,7 +24,7 @@ from latticework.lang.errors import (
     QuotaExceeded,
     RuntimeFailure,
 )
-from latticework.lang.events import Event, Failed
+from latticework.lang.events import Event, Failed, Spent
 from latticework.runtime.link.messages import (
     HEARTBEAT_SECONDS,
     PROTOCOL,
@@ -318,7 +318,8 @@ class FrontServer:
         def emit(event: Event) -> None:
             if not client.outbox:
                 asyncio.get_running_loop().call_soon(self._flush, identity, client)
-            client.outbox.setdefault(message.run, []).append(event)
+            told = client.outbox.setdefault(message.run, [])
+            told.insert(0 if isinstance(event, Spent) else len(told), event)  # the last Done may end the run
 
         return emit
 

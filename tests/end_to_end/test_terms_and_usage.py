@@ -77,3 +77,17 @@ def test_a_priority_changes_no_text_and_one_beyond_bounds_is_refused(tiny_runtim
     assert runnable.run(backend=tiny_runtime, seed=3, priority=5).text() == plain
     with pytest.raises(lw.InvalidArgument, match="priority"):
         runnable.run(backend=tiny_runtime, seed=3, priority=1001)
+
+
+def test_usage_is_whole_when_the_run_is_over_however_short_its_branches_are(tiny_runtime: Runtime) -> None:
+    @lw.function
+    def short(s: lw.State, word: str) -> None:
+        s += f"\x06{word} " + "shared by two branches. " * 2
+        forks = s.fork(2)
+        forks += lw.gen("x", max_tokens=1)
+
+    compiled = short.compile()
+    for number in range(12):
+        word = f"word {number:02}"
+        usage = compiled.run(word, backend=tiny_runtime, seed=number).usage()
+        assert usage.prompt >= 3 * (len(word) + 2)  # of the text, and of each branch

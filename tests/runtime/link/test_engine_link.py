@@ -184,6 +184,7 @@ def test_an_engine_that_loads_and_dies_is_reported_not_waited_for(
 class IdleEngine:
     """Counts what a server asks of an engine."""
 
+    config = EngineConfig(model="tiny")
     context, kv_tokens, dtype = 512, 1024, "float64"
 
     profile = Profile(False)
