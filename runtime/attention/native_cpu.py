@@ -21,7 +21,8 @@ from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.torch_cpu import TorchPlan, attend, plan_sequences
 from latticework.runtime.schedule.batch import Batch
 
-MOST_NEW = 32  # new tokens of a sequence that the operation takes
+MOST_NEW = 16  # new tokens of a sequence that the operation takes
+MOST_NEW_IN_TILES = 128  # where it multiplies in matrix registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class NativeAttention:
         self._library = library
         self._windows = {layer.window for layer in layers} or {None}
 
+    def _most_new(self, kv: KVCache) -> int:
+        keys = kv.keys[0]
+        in_tiles = self._library.uses_tiles and keys.dtype == torch.bfloat16 and keys.shape[3] % 32 == 0
+        return MOST_NEW_IN_TILES if in_tiles else MOST_NEW
+
     def plan(self, batch: Batch, kv: KVCache) -> dict[int | None, NativePlan]:
         """By window."""
         longest = int(batch.lengths.max())
@@ -71,7 +77,8 @@ class NativeAttention:
 
     def _plan(self, batch: Batch, kv: KVCache, window: int | None) -> NativePlan:
         new = np.diff(batch.starts)
-        few, many = np.flatnonzero(new <= MOST_NEW), np.flatnonzero(new > MOST_NEW)
+        few = new <= self._most_new(kv)
+        many = np.flatnonzero(~few)
         plan = AttentionPlan(
             self._library,
             batch.slots,
@@ -79,7 +86,7 @@ class NativeAttention:
             batch.starts,
             batch.lengths,
             batch.page_table,
-            few,
+            np.flatnonzero(few),
             kv.page_size,
             window,
         )
