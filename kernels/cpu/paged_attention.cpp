@@ -181,18 +181,8 @@ class Attention {
     return wide;
   }
 
-  void prefetch(const T* cache, int64_t at) const {
-    const int64_t end = std::min<int64_t>(at + W, int64_t(slots.size()));
-    for (int64_t j = at; j < end; ++j) {
-      const char* row = reinterpret_cast<const char*>(cache + slots[j]);
-      for (int64_t byte = 0; byte < row_size * int64_t(sizeof(T)); byte += 64) __builtin_prefetch(row + byte);
-    }
-  }
-
   // q · k of the block's tokens for every row of the item.
   void score(int64_t at, int64_t count) const {
-    prefetch(layer.keys, at + W);
-    if (in_tiles) prefetch(layer.values, at);  // they are read all at once
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
       A* to = mine.scores.data() + kv_head * lines * plan.chunk + at;
       if constexpr (multiplies_pairs<T>) {
@@ -341,7 +331,6 @@ class Attention {
 
   // Adds the block's values to the output of every row of the item; the first block begins at zero.
   void gather(int64_t at, int64_t count) const {
-    prefetch(layer.values, at + W);
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
       const bool widens_as_it_goes = multiplies_pairs<T> && in_pairs && lines <= ROWS;
       const A* values = widens_as_it_goes ? nullptr : widen_block(layer.values, at, count, kv_head);

@@ -30,7 +30,7 @@ from torch import Tensor
 from latticework.kernels.cpu.library import Library
 
 CHUNK = 128  # positions; a multiple of every vector's width
-SHARED = 16  # tokens in an item at most: its scores stay in the cache of a core
+SHARED = 64  # tokens in an item at most: its scores stay in the cache of a core
 
 Integers = NDArray[np.int64]
 

@@ -22,7 +22,8 @@ from latticework.runtime.attention.places import Copies
 from latticework.runtime.attention.torch_cpu import TorchPlan, attend, plan_sequences
 from latticework.runtime.schedule.batch import Batch
 
-MOST_NEW = 32  # new tokens of a sequence that the operation takes
+MOST_NEW = 16  # new tokens of a sequence that the operation takes
+MOST_NEW_IN_TILES = 128  # where it multiplies in matrix registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class NativeAttention:
         self.layers = layers
         self._library = library
         self._windows = {layer.window for layer in layers} or {None}
+
+    def _most_new(self, kv: KVCache) -> int:
+        keys = kv.keys[0]
+        in_tiles = self._library.uses_tiles and keys.dtype == torch.bfloat16 and keys.shape[3] % 32 == 0
+        return MOST_NEW_IN_TILES if in_tiles else MOST_NEW
 
     def plan(self, batch: Batch, kv: KVCache) -> dict[int | None, NativePlan]:
         """By window."""
@@ -76,7 +82,8 @@ class NativeAttention:
 
     def _plan(self, batch: Batch, kv: KVCache, window: int | None) -> NativePlan:
         new = np.diff(batch.starts)
-        few, many = np.flatnonzero(new <= MOST_NEW), np.flatnonzero(new > MOST_NEW)
+        few = new <= self._most_new(kv)
+        many = np.flatnonzero(~few)
         plan = AttentionPlan(
             self._library,
             batch.slots,
@@ -84,7 +91,7 @@ class NativeAttention:
             batch.starts,
             batch.lengths,
             batch.page_table,
-            few,
+            np.flatnonzero(few),
             kv.page_size,
             window,
         )

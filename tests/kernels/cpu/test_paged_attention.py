@@ -114,8 +114,9 @@ def test_an_item_has_so_many_tokens_at_most(native_library: Library) -> None:
     batch, _ = make_batch(sequences, 16, np.random.default_rng(2))
     share_prefix(batch, range(len(sequences)), CHUNK // 16)
     assert len(plan_for(native_library, batch, 16).items) == 3
-    batch, _ = make_batch([(2 * SHARED + 1, CHUNK)], 16, np.random.default_rng(2))
-    assert len(plan_for(native_library, batch, 16).items) == 3
+    batch, _ = make_batch([(2 * SHARED + 1, CHUNK + 2 * SHARED + 1)], 16, np.random.default_rng(2))
+    firsts = plan_for(native_library, batch, 16).items[:, 0]
+    assert (firsts == 0).sum() == 3
 
 
 def test_a_window_visits_only_the_chunks_it_shows(native_library: Library) -> None:
