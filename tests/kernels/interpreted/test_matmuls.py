@@ -28,7 +28,9 @@ def make_blocks(outputs: int, inputs: int, kind: str) -> Tensor:
 
 
 def unpack(blocks: Tensor, kind: str) -> Int4Weight | Int8Weight:
-    return {"Q4_0": Int4Weight.from_q4_0, "Q4_1": Int4Weight.from_q4_1, "Q8_0": Int8Weight.from_q8_0}[kind](blocks)
+    if kind == "Q8_0":
+        return Int8Weight.from_q8_0(blocks)
+    return Int4Weight.from_q4_0(blocks) if kind == "Q4_0" else Int4Weight.from_q4_1(blocks)
 
 
 @pytest.mark.parametrize("kind", BYTES)

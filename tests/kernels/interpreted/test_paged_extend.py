@@ -95,8 +95,8 @@ def test_chunks_and_neighbours_change_no_bit(window: int | None) -> None:
 def test_the_twin_runs_where_the_environment_chooses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     *arguments, out = make(4, 2, 16, 16, [(5, 20)], torch.float32)
     monkeypatch.setenv("LATTICEWORK_KERNELS", "torch")
-    expected = paged_extend_reference(*arguments, out.clone())
-    assert torch.equal(paged_extend(*arguments, out), expected)
+    expected = paged_extend_reference(*arguments, out=out.clone())
+    assert torch.equal(paged_extend(*arguments, out=out), expected)
 
 
 def test_what_the_kernel_cannot_take_is_named() -> None:
@@ -113,4 +113,4 @@ def test_what_the_kernel_cannot_take_is_named() -> None:
         with pytest.raises(error, match=f"paged_extend: .*{text}"):
             paged_extend(*given)
     with pytest.raises(ValueError, match="paged_extend: window 0; expected at least 1"):
-        paged_extend(q, keys, values, table, *rows, longest, out, window=0)
+        paged_extend(q, keys, values, table, first, new, lengths, longest, out, window=0)
