@@ -88,7 +88,7 @@ def test_the_extend_kernel_fits_without_spilling(
     assert ("wgmma" in report.ptx) == (capability == 90 and dtype != torch.float32), "sm_90's own tensor instructions"
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_the_merge_kernel_fits_without_spilling(capability: int) -> None:
     arguments = types(
         {"partial weight": "*fp32:16", "out": "*bf16:16", "lengths": "*i32:16", "splits": "i32", "window": "i32:16"}

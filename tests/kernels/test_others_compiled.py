@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset"),
 ]
 CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), 90]
+YES_AND_NO = [True, pytest.param(False, marks=pytest.mark.slow)]
 DTYPES = [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float32))]
 
 
@@ -43,7 +44,7 @@ def test_the_norm_fits(capability: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("silu", YES_AND_NO)
 def test_the_gate_fits(capability: int, dtype: torch.dtype, silu: bool) -> None:
     arguments = types({"x out": POINTERS[dtype], "x_row inner": "i32:16"})
     report = compile_for(capability, gate_kernel, arguments, {"SILU": silu} | gate_options())
@@ -53,7 +54,7 @@ def test_the_gate_fits(capability: int, dtype: torch.dtype, silu: bool) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("normed", YES_AND_NO)
 def test_turning_and_storing_fits(capability: int, dtype: torch.dtype, normed: bool) -> None:
     pointer = POINTERS[dtype]
     arguments = types(
@@ -70,7 +71,7 @@ def test_turning_and_storing_fits(capability: int, dtype: torch.dtype, normed: b
     assert report.reads_16_bytes
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize(
     ("dtype", "head_dim"),
     [
@@ -102,7 +103,7 @@ def test_the_shared_prefix_kernel_fits(capability: int, dtype: torch.dtype, head
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("masked", YES_AND_NO)
 def test_sampling_fits(capability: int, masked: bool) -> None:
     arguments = types(
         {
@@ -147,8 +148,10 @@ def test_automata_fit(capability: int) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 512])
-@pytest.mark.parametrize("kind", ["int8", "by group", "q4_0", "q4_1"])
+@pytest.mark.parametrize("rows", [1, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["by group", "q4_1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("int8", "q4_0"))]
+)
 def test_products_with_quantised_weights_fit(capability: int, dtype: torch.dtype, rows: int, kind: str) -> None:
     arguments = types({"x out": POINTERS[dtype], "minima": "*fp16:16", "rows": "i32", "outputs": "i32:16"})
     arguments |= types({"inputs groups x_row": "i32:16"})

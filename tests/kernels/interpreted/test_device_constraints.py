@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -20,7 +21,12 @@ from tests.kernels.interpreted.device import DEVICE, tensor_of
 END = 0
 LETTERS = b'abcxyz019 -.,:"{}[]@\\/tfnul'
 OBJECT = {"type": "object"}
+<<<<<<< HEAD
 HAND_MADE: list[Regex | Choices | JsonSchema] = [
+=======
+Kind: TypeAlias = Regex | Choices | JsonSchema
+HAND_MADE: list[Kind] = [
+>>>>>>> f1
     Regex(r"[0-9]{4}-[0-9]{2}"),
     Regex(r"(a|bc)*x?"),
     Regex(r"[a-z]+@[a-z]+\.(com|org)"),
@@ -82,7 +88,7 @@ class OnTheDevice:
         return tokens
 
 
-def check(constraints: list[Regex | Choices | JsonSchema], steps: int, temperature: float) -> None:
+def check(constraints: list[Kind], steps: int, temperature: float) -> None:
     vocabulary = make_vocabulary()
     automata: list[Automaton] = [compile_constraint(constraint, vocabulary) for constraint in constraints]
     tables = [table for automaton in automata if (table := tabulate(automaton)) is not None]
