@@ -16,6 +16,7 @@ VLLM_DONE = FOLDER / "vllm" / ".done"
 LIBRARIES = FOLDER / "lib"  # what a rival's documentation wants preloaded and the system does not have
 
 LLAMACPP = FOLDER / "llamacpp"
+LLAMACPP_SOURCE = LLAMACPP / "sdist"
 LLAMA_SERVER = LLAMACPP / "bin" / "llama-server"
 LLAMA_QUANTIZE = LLAMACPP / "bin" / "llama-quantize"
 

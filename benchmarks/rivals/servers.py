@@ -137,8 +137,8 @@ def _llamacpp(name: str, weights: Path) -> ServerPeer:
         sizes = ["-t", threads, "-tb", threads, "--parallel", str(SLOTS), "-c", str(SLOTS * 2048), "--no-kvu"]
         return [*head, *sizes, "--jinja", "--offline"]
 
-    def version() -> str:
-        return _output([str(places.LLAMA_SERVER), "--version"])
+    def version() -> str:  # not what it says of itself: built inside a checkout, that names the checkout's commit
+        return ", ".join(f"source of {path.name}" for path in places.LLAMACPP_SOURCE.glob("*.tar.gz"))
 
     return ServerPeer(name, command, no_environment, version, (places.LLAMA_SERVER, weights))
 

@@ -29,6 +29,7 @@ from benchmarks.rivals.places import (
     LLAMA_QUANTIZE,
     LLAMA_SERVER,
     LLAMACPP,
+    LLAMACPP_SOURCE,
     LOGS,
     MODEL,
     VLLM_DONE,
@@ -50,7 +51,8 @@ CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_TOOLS=ON",
     "-DLLAMA_BUILD_SERVER=ON",
-    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # nothing is downloaded but the source
 )
 
 
@@ -121,7 +123,7 @@ def llamacpp() -> None:
 
 def _llamacpp_source() -> Path:
     """llama-cpp-python's source distribution, unpacked."""
-    packed = LLAMACPP / "sdist"
+    packed = LLAMACPP_SOURCE
     if not list(packed.glob("*.tar.gz")):
         packed.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
