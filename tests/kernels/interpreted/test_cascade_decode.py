@@ -47,14 +47,9 @@ def test_the_kernels_equal_their_twin(shape: str, dtype: torch.dtype) -> None:
     groups = SHAPES[shape][-1]
     arguments = make(*SHAPES[shape], dtype)
     prefixes = SharedPrefixes.of(groups, len(arguments[0]), DEVICE)
-<<<<<<< HEAD
-    out = cascade_decode(*[*arguments, prefixes])
-    exact = cascade_decode_reference(*[*in_double(arguments), prefixes])
-=======
     given = (*arguments, prefixes)
     out = cascade_decode(*given)
     exact = cascade_decode_reference(*in_double(given))
->>>>>>> f1
     assert error_of(out, exact) <= TOLERANCE[dtype]
     if dtype == torch.float32:
         assert error_of(out, paged_decode(*arguments)) <= TOLERANCE[dtype]
@@ -92,8 +87,4 @@ def test_a_sequence_in_two_groups_or_in_no_batch_is_refused(groups: Groups) -> N
 def test_what_the_kernel_cannot_take_is_named() -> None:
     given = (*make(2, 1, 8, 4, [5, 300], [], torch.float32), SharedPrefixes.of([], 3, DEVICE))
     with pytest.raises(ValueError, match=r"cascade_decode: done \(3,\); expected \[B\] with B = 2"):
-<<<<<<< HEAD
-        cascade_decode(*[*arguments, SharedPrefixes.of([], 3, DEVICE)])
-=======
         cascade_decode(*given)
->>>>>>> f1

@@ -21,12 +21,8 @@ from tests.kernels.interpreted.device import DEVICE, tensor_of
 END = 0
 LETTERS = b'abcxyz019 -.,:"{}[]@\\/tfnul'
 OBJECT = {"type": "object"}
-<<<<<<< HEAD
-HAND_MADE: list[Regex | Choices | JsonSchema] = [
-=======
 Kind: TypeAlias = Regex | Choices | JsonSchema
 HAND_MADE: list[Kind] = [
->>>>>>> f1
     Regex(r"[0-9]{4}-[0-9]{2}"),
     Regex(r"(a|bc)*x?"),
     Regex(r"[a-z]+@[a-z]+\.(com|org)"),

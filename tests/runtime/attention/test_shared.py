@@ -44,12 +44,8 @@ def test_prefixes_shorter_than_a_unit_save_nothing() -> None:
 def test_groups_save_no_less_than_any_one_prefix_would() -> None:
     random = np.random.default_rng(1)
     for _ in range(200):
-<<<<<<< HEAD
-        table = (random.integers(1, 3, (6, 5)).cumsum(axis=1) * 3 + np.arange(5)).astype(np.int32)
-=======
         steps = random.integers(1, 3, (6, 5)).cumsum(axis=1)
         table = (steps * 3 + np.arange(5)).astype(np.int32)
->>>>>>> f1
         lengths = random.integers(1, 5 * PAGE + 1, 6)
         groups = shared_prefixes(table, lengths, PAGE)
         everyone = [member for members, _ in groups for member in members]
