@@ -5,11 +5,16 @@ Which page belongs to whom is not known here (`pages.py`, `radix.py`), nor how t
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from latticework.lang.errors import ModelError
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.model.spec import ModelSpec
 
@@ -23,10 +28,21 @@ def allocate_kv(
     """Zeroed KV of every layer: unused slots are read by masked attention, where a NaN would spread."""
     shape = (pages, page_size, spec.num_key_value_heads, spec.head_dim)
     layers = range(spec.num_hidden_layers)
+    make = _untouched_zeros if torch.device(device).type == "cpu" else partial(torch.zeros, device=device)
     return KVCache(
-        keys=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers),
-        values=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers),
+        keys=tuple(make(shape, dtype=dtype) for _ in layers),
+        values=tuple(make(shape, dtype=dtype) for _ in layers),
     )
+
+
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that the system zeroes when it is first used: a pool of gigabytes takes no time to make, and a process
+    as much of it as it has needed."""
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"a KV pool of {shape[0]} pages does not fit into memory: {error}") from None
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def copy_tokens(kv: KVCache, source_page: int, target_page: int, count: int) -> None:
