@@ -128,5 +128,5 @@ def check_sizes(config: EngineConfig, longest: int) -> None:
 
 
 def cache_folder() -> Path:
-    """Where converted tokenizers are kept: $LATTICEWORK_CACHE, else ~/.cache/latticework."""
+    """Where converted tokenizers and packed weights are kept: $LATTICEWORK_CACHE, else ~/.cache/latticework."""
     return Path(os.environ.get("LATTICEWORK_CACHE") or Path.home() / ".cache" / "latticework")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -34,7 +35,7 @@ from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
-from latticework.runtime.model.spec import ModelSpec
+from latticework.runtime.model.spec import ModelCard, ModelSpec
 from latticework.runtime.model.threads import use_threads
 from latticework.runtime.profile import Profile
 from latticework.runtime.request import Request
@@ -57,6 +58,12 @@ from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
+    """What the engine knows of texts, made while weights are read."""
+    tokenizer = Tokenizer.from_file(card.tokenizer)
+    return tokenizer, Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids).warm()
 
 
 class Runner(Protocol):
@@ -153,10 +160,12 @@ class Engine:
         check_sizes(config, card.spec.max_position_embeddings)
         use_threads(config.threads)
         library = load_kernels(config.cpu_kernels)
-        tokenizer = Tokenizer.from_file(card.tokenizer)
         dtype = resolve_dtype(config.dtype)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
-        model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+        with ThreadPoolExecutor(1) as beside:
+            texts = beside.submit(_texts, card)
+            model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+            tokenizer, vocabulary = texts.result()
         if library is not None and isinstance(model, Decoder):
             model.use(NativePointwise(library))
         held = model.held()
@@ -170,8 +179,6 @@ class Engine:
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
-        vocabulary = Vocabulary(tokenizer.padded(spec.vocab_size), card.end_ids).warm()
-
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
         pace = Pace()

@@ -5,18 +5,21 @@ Which page belongs to whom is not known here (`pages.py`, `radix.py`), nor how t
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import math
+import mmap
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from latticework.lang.errors import ModelError
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.model.spec import ModelSpec
 
 CPU_POOL_CAP = 2 << 30  # bytes; more prefixes than this seldom pay on a CPU
-MADV_HUGEPAGE = 14  # of Linux
 ASSUMED_MEMORY = 2 << 30  # bytes, where the system does not tell
 
 
@@ -26,27 +29,24 @@ def allocate_kv(
     """Zeroed KV of every layer: unused slots are read by masked attention, where a NaN would spread."""
     shape = (pages, page_size, spec.num_key_value_heads, spec.head_dim)
     layers = range(spec.num_hidden_layers)
-    kv = KVCache(
-        keys=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers),
-        values=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers),
+    make = _untouched_zeros if torch.device(device).type == "cpu" else partial(torch.zeros, device=device)
+    return KVCache(
+        keys=tuple(make(shape, dtype=dtype) for _ in layers),
+        values=tuple(make(shape, dtype=dtype) for _ in layers),
     )
-    for tensor in (*kv.keys, *kv.values):
-        if tensor.device.type == "cpu":
-            ask_for_huge_pages(tensor)
-    return kv
 
 
-def ask_for_huge_pages(tensor: torch.Tensor) -> None:
-    """Asks Linux for pages of 2 MiB under a tensor not written yet: pages of KV lie scattered, and looking up where
-    each is costs a seventh of reading it. Elsewhere, or refused, all stays as it is."""
-    if not sys.platform.startswith("linux"):
-        return
-    small = os.sysconf("SC_PAGE_SIZE")
-    storage = tensor.untyped_storage()
-    begin = -(-storage.data_ptr() // small) * small
-    end = (storage.data_ptr() + storage.nbytes()) // small * small
-    if end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_HUGEPAGE)
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that the system zeroes when it is first used: a pool of gigabytes takes no time to make, and a process
+    as much of it as it has needed."""
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"a KV pool of {shape[0]} pages does not fit into memory: {error}") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # pages of KV lie scattered: looking up where is a seventh of reading them
+        with contextlib.suppress(OSError):  # a Linux without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def copy_tokens(kv: KVCache, source_page: int, target_page: int, count: int) -> None:

@@ -112,9 +112,7 @@ class EngineServer:
                 self.engine.flush_cache()
 
     def _greeting(self) -> EngineReady:
-        return EngineReady(
-            self.engine.context, self.engine.kv_tokens, self.engine.dtype, self.engine.config.quantization
-        )
+        return EngineReady(self.engine.context, self.engine.kv_tokens, self.engine.dtype)
 
     def _keep_alive(self, now: float) -> None:
         if now < self._next_heartbeat:

@@ -83,7 +83,6 @@ class EngineReady(_Message, frozen=True, tag="engine_ready"):
     context: int
     kv_tokens: int
     dtype: str
-    quantization: str = "none"
 
 
 class TokenEvents(_Message, frozen=True, tag="token_events"):

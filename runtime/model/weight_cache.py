@@ -1,7 +1,7 @@
 """Packed weights of a model from disk, or onto it; and which of two forms serves how many rows.
 
-What is kept: the forms of a quantised model, and whatever a GGUF was dequantised to. A safetensors folder that is
-not quantised is mapped as fast as a copy of it would be, so it is not copied.
+What is kept are the forms of a quantised model. Others are read as fast from their own files, a GGUF's too, as from
+copies of twice the size.
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def choose_forms(model: Decoder) -> None:
 
 
 def _is_worth_it(card: ModelCard, packing: Packing) -> bool:
-    if card.weights == "tiny":
-        return False
-    return packing.quantization != "none" or not Path(card.weights).is_dir()
+    return packing.quantization != "none" and card.weights != "tiny"
 
 
 def _facts(card: ModelCard, packing: Packing) -> Iterator[object]:

@@ -63,23 +63,26 @@ class Front:
         folder: RuntimeFolder | None = None,
         log_file: IO[bytes] | None = None,
     ) -> Front:
-        """Finds the model, starts engine and compile child, and returns when both answer.
+        """Starts engine and compile child, reads the tokenizer meanwhile, and returns when both answer.
 
         progress: called with 0 to 1 while weights load. folder: for the engine's socket, ours from now on; default:
         a new one. log_file: where the engine's stderr goes; default: ours.
         Raises ModelError, or whatever the engine reports.
         """
-        card = await asyncio.to_thread(find_model, engine.model)
         folder = folder or RuntimeFolder()
         pool = CompilePool(Limits(seconds=server.compile_seconds))
         link = EngineLink(engine, folder.address("engine"), log_file, server.hang_seconds)
+        starting = [asyncio.create_task(link.start(progress)), asyncio.create_task(pool.start())]
         try:
-            await pool.start()
-            await link.start(progress)
-            return cls(card, link, pool, folder, server)
+            front = await asyncio.to_thread(lambda: cls(find_model(engine.model), link, pool, folder, server))
+            await asyncio.gather(*starting)
+            return front
         except BaseException:
+            for task in starting:
+                task.cancel()
             await link.close()
             await pool.close()
+            await asyncio.gather(*starting, return_exceptions=True)
             folder.remove()
             raise
 
@@ -107,8 +110,7 @@ class Front:
 
     @property
     def quantization(self) -> str:
-        assert self.link.greeting is not None
-        return self.link.greeting.quantization
+        return self.link.config.quantization
 
     # ------------------------------------------------------------ text
 

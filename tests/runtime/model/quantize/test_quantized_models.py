@@ -113,7 +113,7 @@ def test_a_weight_that_cannot_have_4_bits_gets_8_and_that_is_told(
     assert logits(model).isfinite().all()
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4", "auto"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "auto"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_second_start_finds_the_weights_packed(
     tmp_path: Path, own_cache: Path, quantization: Quantization, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -155,9 +155,8 @@ def test_another_file_under_the_same_name_is_packed_anew(tmp_path: Path, own_cac
     assert torch.equal(other, logits(load(name, "int8")))
 
 
-def test_a_folder_that_is_not_quantised_is_not_copied(tmp_path: Path, own_cache: Path) -> None:
-    save_llama(tmp_path / "hf")
-    load(str(tmp_path / "hf"), "none", cache_mb=CACHE_MB)
+def test_a_model_that_is_not_quantised_is_not_copied(tmp_path: Path, own_cache: Path) -> None:
+    load(four_bit_file(tmp_path), "none", cache_mb=CACHE_MB)
     assert not (own_cache / "weights").exists()
 
 
