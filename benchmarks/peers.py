@@ -31,7 +31,7 @@ from benchmarks.rivals import places, questions, report, summary
 from benchmarks.rivals.base import Peer, Plan, Run
 from benchmarks.rivals.bound import Table
 from benchmarks.rivals.generate import GeneratePeer
-from benchmarks.rivals.process import Launch, PeerError, started
+from benchmarks.rivals.process import Launch, PeerError, end_with_us, started
 from benchmarks.rivals.servers import OFFLINE, SERVERS, ours
 
 RIVALS: dict[str, Callable[[], Peer]] = {**SERVERS, "transformers": GeneratePeer}
@@ -222,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if not options.no_plot:
         import matplotlib  # noqa: F401  # an hour later would be late to find it missing
+    end_with_us()
     asked = comparison(options)
     about: dict[str, Any] = {**conditions(), "repeats": options.repeats, "short": options.short}
     about["peers"] = {peer.name: described(peer, asked.plan) for peer in asked.peers}

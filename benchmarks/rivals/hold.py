@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from benchmarks.rivals.places import LOGS
-from benchmarks.rivals.process import Launch, PeerError, free_port, served
+from benchmarks.rivals.process import Launch, PeerError, end_with_us, free_port, served
 from benchmarks.rivals.servers import OFFLINE, SERVERS, ServerPeer
 
 URL = "{url}"
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("peer", choices=SERVERS)
     parser.add_argument("command", nargs="+", help=f"behind --, with {URL} where the base URL belongs")
     options = parser.parse_args(arguments)
+    end_with_us()
     try:
         sys.exit(hold(SERVERS[options.peer](), options.command))
     except PeerError as error:

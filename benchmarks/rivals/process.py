@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -55,6 +56,11 @@ def pinned(command: Sequence[str], cores: Sequence[int]) -> list[str]:
     if program is None:
         raise PeerError("there is no `taskset` (util-linux), which gives every rival the same cores")
     return [program, "--cpu-list", ",".join(map(str, cores)), *command]
+
+
+def end_with_us() -> None:
+    """From now on SIGTERM raises SystemExit here, so that what we started ends before we do."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 @contextmanager

@@ -125,17 +125,18 @@ def llamacpp() -> ServerPeer:
 
 
 def llamacpp_q4() -> ServerPeer:
-    return _llamacpp("llamacpp-q4", Path(find_model(DEFAULT_MODEL).weights))
+    """Without repacked weights: with them it ends with a segmentation fault on this model where there is AMX."""
+    return _llamacpp("llamacpp-q4", Path(find_model(DEFAULT_MODEL).weights), "--no-repack")
 
 
-def _llamacpp(name: str, weights: Path) -> ServerPeer:
+def _llamacpp(name: str, weights: Path, *more: str) -> ServerPeer:
     """A slot and a KV cache of its own for each request at a time; its unified cache was slower."""
 
     def command(port: int, cores: Sequence[int]) -> list[str]:
         threads = str(len(cores))
         head = [str(places.LLAMA_SERVER), "-m", str(weights), "--host", "127.0.0.1", "--port", str(port)]
-        sizes = ["-t", threads, "-tb", threads, "--parallel", str(SLOTS), "-c", str(SLOTS * 2048), "--no-kvu"]
-        return [*head, *sizes, "--jinja", "--offline"]
+        sizes = ["-t", threads, "-tb", threads, "--parallel", str(SLOTS), "-c", str(SLOTS * 2048), "--no-kv-unified"]
+        return [*head, *sizes, "--jinja", "--offline", *more]
 
     def version() -> str:  # not what it says of itself: built inside a checkout, that names the checkout's commit
         return ", ".join(f"source of {path.name}" for path in places.LLAMACPP_SOURCE.glob("*.tar.gz"))
