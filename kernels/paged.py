@@ -89,7 +89,7 @@ def score_factors(head_dim: int, soft_cap: float | None, scale: float | None) ->
 
 @triton.jit
 def capped(product: tl.tensor, factor: tl.tensor, cap: tl.tensor, CAPPED: tl.constexpr) -> tl.tensor:
-    """tanh(x) = 1 - 2 / (1 + e^2x), which is right at both ends: e^2x may be 0 or infinite."""
+    """tanh(x) = 1 - 2 / (1 + e^2x), which is right at both ends: e^2x may be 0 or infinite. To an ulp of the cap."""
     scaled = product * factor
     if CAPPED:
         return cap - 2.0 * cap / (1.0 + tl.exp2(scaled))

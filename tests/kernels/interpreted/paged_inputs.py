@@ -40,3 +40,8 @@ def in_double(arguments: Any) -> Any:
 def error_of(out: Tensor, exact: Tensor) -> float:
     """The largest difference, relative to numbers beyond 1. NaN if there is one."""
     return float(((out.double() - exact.double()).abs() / exact.double().abs().clamp(min=1)).max())
+
+
+def tolerance(dtype: torch.dtype, soft_cap: float | None = None) -> float:
+    """Capped scores are right to an ulp of the cap, and a result off by up to twice as much as its scores."""
+    return TOLERANCE[dtype] + 2 * (soft_cap or 0.0) * 2.0**-24
