@@ -31,7 +31,7 @@ from latticework.runtime.constrain.worker import Compiled, Failed, Job
 CACHE_BYTES = 64 << 20
 MAX_WAITING = 256
 SLICES = (0.5, 2.5)  # seconds that each child but the last spends on one job at most, grace not counted
-NICENESS = (10, 19, 19)
+NICENESS = (19, 19, 19)
 _SLICE_GRACE = 0.5
 _ENTRY_BYTES = 500
 

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from latticework.lang.errors import Cancelled, ConstraintError, LatticeworkError
 
-SHARE = 0.1  # of a step that jobs get while somebody waits for a token
+SHARE = 0.06  # of a step that jobs get while somebody waits for a token
 LEAST_SECONDS = 0.002  # what they get of a short one, and what a new job gets at once
 JOB_SECONDS = 5.0  # of its own that one job may take
 
