@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import latticework as lw
+from latticework.runtime.cli import app
 from latticework.runtime.config import EngineConfig, ServerConfig
 from latticework.runtime.options import settings_of
 
@@ -17,10 +20,22 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(r"^```python.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!http)([^)#\s]+)(?:#[^)]*)?\)")
 MENTIONED = re.compile(r"`(?:lw|sgl)\.([A-Za-z_]+)")
+ARGUMENT = re.compile(r'"(--[a-z][a-z-]+)"')
 OPTION = re.compile(r"`(--[a-z][a-z-]+)`")
-KNOWN = {setting.flag for struct in (EngineConfig, ServerConfig) for setting in settings_of(struct)} | {
-    "--backend", "--url", "--json", "--as", "--base-url", "--help"  # of single commands, and of benchmarks
-}  # fmt: skip
+
+
+def of_commands(command: Any) -> set[str]:
+    """Options of a command of click and of those under it."""
+    found = {option for parameter in command.params for option in parameter.opts}
+    return found.union(*map(of_commands, getattr(command, "commands", {}).values()))
+
+
+KNOWN = (
+    {setting.flag for struct in (EngineConfig, ServerConfig) for setting in settings_of(struct)}
+    | of_commands(get_command(app))
+    | {option for file in (ROOT / "benchmarks").rglob("*.py") for option in ARGUMENT.findall(file.read_text())}
+    | {"--help"}
+)
 
 
 def name(page: Path) -> str:
