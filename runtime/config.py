@@ -30,7 +30,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = "auto"
     quantization: Annotated[
         Literal["none", "int8", "int4", "auto"],
-        Meta(description="weights of fewer bits: none; 8; 4; or auto: a file's own 4 bits where rows are few, 8 else"),
+        Meta(
+            description="weights of fewer bits: none; 8; 4 where rows are few; or auto: a file's own 4, else 8, there"
+        ),
     ] = "none"
     weight_cache_mb: Annotated[
         int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)

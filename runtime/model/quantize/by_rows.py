@@ -1,7 +1,7 @@
 """Two forms of one weight, of which the number of rows chooses.
 
-In 4 bits a weight is read in a quarter of the time, which is all the time that one row takes; but widening its codes
-costs more with every row. From some number of rows on another form is faster: which, is found by `crossing.py`.
+In fewer bits a weight is read in less time, which is all the time that one row takes; but what is done to its codes
+or to the rows costs more with every row. From which number of rows on the other form is faster, `crossing.py` finds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from latticework.runtime.model.quantize.base import Form
 
 FEW_ROWS = 4
-"""Rows up to which the 4 bits are taken where nothing was measured."""
+"""Rows up to which the first form is taken where nothing was measured."""
 
 
 class ByRows:

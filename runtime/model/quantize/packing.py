@@ -1,19 +1,19 @@
 """Which forms each weight of a model gets.
 
-    quantization   a file's own 4 bits           other weights           the head, unless in 4 bits itself
-    none           plain                         plain                   plain
-    int8           int8                          int8                    int8
-    int4           int4 | plain                  int4 | plain, rounded   int8
-    auto           int4 | int8                   int8                    int8
+    quantization   a file's own 4 bits    other weights           the head, unless in 4 bits itself
+    none           plain                  plain                   plain
+    int8           int8                   int8                    int8
+    int4           int4 | plain           int4 | plain, rounded   int8 | plain
+    auto           int4 | plain           int8 | plain            int8 | plain
 
-`a | b`: a for few rows, b for more. With `int4`, plain holds the very values of the 4 bits, so both forms compute the
-same but for the rounding of bfloat16. With `auto` they do not: 8 bits are nearly as good and much faster.
+`a | b`: a for few rows, b for more. Both hold the very same values, so what they compute differs by the rounding of the
+model's type and no more.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -58,15 +58,8 @@ class Packing:
     ) -> Form | ByRows:
         """source: [outputs, inputs]. keep: told what every form is made of."""
         kinds = self._kinds(name, source, is_head)
-        if kinds[0] == "int4" and not isinstance(source, FourBit):
-            source = FourBit.rounded(source)
-        if kinds == ("int4", "plain"):
-            assert isinstance(source, FourBit)
-            source = source.in_bfloat16()
-        dense = source.dense() if isinstance(source, FourBit) else source
         forms = []
-        for kind in kinds:
-            parts = self._parts(kind, source, dense)
+        for kind, parts in self._parts(kinds, source):
             if keep is not None:
                 keep(name, kind, parts)
             forms.append(_FORMS[kind](parts, bias))
@@ -75,20 +68,30 @@ class Packing:
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
         if self.quantization == "none":
             return ("plain",)
-        is_stored = isinstance(source, FourBit)
-        wants_int4 = is_stored if is_head or self.quantization == "auto" else self.quantization == "int4"
-        if self.quantization == "int8" or not wants_int4:
+        if self.quantization == "int8":
             return ("int8",)
+        is_stored = isinstance(source, FourBit)
+        if not (is_stored if is_head or self.quantization == "auto" else True):
+            return ("int8", "plain")
         if source.shape[1] % GROUP:
             log.warning("%s has rows of %d: 4 bits take multiples of %d, so it gets 8", name, source.shape[1], GROUP)
-            return ("int8",)
-        return ("int4", "int8") if self.quantization == "auto" else ("int4", "plain")
+            return ("int8", "plain")
+        return ("int4", "plain")
 
-    def _parts(self, kind: Kind, source: Tensor | FourBit, dense: Tensor) -> Parts:
-        if kind == "int4":
-            assert isinstance(source, FourBit)
-            return int4_parts(source)
-        return int8_parts(dense) if kind == "int8" else plain_parts(dense, self.dtype)
+    def _parts(self, kinds: tuple[Kind, ...], source: Tensor | FourBit) -> Iterator[tuple[Kind, Parts]]:
+        """Every form of what the first one holds."""
+        if kinds[0] == "int4":
+            four = (source if isinstance(source, FourBit) else FourBit.rounded(source)).in_bfloat16()
+            yield "int4", int4_parts(four)
+            dense = four.dense()
+        else:
+            dense = source.dense() if isinstance(source, FourBit) else source
+        if kinds[0] == "int8":
+            parts = int8_parts(dense)
+            yield "int8", parts
+            dense = parts["codes"] * parts["scales"].unsqueeze(1)
+        if kinds[-1] == "plain":
+            yield "plain", plain_parts(dense, self.dtype)
 
 
 def form_of(kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
