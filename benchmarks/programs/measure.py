@@ -170,21 +170,27 @@ def _counted(side: Side, server: Server, before: Totals) -> tuple[Counts, Totals
     return Counts(prompt, cached, prompt - cached, output, steps, waits), after
 
 
-def read_totals(server: Server, steps: int = -1) -> Totals:
-    """What the server tells of all requests so far, text computed ahead of forks included. Empties the cache.
+def rest(server: Server, steps: int = -1) -> int:
+    """Waits until nothing runs and empties the cache. Returns how many steps there have been.
 
-    steps: how many there were before what is to be counted. Steps come with heartbeats: the one that shows an empty
-    cache after more steps is later than all of them, as what runs, or has run, leaves something in the cache."""
+    steps: how many there were before what has run. Steps come with heartbeats: the one that shows an empty cache after
+    more steps is later than all of them, as what runs, or has run, leaves something in the cache."""
     end = time.monotonic() + HEARTBEAT_PATIENCE
     while True:
         server.connection.flush_cache()  # again and again: what is about to end fills it once more
         stats = server.connection.stats()
         engine = stats.engine
         if stats.open_requests == engine.running == engine.pages_cached == 0 and engine.steps > steps:
-            break
+            return engine.steps
         if time.monotonic() > end:
             raise BadAnswer(f"the engine did not come to rest within {HEARTBEAT_PATIENCE} s: {stats}")
         time.sleep(0.05)
+
+
+def read_totals(server: Server, steps: int = -1) -> Totals:
+    """What the server tells of all requests so far, text computed ahead of forks included, once they are over; see
+    `rest`."""
+    rest(server, steps)
     response = httpx.get(server.base_url.removesuffix("/v1") + "/metrics", timeout=30)
     response.raise_for_status()
     families = text_string_to_metric_families(response.text)
@@ -205,7 +211,8 @@ def clock(
     other: Other | None,
     repeats: int,
 ) -> None:
-    """Adds the seconds of all repeats to the results."""
+    """Adds the seconds of all repeats to the results. Nobody finds in the cache what the one before still held."""
+    steps = rest(server)
     for repeat in range(repeats):
         for result in results:
             workload = workloads[result.name]
@@ -215,8 +222,9 @@ def clock(
                 data = workload.data(random.Random(f"{seed} {workload.name} {repeat}"), sizes)
                 sides.append(Raw("other", workload, data, other.base_url, other.model))
             for side in rotated(sides, repeat):
-                server.connection.flush_cache()
                 seconds, used = timed(side.at_once)
+                if side.name != "other":
+                    steps = rest(server, steps)
                 result.seconds.setdefault(side.name, []).append(seconds)
                 result.outputs.setdefault(side.name, []).append(used.usage.output)
 
