@@ -44,6 +44,7 @@ from latticework.runtime.constrain.vocabulary import Vocabulary
 _EXACT_BYTES = 1 << 18  # literals in all that are priced exactly; the rest cost one token a byte
 _ONE = [1, 0]  # what a single byte costs
 _MOST_TOKENS = 1 << 24  # prices of nodes stop here
+_FEW_SETS = 64  # of bytes: what tells more of them apart is not kept
 TRACKED_COST = 3  # bytes that surely lead away from texts that are taken already
 
 
@@ -335,10 +336,11 @@ class Classes:
                 sets[index] = node.ranges
             elif isinstance(node, Words):
                 alone.update(*node.words)
-        classes = _told_apart(tuple(dict.fromkeys(sets.values())), frozenset(alone))
+        told = tuple(dict.fromkeys(sets.values()))
+        classes = (_kept_apart if len(told) <= _FEW_SETS else _told_apart)(told, frozenset(alone))
         of_ranges = {ranges: _classes_of(ranges, classes) for ranges in sets.values()}
         self.count = max(classes) + 1
-        self.classes = np.array(classes, np.uint8)
+        self.classes = np.frombuffer(classes, np.uint8)
         self.of_node = {index: of_ranges[ranges] for index, ranges in sets.items()}
         self.bytes_of: list[list[int]] = [[] for _ in range(self.count)]
         for byte, number in enumerate(classes):
@@ -346,9 +348,8 @@ class Classes:
         self.single_byte = {number: found[0] for number, found in enumerate(self.bytes_of) if len(found) == 1}
 
 
-@lru_cache(maxsize=256)
-def _told_apart(sets: tuple[Ranges, ...], alone: frozenset[int]) -> tuple[int, ...]:
-    """The class of each byte: numbered by their first bytes. Those of strings and numbers come again and again."""
+def _told_apart(sets: tuple[Ranges, ...], alone: frozenset[int]) -> bytes:
+    """The class of each byte: numbered by their first bytes."""
     signature = [0] * 256
     bit = 1
     for ranges in sets:
@@ -359,10 +360,13 @@ def _told_apart(sets: tuple[Ranges, ...], alone: frozenset[int]) -> tuple[int, .
     for byte in alone:
         signature[byte] |= bit << byte
     numbers: dict[int, int] = {}
-    return tuple([numbers.setdefault(mark, len(numbers)) for mark in signature])
+    return bytes([numbers.setdefault(mark, len(numbers)) for mark in signature])
 
 
-def _classes_of(ranges: Ranges, classes: tuple[int, ...]) -> tuple[int, ...]:
+_kept_apart = lru_cache(maxsize=256)(_told_apart)  # those of strings and numbers come again and again
+
+
+def _classes_of(ranges: Ranges, classes: bytes) -> tuple[int, ...]:
     return tuple(sorted({number for low, high in ranges for number in classes[low : high + 1]}))
 
 

@@ -6,7 +6,7 @@ of it has been found. Used twice: with every byte when a graph is built, with a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
 import msgspec
@@ -162,13 +162,24 @@ def _leaf(node: Node, writable: frozenset[int]) -> Node | None:
             taken = [byte for low, high in ranges for byte in range(low, high + 1)]
             if writable.issuperset(taken):
                 return node
-            left = tuple((byte, byte) for byte in taken if byte in writable)
+            left = _ranges(byte for byte in taken if byte in writable)
             return Bytes(left) if left else None
         case Words(words):
             kept = tuple(word for word in words if writable.issuperset(word))
             return Words(kept) if kept else None
         case _:
             return node
+
+
+def _ranges(ascending: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as ranges, both ends included."""
+    found: list[tuple[int, int]] = []
+    for number in ascending:
+        if found and found[-1][1] == number - 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return tuple(found)
 
 
 def _without_dead(node: Node, live: list[bool]) -> Node | None:
