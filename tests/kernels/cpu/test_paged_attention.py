@@ -17,7 +17,7 @@ from latticework.kernels.cpu.paged_attention import (
 )
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.schedule.batch import Batch
-from tests.runtime.attention.batches import make_batch, make_inputs, make_kv, one_of, share_prefix
+from tests.runtime.attention.batches import Inputs, make_batch, make_inputs, make_kv, one_of, share_prefix
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -35,7 +35,12 @@ def plan_for(library: Library, batch: Batch, page_size: int, window: int | None 
     return AttentionPlan(library, *arrays, everyone, page_size, window)
 
 
-def run(library: Library, batch: Batch, kv: KVCache, inputs: list[Tensor], window: int | None = None) -> Tensor:
+def of_tokens(inputs: Inputs, tokens: slice) -> Inputs:
+    q, k, v = inputs
+    return q[tokens], k[tokens], v[tokens]
+
+
+def run(library: Library, batch: Batch, kv: KVCache, inputs: Inputs, window: int | None = None) -> Tensor:
     plan = plan_for(library, batch, kv.page_size, window)
     return paged_attention(library, *inputs, kv.keys[0], kv.values[0], plan, 0.3)
 
@@ -72,7 +77,7 @@ def test_a_sequence_gets_the_same_bits_alone_and_in_any_batch(native_library: Li
     together = run(native_library, batch, kv, inputs)
     for b in range(len(sequences)):
         rows = slice(int(batch.starts[b]), int(batch.starts[b + 1]))
-        alone = run(native_library, one_of(batch, b), kv, [tensor[rows] for tensor in inputs])
+        alone = run(native_library, one_of(batch, b), kv, of_tokens(inputs, rows))
         assert alone.equal(together[rows])
 
 
@@ -91,7 +96,7 @@ def test_an_extend_of_several_tokens_gets_the_bits_of_one_at_a_time(native_libra
             page_table=batch.page_table,
             logit_rows=np.array([0]),
         )
-        assert run(native_library, single, kv, [tensor[t : t + 1] for tensor in inputs]).equal(together[t : t + 1])
+        assert run(native_library, single, kv, of_tokens(inputs, slice(t, t + 1))).equal(together[t : t + 1])
 
 
 def test_a_shared_prefix_is_one_item_a_chunk(native_library: Library) -> None:
@@ -131,7 +136,7 @@ def test_nan_in_one_sequence_or_in_a_free_slot_reaches_no_other(native_library: 
     kv.values[0].flatten(0, 1)[free] = torch.nan
     q, k, v = make_inputs(batch, 6, 3, 32, dtype)
     k[1:6] = v[1:6] = torch.nan
-    found = run(native_library, batch, kv, [q, k, v]).isnan().flatten(1).any(1)
+    found = run(native_library, batch, kv, (q, k, v)).isnan().flatten(1).any(1)
     assert found.tolist() == [False] + [True] * 5 + [False] * 2
 
 

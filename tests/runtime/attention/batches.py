@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.schedule.batch import Batch
+
+Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def make_batch(sequences: list[tuple[int, int]], page_size: int, random: np.random.Generator) -> tuple[Batch, int]:
@@ -34,10 +37,12 @@ def make_kv(pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: tor
     return KVCache((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
 
 
-def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> list[Tensor]:
+def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Inputs:
     """q, k and v of a layer."""
     rows = len(batch.tokens)
-    return [torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads)]
+    q = torch.randn(rows, heads, head_dim, dtype=dtype)
+    k, v = torch.randn(2, rows, kv_heads, head_dim, dtype=dtype)
+    return q, k, v
 
 
 def naive(q: Tensor, kv: KVCache, batch: Batch, how: LayerAttention = PLAIN) -> Tensor:
