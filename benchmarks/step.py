@@ -223,7 +223,7 @@ def main() -> None:
         for kernels, times in found.items():
             told = " ".join(f"{getattr(times, name):9.2f}" for name in columns)
             print(f"{work!s:28s} {kernels:7s} {told}" + (f"  {ratio:6.2f}" if kernels == "on" else ""), flush=True)
-        results.append({"work": asdict(work), "ratio": ratio, **{name: asdict(t) for name, t in found.items()}})
+        results.append({"work": asdict(work), "ratio": ratio, "off": asdict(found["off"]), "on": asdict(found["on"])})
     if given.json:
         given.json.write_text(json.dumps(about | {"steps": results}, indent=1) + "\n")
 

@@ -28,7 +28,8 @@ void gate_row(const T* gate, T* out, int64_t size, bool is_gelu) {
   constexpr int W = Vector<A>::width;
   const T* up = gate + size;
   int64_t d = 0;
-  for (; d + W <= size; d += W) store_narrow<T>(out + d, activate<A>(load_wide<T>(gate + d), is_gelu) * load_wide<T>(up + d));
+  for (; d + W <= size; d += W)
+    store_narrow<T>(out + d, activate<A>(load_wide<T>(gate + d), is_gelu) * load_wide<T>(up + d));
   for (; d < size; ++d) {
     const Vec<A> one = activate<A>(all(A(widen(gate[d]))), is_gelu) * A(widen(up[d]));
     narrow(A(one[0]), out[d]);

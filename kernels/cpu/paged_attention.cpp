@@ -15,25 +15,10 @@
 
 #include <omp.h>
 
+#include "plan.h"
 #include "tiles.h"
 
 namespace {
-
-struct Plan {  // as in paged_attention.py
-  const int64_t* slots;       // [T]
-  const int64_t* positions;   // [T]
-  const int32_t* page_table;  // [B, P]
-  const int32_t* items;       // [I, 5]: first position, end, sequence, first member, end
-  const int32_t* members;     // [M, 2]: first token, end
-  const int64_t* rows;        // [A]: the tokens that attend here
-  const int64_t* first;       // [T]: the first position that a token sees
-  const int64_t* parts;       // [T]: which part of the scratch is the token's first
-  void* scratch;              // [parts in all, heads, padded head_dim + 2]
-  int64_t tokens, pages, item_count, row_count;
-  int64_t heads, kv_heads, head_dim, page_size, chunk;
-  int64_t threads;
-  int64_t tiles;  // whether products may be computed in tile registers
-};
 
 template <typename T>
 struct Layer {
@@ -208,7 +193,7 @@ class Attention {
     return sums_of_each<A>(sums);
   }
 
-#if defined(__AVX512BF16__)
+#if HAS_PAIRS
   // The same of pairs of 16-bit numbers. The block's keys are turned, so that a lane is a token and no sums over
   // lanes are needed; products of even and of odd pairs are summed apart, which keeps the adders busy.
   void score_pairs(int64_t at, int64_t count, int64_t kv_head, float* to) const {
@@ -320,7 +305,7 @@ class Attention {
     kept[1] = sum<A>(total);
   }
 
-#if defined(__AVX512BF16__)
+#if HAS_PAIRS
   static void narrow_row(const float* p, int64_t count, bfloat16* to) {  // and zeros up to a whole tile
     for (int64_t j = 0; j < count; j += 32) {
       const __m512 second = j + 16 < count ? _mm512_loadu_ps(p + j + 16) : _mm512_setzero_ps();
@@ -359,6 +344,7 @@ class Attention {
   template <int R>
   void add(A* const* outs, const A* p, const Block& block) const {
     int64_t i = 0;
+#if HAS_PAIRS
     if constexpr (multiplies_pairs<T>) {
       if (block.wide == nullptr) {
         for (; i + 4 <= vectors; i += 4) add_pairs<R, 2>(outs, p, block, i * W);
@@ -366,6 +352,7 @@ class Attention {
         return;
       }
     }
+#endif
     for (; i + SLICE <= vectors; i += SLICE) add_slice<R, SLICE>(outs, p, block, i * W);
     for (; i < vectors; ++i) add_slice<R, 1>(outs, p, block, i * W);
   }
@@ -384,7 +371,7 @@ class Attention {
     keep_sums<R, S>(sums, outs, at);
   }
 
-#if defined(__AVX512BF16__)
+#if HAS_PAIRS
   template <int R, int S>
   void add_pairs(A* const* outs, const A* p, const Block& block, int64_t at) const {
     Vec<A> sums[R][2 * S];
@@ -437,9 +424,11 @@ class Attention {
       return Vec<A>(sums / total);
     };
     int64_t at = 0;
+#if HAS_PAIRS
     if constexpr (multiplies_pairs<T>)
       for (; in_pairs && at < plan.head_dim; at += 2 * W)
         (in_tiles ? join_interleaved : join_split_pairs)(out + at, merged(at), merged(at + W));
+#endif
     for (; at + W <= plan.head_dim; at += W) store_narrow<T>(out + at, merged(at));
     if (at < plan.head_dim) {
       const Vec<A> last = merged(at);
@@ -477,11 +466,6 @@ void attend(const Plan& plan, const Layer<T>& layer) {
   }
 }
 
-struct Item {
-  int64_t sequence, end, tokens;
-  std::vector<int32_t> members;  // first token, end, first token, end, ...
-};
-
 }  // namespace
 
 #define ATTENTION(NAME, T) \
@@ -491,47 +475,6 @@ ATTENTION(float64, double)
 ATTENTION(float32, float)
 ATTENTION(float16, float16)
 ATTENTION(bfloat16, bfloat16)
-
-// Fills plan.items and plan.members with who attends where, and plan.item_count. Sequences whose pages are the same
-// throughout a chunk and who end alike there share an item, up to `most` tokens; more tokens make more items.
-// sequences: [count], those that attend here; starts: [B + 1]; lengths: [B].
-extern "C" void plan_attention(Plan* plan, const int64_t* sequences, int64_t count, const int64_t* starts,
-                               const int64_t* lengths, int64_t most, int32_t* items, int32_t* members) {
-  const int64_t chunk = plan->chunk, page_size = plan->page_size;
-  int64_t longest = 0, made = 0, member = 0;
-  for (int64_t s = 0; s < count; ++s) longest = std::max(longest, lengths[sequences[s]]);
-  std::vector<Item> here;
-  for (int64_t begin = 0; begin < longest; begin += chunk) {
-    here.clear();
-    for (int64_t s = 0; s < count; ++s) {
-      const int64_t b = sequences[s], end = std::min(lengths[b], begin + chunk);
-      if (end <= begin) continue;
-      const int64_t before = lengths[b] - (starts[b + 1] - starts[b]);  // its first new token's position
-      int64_t from = starts[b] + std::max<int64_t>(0, begin - before), to = starts[b + 1];
-      while (to > from && plan->first[to - 1] >= begin + chunk) --to;
-      const int64_t page = begin / page_size, bytes = ((end - 1) / page_size - page + 1) * int64_t(sizeof(int32_t));
-      const int32_t* own = plan->page_table + b * plan->pages + page;
-      for (; from < to; from += most) {
-        const int64_t tokens = std::min(most, to - from);
-        auto found = std::find_if(here.begin(), here.end(), [&](const Item& item) {
-          const int32_t* theirs = plan->page_table + item.sequence * plan->pages + page;
-          return item.end == end && item.tokens + tokens <= most && std::memcmp(theirs, own, bytes) == 0;
-        });
-        if (found == here.end()) found = here.insert(here.end(), Item{b, end, 0, {}});
-        found->tokens += tokens;
-        found->members.insert(found->members.end(), {int32_t(from), int32_t(from + tokens)});
-      }
-    }
-    for (const Item& item : here) {
-      const int64_t own = int64_t(item.members.size() / 2);
-      const int64_t row[5] = {begin, item.end, item.sequence, member, member + own};
-      std::copy(row, row + 5, items + made++ * 5);
-      std::copy(item.members.begin(), item.members.end(), members + member * 2);
-      member += own;
-    }
-  }
-  plan->item_count = made;
-}
 
 extern "C" int64_t vector_bytes() { return VECTOR_BYTES; }
 

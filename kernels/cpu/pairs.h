@@ -7,6 +7,7 @@
 #include "vectors.h"
 
 #if defined(__AVX512BF16__)
+#define HAS_PAIRS 1
 
 namespace {
 
@@ -55,4 +56,6 @@ inline void join_interleaved(bfloat16* to, Vec<float> first, Vec<float> last) {
 
 }  // namespace
 
+#else
+#define HAS_PAIRS 0
 #endif

@@ -35,9 +35,9 @@ def plan_for(library: Library, batch: Batch, page_size: int, window: int | None 
     return AttentionPlan(library, *arrays, everyone, page_size, window)
 
 
-def part_of(inputs: Inputs, rows: slice) -> Inputs:
+def of_tokens(inputs: Inputs, tokens: slice) -> Inputs:
     q, k, v = inputs
-    return q[rows], k[rows], v[rows]
+    return q[tokens], k[tokens], v[tokens]
 
 
 def run(library: Library, batch: Batch, kv: KVCache, inputs: Inputs, window: int | None = None) -> Tensor:
@@ -77,7 +77,7 @@ def test_a_sequence_gets_the_same_bits_alone_and_in_any_batch(native_library: Li
     together = run(native_library, batch, kv, inputs)
     for b in range(len(sequences)):
         rows = slice(int(batch.starts[b]), int(batch.starts[b + 1]))
-        alone = run(native_library, one_of(batch, b), kv, part_of(inputs, rows))
+        alone = run(native_library, one_of(batch, b), kv, of_tokens(inputs, rows))
         assert alone.equal(together[rows])
 
 
@@ -96,7 +96,7 @@ def test_an_extend_of_several_tokens_gets_the_bits_of_one_at_a_time(native_libra
             page_table=batch.page_table,
             logit_rows=np.array([0]),
         )
-        assert run(native_library, single, kv, part_of(inputs, slice(t, t + 1))).equal(together[t : t + 1])
+        assert run(native_library, single, kv, of_tokens(inputs, slice(t, t + 1))).equal(together[t : t + 1])
 
 
 def test_a_shared_prefix_is_one_item_a_chunk(native_library: Library) -> None:

@@ -13,6 +13,8 @@ from latticework.runtime.attention.base import KVCache
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.schedule.batch import Batch
 
+Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
 
 def make_batch(sequences: list[tuple[int, int]], page_size: int, random: np.random.Generator) -> tuple[Batch, int]:
     """A batch on shuffled pages, and how many pages its pool needs; page 0 belongs to nobody."""
@@ -35,13 +37,11 @@ def make_kv(pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: tor
     return KVCache((torch.randn(shape, dtype=dtype),), (torch.randn(shape, dtype=dtype),))
 
 
-Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-
 def make_inputs(batch: Batch, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Inputs:
     """q, k and v of a layer."""
     rows = len(batch.tokens)
-    q, k, v = (torch.randn(rows, count, head_dim, dtype=dtype) for count in (heads, kv_heads, kv_heads))
+    q = torch.randn(rows, heads, head_dim, dtype=dtype)
+    k, v = torch.randn(2, rows, kv_heads, head_dim, dtype=dtype)
     return q, k, v
 
 

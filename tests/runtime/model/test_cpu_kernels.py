@@ -77,10 +77,9 @@ def test_a_file_that_is_no_library_is_not_used(
 def test_an_engine_computes_with_what_is_asked_for(built_kernels: Path | None) -> None:
     if built_kernels is None:
         pytest.skip("needs a C++ compiler")
+    plain = EngineConfig(model="tiny", dtype="float32", kv_tokens=512, threads=1)
     for mode, name in (("off", "torch"), ("auto", "native"), ("on", "native")):
-        settings = {"model": "tiny", "dtype": "float32", "kv_tokens": 512, "threads": 1, "cpu_kernels": mode}
-        config = msgspec.convert(settings, EngineConfig)
-        runner = Engine.load(config).runner
+        runner = Engine.load(msgspec.structs.replace(plain, cpu_kernels=mode)).runner
         assert isinstance(runner, ModelRunner)
         assert runner.attention.name == name
 
