@@ -29,7 +29,8 @@ def built_kernels(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPath
         build.compiler()
     except build.BuildFailed:
         return None
-    kept = pytestconfig.cache.mkdir("cpu-kernels") if pytestconfig.cache else tmp_path_factory.mktemp("cpu-kernels")
+    cache = getattr(pytestconfig, "cache", None)  # there is none with "-p no:cacheprovider"
+    kept = cache.mkdir("cpu-kernels") if cache else tmp_path_factory.mktemp("cpu-kernels")
     return build.build(kept)
 
 
