@@ -67,11 +67,13 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     return folder, printed
 
 
+@pytest.mark.slow
 def test_every_block_of_the_session_prints_what_the_page_shows(followed: tuple[Path, list[str]]) -> None:
     shown = [(block.line, block.output) for block in SESSION]
     assert [(block.line, text) for block, text in zip(SESSION, followed[1], strict=True)] == shown
 
 
+@pytest.mark.slow
 def test_every_command_that_needs_no_engine_prints_what_the_page_shows(followed: tuple[Path, list[str]]) -> None:
     for block in COMMANDS:
         for command in block.text.splitlines():
