@@ -25,6 +25,7 @@ SOME = (
 )
 
 
+@pytest.mark.slow
 def test_every_hostile_request_has_a_named_outcome_beside_free_streams() -> None:
     items = [item for item in corpus() if item.name in SOME]
     assert len(items) == len(SOME)
