@@ -31,7 +31,7 @@ from latticework.runtime.constrain.worker import Compiled, Failed, Job
 CACHE_BYTES = 64 << 20
 MAX_WAITING = 256
 SLICES = (0.5, 2.5)  # seconds that each child but the last spends on one job at most, grace not counted
-NICENESS = (19, 19, 19)
+NICENESS = 19  # the model's tokens come first: see `worker`
 _SLICE_GRACE = 0.5
 _ENTRY_BYTES = 500
 
@@ -63,8 +63,8 @@ class CompilePool:
         slices = [seconds for seconds in SLICES if seconds < self._limits.seconds]
         self._levels = [msgspec.structs.replace(self._limits, seconds=s) for s in slices] + [self._limits]
         self._children = [
-            CompileChild(grace if level is self._limits else min(grace, _SLICE_GRACE), max_waiting, niceness)
-            for level, niceness in zip(self._levels, NICENESS, strict=False)
+            CompileChild(grace if level is self._limits else min(grace, _SLICE_GRACE), max_waiting, NICENESS)
+            for level in self._levels
         ]
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[str, bytes | ErrorData] = OrderedDict()

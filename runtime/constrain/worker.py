@@ -108,8 +108,9 @@ def _limit_memory(most: int) -> None:
 
 
 def _give_way(niceness: int) -> None:
-    """niceness: the last one, 19, is taken for "only where nobody else would run": a nice process still ends its slice
-    of some 3 ms before a thread of the model that wakes up beside it, one that is idle does not."""
+    """niceness: the last one, 19, means "only where nobody else would run", which Linux takes by its word: a merely
+    nice process ends its slice of some 3 ms before a thread of the model that wakes up beside it. So a compiler waits
+    as long as others of its session keep all cores busy."""
     with contextlib.suppress(OSError):
         os.nice(niceness)
         if niceness >= 19 and sys.platform == "linux":
