@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.hardware import conditions
+from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.layers import Linear
 from latticework.runtime.model.load import load_model, torch_dtype
 from latticework.runtime.model.locate import find_model
@@ -73,10 +74,12 @@ def main() -> None:
 
 def load(name: str) -> dict[str, Pass]:
     """The model in every format, and in every form of formats that have two."""
-    card = find_model(name)
+    card, library = find_model(name), load_kernels("auto")
     found: dict[str, Pass] = {}
     for dtype, quantization in SETTINGS:
-        linears = [linear for _, linear in load_model(card, dtype, quantization=quantization).linears()]
+        linears = [
+            linear for _, linear in load_model(card, dtype, quantization=quantization, library=library).linears()
+        ]
         kind = torch_dtype(dtype)
         title = dtype if quantization == "none" else quantization
         found[title] = _pass(kind, linears, lambda linear: linear)

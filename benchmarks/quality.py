@@ -24,6 +24,7 @@ import latticework as lw
 from benchmarks.hardware import conditions
 from latticework.runtime.attention import make_attention
 from latticework.runtime.cache.kv import allocate_kv
+from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_model, torch_dtype
 from latticework.runtime.model.locate import find_model
@@ -170,7 +171,7 @@ class _Scorer:
     """A model in one format, over one page of KV."""
 
     def __init__(self, card: ModelCard, kind: Format) -> None:
-        model = load_model(card, kind.dtype, quantization=kind.quantization)
+        model = load_model(card, kind.dtype, quantization=kind.quantization, library=load_kernels("auto"))
         self.matrices = model.held()
         if kind.form is not None:
             serve_all_rows(model, kind.form)

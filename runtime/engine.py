@@ -164,7 +164,7 @@ class Engine:
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
         with ThreadPoolExecutor(1) as beside:
             texts = beside.submit(_texts, card)
-            model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report)
+            model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report, library)
             tokenizer, vocabulary = texts.result()
         if library is not None and isinstance(model, Decoder):
             model.use(NativePointwise(library))

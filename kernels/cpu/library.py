@@ -3,6 +3,7 @@ operation's file."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable
 from ctypes import CDLL
@@ -18,6 +19,7 @@ _ARGUMENTS = {
     "rms_norm": (POINTER, POINTER, POINTER, POINTER, POINTER, INTEGER, INTEGER, NUMBER, NUMBER, INTEGER),
     "rotate": (POINTER, INTEGER, POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
     "gate": (POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER),
+    "int8_matmul": (*[POINTER] * 8, *[INTEGER] * 5),
 }
 
 
@@ -35,17 +37,28 @@ class Library:
         self.rms_norm = _by_dtype(loaded, "rms_norm")
         self.rotate = _by_dtype(loaded, "rotate")
         self.gate = _by_dtype(loaded, "gate")
+        self.int8_matmul = _by_dtype(loaded, "int8_matmul", but=torch.float64)
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None
-        loaded.vector_bytes.restype = loaded.has_tiles.restype = INTEGER
+        for fact in (loaded.vector_bytes, loaded.has_tiles, loaded.has_byte_products):
+            fact.restype = INTEGER
         self.vector_bytes: int = loaded.vector_bytes()
         self.uses_tiles = bool(loaded.has_tiles())  # matrix registers (AMX)
+        self.multiplies_bytes = bool(loaded.has_byte_products())  # int8_matmul computes (AVX-512 VNNI)
+
+    def without_tiles(self) -> Library:
+        """The same for a processor that lacks matrix registers."""
+        plain = copy.copy(self)
+        plain.uses_tiles = False
+        return plain
 
 
-def _by_dtype(loaded: CDLL, operation: str) -> dict[torch.dtype, Callable[..., Any]]:
+def _by_dtype(loaded: CDLL, operation: str, but: torch.dtype | None = None) -> dict[torch.dtype, Callable[..., Any]]:
     functions = {}
     for dtype, name in DTYPES.items():
+        if dtype == but:
+            continue
         function = getattr(loaded, f"{operation}_{name}")
         function.argtypes, function.restype = list(_ARGUMENTS[operation]), None
         functions[dtype] = function

@@ -22,26 +22,33 @@ inline bool tiles_are_allowed() {
   return allowed;
 }
 
-// While it lives, this thread's tiles are whole ones.
-class WholeTiles {
+// While it lives, this thread's tiles have rows of 64 bytes: tiles 6 and 7 sixteen, the others so many.
+class RowTiles {
  public:
-  explicit WholeTiles(bool used) : used(used) {
+  RowTiles(bool used, int64_t rows) : used(used) {
     if (!used) return;
     struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      uint8_t rows[16] = {};
     } config;
     static_assert(sizeof config == 64);
+    for (int tile = 0; tile < 8; ++tile) config.rows[tile] = uint8_t(tile < 6 ? rows : TILE);
     asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  ~WholeTiles() {
+  ~RowTiles() {
     if (used) _tile_release();
   }
-  WholeTiles(const WholeTiles&) = delete;
+  RowTiles(const RowTiles&) = delete;
 
  private:
   const bool used;
+};
+
+// While it lives, this thread's tiles are whole ones.
+class WholeTiles : public RowTiles {
+ public:
+  explicit WholeTiles(bool used) : RowTiles(used, TILE) {}
 };
 
 // to = x y: x of 16 rows, y of `count` tiles [16 pairs of rows][16 columns][2] one after the other.
@@ -79,4 +86,14 @@ inline void multiply_two_tiles(const bfloat16* x, int64_t x_stride, const __m512
 
 #else
 #define HAS_TILES 0
+
+namespace {
+
+inline bool tiles_are_allowed() { return false; }
+
+struct RowTiles {
+  RowTiles(bool, int64_t) {}
+};
+
+}  // namespace
 #endif

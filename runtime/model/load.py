@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from latticework.kernels.cpu.library import Library
 from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError, UnsupportedModel
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.model.base import Model
@@ -39,7 +40,9 @@ def torch_dtype(dtype: str) -> torch.dtype:
     return _DTYPES[resolve_dtype(dtype)]
 
 
-def load_any(card: ModelCard, config: EngineConfig, progress: Progress | None = None) -> Model:
+def load_any(
+    card: ModelCard, config: EngineConfig, progress: Progress | None = None, library: Library | None = None
+) -> Model:
     """As `load_model`, or through transformers: config.model_impl says, "auto" takes native families first.
 
     Raises UnsupportedModel also for what cannot run through transformers.
@@ -48,7 +51,12 @@ def load_any(card: ModelCard, config: EngineConfig, progress: Progress | None = 
     if config.model_impl == "native" or (config.model_impl == "auto" and native):
         check_native(card.spec.architecture, card.name)
         return load_model(
-            card, config.dtype, progress=progress, quantization=config.quantization, cache_mb=config.weight_cache_mb
+            card,
+            config.dtype,
+            progress=progress,
+            quantization=config.quantization,
+            cache_mb=config.weight_cache_mb,
+            library=library,
         )
     folder = Path(card.weights)
     if not folder.is_dir():
@@ -75,13 +83,15 @@ def load_model(
     progress: Progress | None = None,
     quantization: Quantization = "none",
     cache_mb: int = 0,
+    library: Library | None = None,
 ) -> Decoder:
     """Reads the card's weights as `dtype` ("auto" allowed) and packs them, in eval mode and without gradients.
 
-    quantization, cache_mb: see EngineConfig. Raises ModelError when memory is too small, BrokenModel naming the file
-    when weights are missing, unknown, misshapen or cannot be read, InvalidArgument for a type that cannot be quantised.
+    quantization, cache_mb: see EngineConfig. library: multiplies what it can, else torch does. Raises ModelError when
+    memory is too small, BrokenModel naming the file when weights are missing, unknown, misshapen or cannot be read,
+    InvalidArgument for a type that cannot be quantised.
     """
-    packing = Packing(quantization, torch_dtype(dtype))
+    packing = Packing(quantization, torch_dtype(dtype), library)
     try:
         model = Decoder(card.spec, packing.dtype, device, packing.source_dtype)
     except RuntimeError as error:  # torch's answer to too little memory
@@ -93,7 +103,7 @@ def load_model(
                 model.load(_weights(card, packing, progress), packing, keep)
         except BrokenModel as error:
             raise BrokenModel(f"{card.weights}: {error.message}", hint=error.hint) from None
-    choose_forms(model)
+    choose_forms(model, packing)
     return model.eval()
 
 

@@ -21,7 +21,7 @@ from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.quantize.base import Form, Kind, Parts
 from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.crossing import Crossings
-from latticework.runtime.model.quantize.packing import Keep, Packing, by_rows, form_of
+from latticework.runtime.model.quantize.packing import Keep, Packing, by_rows
 from latticework.runtime.model.quantize.store import Keeper, Kept, key_of
 from latticework.runtime.model.spec import ModelCard
 from latticework.runtime.model.weights import Progress
@@ -51,7 +51,7 @@ class WeightCache:
             return False
         try:
             kept.check(torch.get_num_threads())
-            _fill(model, kept, progress)
+            _fill(model, kept, self._packing, progress)
         except BrokenModel as error:
             log.warning("%s; the weights are packed anew", error.message)
             return False
@@ -77,7 +77,7 @@ class WeightCache:
         keeper.finish()
 
 
-def choose_forms(model: Decoder) -> None:
+def choose_forms(model: Decoder, packing: Packing) -> None:
     """Sets up to how many rows the first of two forms is taken, from the table of this machine."""
     shapes: dict[tuple[int, int, str, str], list[ByRows]] = defaultdict(list)
     for _, linear in model.linears():
@@ -86,7 +86,8 @@ def choose_forms(model: Decoder) -> None:
             shapes[linear.inputs, linear.outputs, packed.few.kind, packed.many.kind].append(packed)
     if not shapes:
         return
-    crossings = Crossings(config.cache_folder() / "crossings")
+    computed = "torch" if packing.library is None else packing.library.path.stem
+    crossings = Crossings(config.cache_folder() / "crossings", computed)
     for (inputs, outputs, *_), weights in shapes.items():
         crossings.choose(weights, inputs, outputs, model.embed.dtype)
 
@@ -110,7 +111,7 @@ def _rest(model: Decoder) -> dict[str, Tensor]:
     return {name: parameter.data for name, parameter in model.named_parameters()}
 
 
-def _fill(model: Decoder, kept: Kept, progress: Progress | None) -> None:
+def _fill(model: Decoder, kept: Kept, packing: Packing, progress: Progress | None) -> None:
     """Changes the model only when everything is there."""
     linears = list(model.linears())
     matrices = {f"{name}.weight" for name, _ in linears}
@@ -126,7 +127,7 @@ def _fill(model: Decoder, kept: Kept, progress: Progress | None) -> None:
         if not kinds:
             raise BrokenModel(f"{kept.folder} has no {name}")
         bias = rest.get(f"{name}.bias")
-        packed.append(by_rows([form_of(kind, kept.read(f"{name}.{kind}"), bias) for kind in kinds]))
+        packed.append(by_rows([packing.form(kind, kept.read(f"{name}.{kind}"), bias) for kind in kinds]))
         if progress:
             progress(len(packed), len(linears))
     for name, parameter in loose.items():

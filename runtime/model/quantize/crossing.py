@@ -1,9 +1,9 @@
 """From how many rows on the second form of a weight is faster: measured once for each shape, and kept on disk.
 
 Rows go up a ladder until the second form has won; a rung costs a few calls of both forms, in turn, over several weights
-of the shape, so that they are read from memory as in a step. What was found depends on processor, threads and torch, so
-those are the name of the table. A table that cannot be kept is not measured, either: where each start chose anew, the
-same text would come out differently from start to start.
+of the shape, so that they are read from memory as in a step. What was found depends on processor, threads, torch and
+our own operations, so those are the name of the table. A table that cannot be kept is not measured, either: where each
+start chose anew, the same text would come out differently from start to start.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Crossings:
     """The table of this machine. Owner of its file."""
 
-    def __init__(self, folder: Path, clock: Clock = time.perf_counter) -> None:
-        self._machine = machine()
+    def __init__(self, folder: Path, computed: str = "torch", clock: Clock = time.perf_counter) -> None:
+        """computed: by what, with its version."""
+        self._machine = f"{machine()}, {computed}"
         self._path = folder / f"{hashlib.blake2b(self._machine.encode(), digest_size=8).hexdigest()}.json"
         self._clock = clock
         self._limits = self._read()

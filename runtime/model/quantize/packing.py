@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from latticework.kernels.cpu.library import Library
 from latticework.lang.errors import InvalidArgument
 from latticework.runtime.model.quantize.base import Form, Kind, Parts, Quantization
 from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
 from latticework.runtime.model.quantize.int4 import Int4, int4_parts
 from latticework.runtime.model.quantize.int8 import Int8, int8_parts
+from latticework.runtime.model.quantize.native import NativeInt8
 from latticework.runtime.model.quantize.plain import Plain, plain_parts
 
 log = logging.getLogger("latticework.model")
@@ -35,14 +37,18 @@ _FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "i
 
 
 class Packing:
-    """Makes the forms of one model's weights."""
+    """Makes the forms of one model's weights.
 
-    def __init__(self, quantization: Quantization, dtype: torch.dtype) -> None:
+    library: computes what it can, None: torch computes everything. What is kept on disk is the same.
+    """
+
+    def __init__(self, quantization: Quantization, dtype: torch.dtype, library: Library | None = None) -> None:
         """Raises InvalidArgument for a type that is not computed with quantised weights."""
         if quantization != "none":
             _check_quantization(quantization, dtype)
         self.quantization = quantization
         self.dtype = dtype
+        self.library = library
 
     @property
     def source_dtype(self) -> torch.dtype:
@@ -62,8 +68,15 @@ class Packing:
         for kind, parts in self._parts(kinds, source):
             if keep is not None:
                 keep(name, kind, parts)
-            forms.append(_FORMS[kind](parts, bias))
+            forms.append(self.form(kind, parts, bias))
         return by_rows(forms)
+
+    def form(self, kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
+        """One form, out of what it is made of."""
+        library = self.library
+        if library is not None and kind == "int8" and library.multiplies_bytes:
+            return NativeInt8(library, parts, bias)
+        return _FORMS[kind](parts, bias)
 
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
         if self.quantization == "none":
@@ -92,11 +105,6 @@ class Packing:
             dense = parts["codes"] * parts["scales"].unsqueeze(1)
         if kinds[-1] == "plain":
             yield "plain", plain_parts(dense, self.dtype)
-
-
-def form_of(kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
-    """A form made before, out of what was kept of it."""
-    return _FORMS[kind](parts, bias)
 
 
 def by_rows(forms: Sequence[Form]) -> Form | ByRows:

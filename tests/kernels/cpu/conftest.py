@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from latticework.kernels.cpu.library import Library
@@ -16,6 +14,4 @@ def native_library(library: Library | None, request: pytest.FixtureRequest) -> L
         return library
     if not library.uses_tiles:
         pytest.skip("this processor has no matrix registers")
-    plain = copy.copy(library)
-    plain.uses_tiles = False
-    return plain
+    return library.without_tiles()

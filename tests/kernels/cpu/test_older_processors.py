@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latticework.kernels.cpu import build
+from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul, int8_matmul_reference
 from latticework.kernels.cpu.library import DTYPES, Library
 from latticework.kernels.cpu.paged_attention import AttentionPlan, paged_attention, paged_attention_reference
 from latticework.kernels.cpu.pointwise import TORCH, NativePointwise
@@ -35,6 +36,8 @@ def test_the_operations_equal_their_twins(processor: str, tmp_path: Path, monkey
     for dtype in DTYPES:
         check_attention(library, dtype)
         check_pointwise(library, dtype)
+    if library.multiplies_bytes:
+        check_bytes(library)
 
 
 def check_attention(library: Library, dtype: torch.dtype) -> None:
@@ -46,6 +49,14 @@ def check_attention(library: Library, dtype: torch.dtype) -> None:
     found = paged_attention(library, *inputs, kv.keys[0], kv.values[0], plan, 0.125)
     expected = paged_attention_reference(*inputs, kv.keys[0], kv.values[0], batch, 0.125)
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+def check_bytes(library: Library) -> None:
+    codes, scales = torch.randint(-127, 128, (49, 96), dtype=torch.int8), torch.rand(49)
+    for rows in (1, 3, 18):
+        x = torch.randn(rows, 96)
+        found = int8_matmul(library, x, Int8Packed(codes, scales), None)
+        torch.testing.assert_close(found, int8_matmul_reference(x, codes, scales, None), rtol=1e-5, atol=1e-3)
 
 
 def check_pointwise(library: Library, dtype: torch.dtype) -> None:

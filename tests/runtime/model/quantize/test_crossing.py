@@ -67,7 +67,7 @@ def test_a_shape_is_measured_once_and_remembered(tmp_path: Path) -> None:
     clock = Clock()
     for expected_calls in (True, False):
         weights = [pair(clock, (1e-6, 1e-6), (8e-6, 1e-7)) for _ in range(2)]
-        Crossings(tmp_path, clock).choose(weights, 4, 8, torch.float32)
+        Crossings(tmp_path, clock=clock).choose(weights, 4, 8, torch.float32)
         assert [weight.limit for weight in weights] == [6, 6]
         assert bool(weights[0].few.calls) is expected_calls  # type: ignore[attr-defined]
     (path,) = tmp_path.iterdir()
@@ -79,11 +79,11 @@ def test_a_shape_is_measured_once_and_remembered(tmp_path: Path) -> None:
 )
 def test_a_damaged_table_is_measured_anew(tmp_path: Path, text: str) -> None:
     clock = Clock()
-    Crossings(tmp_path, clock).choose([pair(clock, (1e-6, 1e-6), (8e-6, 1e-7))], 4, 8, torch.float32)
+    Crossings(tmp_path, clock=clock).choose([pair(clock, (1e-6, 1e-6), (8e-6, 1e-7))], 4, 8, torch.float32)
     (path,) = tmp_path.iterdir()
     path.write_text(text)
     weight = pair(clock, (1e-6, 1e-6), (8e-6, 1e-7))
-    Crossings(tmp_path, clock).choose([weight], 4, 8, torch.float32)
+    Crossings(tmp_path, clock=clock).choose([weight], 4, 8, torch.float32)
     assert weight.few.calls  # type: ignore[attr-defined]
     assert weight.limit == 6
     assert json.loads(path.read_text())["limits"]
@@ -97,6 +97,6 @@ def test_where_nothing_can_be_kept_the_limit_is_the_same_at_every_start(
     for many in ((8e-6, 1e-7), (1e-9, 1e-9)):
         weight = pair(clock, (1e-6, 1e-6), many)
         with caplog.at_level(logging.WARNING):
-            Crossings(tmp_path / "file", clock).choose([weight], 4, 8, torch.float32)
+            Crossings(tmp_path / "file", clock=clock).choose([weight], 4, 8, torch.float32)
         assert weight.limit == FEW_ROWS
     assert "is not measured" in caplog.text
