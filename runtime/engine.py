@@ -34,6 +34,7 @@ from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
 from latticework.runtime.model.locate import find_model
+from latticework.runtime.model.one_call import OneCall, fits_one_call
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelCard, ModelSpec
 from latticework.runtime.model.threads import use_threads
@@ -57,13 +58,27 @@ from latticework.runtime.settle import Settlement
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from latticework.kernels.cpu.library import Library
+    from latticework.runtime.model.base import Model
 
 
 def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
     """What the engine knows of texts, made while weights are read."""
     tokenizer = Tokenizer.from_file(card.tokenizer)
     return tokenizer, Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids).warm()
+
+
+def _in_one_call(config: EngineConfig, model: Model, dtype: torch.dtype, library: Library | None) -> bool:
+    """Whether the model's layers go in one call of the library."""
+    return (
+        isinstance(model, Decoder)
+        and config.quantization == "none"
+        and config.attention in ("auto", "native")
+        and fits_one_call(model.spec, dtype, library)
+    )
 
 
 class Runner(Protocol):
@@ -176,9 +191,13 @@ class Engine:
         else:
             pages = config.kv_tokens // config.page_size
         kv = allocate_kv(spec, pages, config.page_size, kind)
-        attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
+        in_one_call = _in_one_call(config, model, kind, library)
+        attention = make_attention(
+            config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library, takes_all=in_one_call
+        )
+        one_call = OneCall(library, model, kv) if in_one_call else None
         profile = Profile(config.profile)
-        runner = ModelRunner(model, attention, kv, profile)
+        runner = ModelRunner(model, attention, kv, profile, one_call)
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
         pace = Pace()

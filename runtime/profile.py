@@ -39,6 +39,12 @@ class Profile:
             self._count()
             self._open.pop()
 
+    def of_which(self, name: str, seconds: float) -> None:
+        """So much of the innermost open part's time was that of another part."""
+        if self.seconds:
+            self.seconds[self._open[-1]] -= seconds
+            self.seconds[name] += seconds
+
     def _count(self) -> None:
         """Gives the time since the last change to the innermost open part."""
         now = time.perf_counter()

@@ -2,25 +2,11 @@
 
 #include <omp.h>
 
-#include "vectors.h"
+#include "rows.h"
 
 namespace {
 
 constexpr int64_t SMALL = 1 << 14;  // numbers that one thread is done with before others have come
-
-template <typename A>
-Vec<A> sigmoid(Vec<A> x) {  // by exp of what is not above 0: never infinite
-  const Vec<A> less = exponential(x < A(0) ? x : -x);
-  return (x < A(0) ? less : all(A(1))) / (A(1) + less);
-}
-
-// x * sigmoid(x), or, as 0.5 * (1 + tanh(y)) = sigmoid(2 y), GELU's approximation by tanh
-template <typename A>
-Vec<A> activate(Vec<A> x, bool is_gelu) {
-  if (!is_gelu) return x * sigmoid<A>(x);
-  const A twice = A(2 * 0.79788456080286535588);  // sqrt(2 / pi)
-  return x * sigmoid<A>(twice * (x + A(0.044715) * x * x * x));
-}
 
 template <typename T>
 void gate_row(const T* gate, T* out, int64_t size, bool is_gelu) {

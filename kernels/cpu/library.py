@@ -38,6 +38,10 @@ class Library:
         self.rotate = _by_dtype(loaded, "rotate")
         self.gate = _by_dtype(loaded, "gate")
         self.int8_matmul = _by_dtype(loaded, "int8_matmul", but=torch.float64)
+        self.tile_matmul = loaded.tile_matmul
+        self.tile_matmul.argtypes, self.tile_matmul.restype = [POINTER, POINTER, POINTER, INTEGER, INTEGER], None
+        self.decoder_layers = loaded.decoder_layers
+        self.decoder_layers.argtypes, self.decoder_layers.restype = [POINTER, POINTER], None
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None

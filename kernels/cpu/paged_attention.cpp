@@ -15,18 +15,9 @@
 
 #include <omp.h>
 
-#include "plan.h"
-#include "tiles.h"
+#include "attention.h"
 
 namespace {
-
-template <typename T>
-struct Layer {
-  const T *q, *k, *v;
-  int64_t q_stride, k_stride, v_stride;  // from one token to the next
-  T *keys, *values, *out;
-  double scale, soft_cap;  // soft_cap 0: none
-};
 
 #if defined(__AVX512F__)
 constexpr int SLICE = 4;  // vectors of one row of output that are in registers at once
@@ -448,12 +439,17 @@ class Attention {
 };
 
 template <typename T>
-void attend(const Plan& plan, const Layer<T>& layer) {
+Buffers<T>& kept_buffers() {
   static thread_local Buffers<T> buffers;
+  return buffers;
+}
+
+template <typename T>
+void attend(const Plan& plan, const Layer<T>& layer) {
   const int threads = plan.item_count > 1 ? int(plan.threads) : 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    Attention<T> attention(plan, layer, buffers);
+    Attention<T> attention(plan, layer, kept_buffers<T>());
 #if HAS_TILES
     const WholeTiles tiles(multiplies_pairs<T> && plan.tiles);
 #endif
@@ -475,6 +471,18 @@ ATTENTION(float64, double)
 ATTENTION(float32, float)
 ATTENTION(float16, float16)
 ATTENTION(bfloat16, bfloat16)
+
+#if HAS_TILES
+struct AttentionThread::State {
+  Attention<bfloat16> attention;
+};
+
+AttentionThread::AttentionThread(const Plan& plan, const Layer<bfloat16>& layer)
+    : state(new State{Attention<bfloat16>(plan, layer, kept_buffers<bfloat16>())}) {}
+AttentionThread::~AttentionThread() { delete state; }
+void AttentionThread::attend(const int32_t* item) { state->attention.attend(item); }
+void AttentionThread::merge(int64_t row) const { state->attention.merge(row); }
+#endif
 
 extern "C" int64_t vector_bytes() { return VECTOR_BYTES; }
 

@@ -2,29 +2,11 @@
 
 #include <omp.h>
 
-#include "vectors.h"
+#include "rows.h"
 
 namespace {
 
 constexpr int64_t SMALL = 1 << 14;  // numbers that one thread is done with before others have come
-
-// x[i], x[i + half] of one head; cos and sin are those of the token.
-template <typename T>
-void rotate_head(T* x, const T* cos, const T* sin, int64_t half) {
-  using A = typename Work<T>::type;
-  constexpr int W = Vector<A>::width;
-  int64_t d = 0;
-  for (; d + W <= half; d += W) {
-    const Vec<A> first = load_wide<T>(x + d), second = load_wide<T>(x + half + d);
-    store_narrow<T>(x + d, first * load_wide<T>(cos + d) - second * load_wide<T>(sin + d));
-    store_narrow<T>(x + half + d, second * load_wide<T>(cos + half + d) + first * load_wide<T>(sin + half + d));
-  }
-  for (; d < half; ++d) {
-    const A first = widen(x[d]), second = widen(x[half + d]);
-    narrow(A(first * widen(cos[d]) - second * widen(sin[d])), x[d]);
-    narrow(A(second * widen(cos[half + d]) + first * widen(sin[half + d])), x[half + d]);
-  }
-}
 
 template <typename T>
 void rotate(T* x, int64_t stride, const T* cos, const T* sin, int64_t tokens, int64_t heads, int64_t head_dim,

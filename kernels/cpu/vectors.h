@@ -18,11 +18,12 @@
 #define VECTOR_BYTES 16
 #endif
 
-namespace {
-
 struct bfloat16 {
   uint16_t bits;
 };
+
+namespace {
+
 using float16 = _Float16;
 
 // Work<T>: what T is computed in, and vectors of that.

@@ -23,12 +23,13 @@ def make_attention(
     dtype: torch.dtype | None = None,
     layers: tuple[LayerAttention, ...] = (),
     library: Library | None = None,
+    takes_all: bool = False,
 ) -> AttentionBackend:
     """The backend of that name; "auto" is triton on CUDA, elsewhere native with a library and torch without. Triton is
     imported only if chosen.
 
     head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. library: the built
-    CPU kernels. Raises Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
+    CPU kernels. takes_all: "native" does not leave long prompts to torch. Raises Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
     """
     if name == "auto":
         name = "triton" if device.startswith("cuda") else "torch" if library is None else "native"
@@ -45,7 +46,7 @@ def make_attention(
                 hint="cpu_kernels='on', or `latticework kernels build`",
                 field="attention",
             )
-        return NativeAttention(library, dtype, layers)
+        return NativeAttention(library, dtype, layers, takes_all)
     if name == "triton":
         from latticework.runtime.attention.triton import TritonAttention
 

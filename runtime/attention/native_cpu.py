@@ -41,13 +41,18 @@ class NativeAttention:
     name = "native"
 
     def __init__(
-        self, library: Library, dtype: torch.dtype | None = None, layers: tuple[LayerAttention, ...] = ()
+        self,
+        library: Library,
+        dtype: torch.dtype | None = None,
+        layers: tuple[LayerAttention, ...] = (),
+        takes_all: bool = False,
     ) -> None:
-        """Raises Unsupported for a dtype that the operation does not know."""
+        """takes_all: prompts go through the operation, too. Raises Unsupported for a dtype that the operation does not know."""
         if dtype is not None and dtype not in DTYPES:
             raise Unsupported(f"attention='native' does not compute in {dtype}", hint="use attention='torch'")
         self.layers = layers
         self._library = library
+        self._takes_all = takes_all
         self._windows = {layer.window for layer in layers} or {None}
 
     def _most_new(self, kv: KVCache) -> int:
@@ -82,7 +87,7 @@ class NativeAttention:
 
     def _plan(self, batch: Batch, kv: KVCache, window: int | None) -> NativePlan:
         new = np.diff(batch.starts)
-        few = new <= self._most_new(kv)
+        few = np.full(len(new), True) if self._takes_all else new <= self._most_new(kv)
         many = np.flatnonzero(~few)
         plan = AttentionPlan(
             self._library,

@@ -120,13 +120,16 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens, positions: [T] int64 -> [T, hidden], normed."""
-        x = functional.embedding(tokens, self.embed)
-        if self.spec.embedding_multiplier != 1.0:
-            x = x * self.scale
+        x = self.embedded(tokens)
         turns: dict[str, Turn] = {kind: rotary(positions) for kind, rotary in self.rotary.items()}
         for index, layer in enumerate(self.layers):
             x = layer(index, x, turns.get(self.ropes[index]), attend)
         return self.norm(x)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """tokens: [T] int64 -> [T, hidden], what the first layer takes."""
+        x = functional.embedding(tokens, self.embed)
+        return x if self.spec.embedding_multiplier == 1.0 else x * self.scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [R, hidden] -> [R, V]."""

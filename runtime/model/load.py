@@ -16,6 +16,7 @@ from latticework.runtime.config import EngineConfig
 from latticework.runtime.model.base import Model
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.quantize.base import Quantization
+from latticework.runtime.model.one_call import fits_one_call
 from latticework.runtime.model.quantize.packing import Packing
 from latticework.runtime.model.registry import SUPPORTED, check_native
 from latticework.runtime.model.spec import ModelCard
@@ -91,7 +92,10 @@ def load_model(
     memory is too small, BrokenModel naming the file when weights are missing, unknown, misshapen or cannot be read,
     InvalidArgument for a type that cannot be quantised.
     """
-    packing = Packing(quantization, torch_dtype(dtype), library)
+    kind = torch_dtype(dtype)
+    packing = Packing(
+        quantization, kind, library, in_tiles=quantization == "none" and fits_one_call(card.spec, kind, library)
+    )
     try:
         model = Decoder(card.spec, packing.dtype, device, packing.source_dtype)
     except RuntimeError as error:  # torch's answer to too little memory

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latticework.runtime.attention.base import AttentionBackend, KVCache
 from latticework.runtime.model.base import Model
+from latticework.runtime.model.one_call import OneCall
 from latticework.runtime.profile import Profile
 from latticework.runtime.schedule.batch import Batch
 
@@ -19,7 +20,15 @@ from latticework.runtime.schedule.batch import Batch
 class ModelRunner:
     """Runs batches over one KV cache. Not thread-safe: steps follow each other."""
 
-    def __init__(self, model: Model, attention: AttentionBackend, kv: KVCache, profile: Profile | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        attention: AttentionBackend,
+        kv: KVCache,
+        profile: Profile | None = None,
+        one_call: OneCall | None = None,
+    ) -> None:
+        """one_call: the model's layers, if they go in one call."""
         assert attention.layers == model.spec.attention_layers, "the attention was made for another model"
         self.model = model
         self.attention = attention
@@ -27,7 +36,8 @@ class ModelRunner:
         self.profile = profile or Profile(False)
         weights = next(model.parameters())
         self._device = weights.device
-        self._pads = weights.device.type == "cpu" and weights.dtype.itemsize == 2
+        self._one_call = one_call
+        self._pads = one_call is None and weights.device.type == "cpu" and weights.dtype.itemsize == 2
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -48,7 +58,13 @@ class ModelRunner:
                 return padded[0]
 
         with self.profile.part("layers"):
-            hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), attend)
+            if self._one_call is not None:
+                hidden = self._one_call(
+                    self._moved(batch.tokens, count), self._moved(batch.positions, count), batch, plan
+                )
+                self.profile.of_which("attention", self._one_call.attention_seconds)
+            else:
+                hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), attend)
         with self.profile.part("head"):
             drawn = len(batch.logit_rows)
             logits = self.model.logits(hidden[self._moved(batch.logit_rows, self._rows(drawn))])[:drawn]

@@ -1,0 +1,94 @@
+"""The layers of a decoder in one call of the built library, for the families and types that it knows.
+
+What it knows: bfloat16 where the processor has matrix registers (AMX); norms before attention and MLP; heads that are
+turned whole. Other decoders go layer by layer (`decoder.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from latticework.kernels.cpu.decoder_layers import DecoderLayers, LayerWeights, Shape
+from latticework.kernels.cpu.library import Library
+from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.layer import PLAIN
+from latticework.runtime.attention.native_cpu import NativePlan
+from latticework.runtime.model.decoder import Decoder, Layer
+from latticework.runtime.model.layers import RMSNorm
+from latticework.runtime.model.quantize.native import NativePlain
+from latticework.runtime.model.spec import ModelSpec
+from latticework.runtime.schedule.batch import Batch
+
+
+def fits_one_call(spec: ModelSpec, dtype: torch.dtype, library: Library | None) -> bool:
+    """Whether the layers of such a model can go in one call."""
+    return (
+        library is not None
+        and library.uses_tiles
+        and dtype == torch.bfloat16
+        and spec.norms == "before"
+        and spec.qk_norm is None
+        and spec.residual_multiplier == 1.0
+        and spec.rotary_dim in (None, spec.head_dim)
+        and spec.head_dim % 32 == 0
+        and spec.hidden_size % 32 == 0
+        and spec.intermediate_size % 32 == 0
+        and spec.num_attention_heads * spec.head_dim % 32 == 0
+    )
+
+
+class OneCall:
+    """A decoder's layers over one KV cache."""
+
+    def __init__(self, library: Library, model: Decoder, kv: KVCache) -> None:
+        """model: see `fits_one_call`; its matrices are `NativePlain`."""
+        spec = model.spec
+        self._model = model
+        self._kinds = list(model.rotary)
+        self._attention = spec.attention_layers or (PLAIN,) * spec.num_hidden_layers
+        shape = Shape(
+            hidden=spec.hidden_size,
+            intermediate=spec.intermediate_size,
+            heads=spec.num_attention_heads,
+            kv_heads=spec.num_key_value_heads,
+            head_dim=spec.head_dim,
+            is_gelu=spec.hidden_act != "silu",
+            eps=spec.rms_norm_eps,
+            norm_offset=spec.norm_offset,
+        )
+        layers = [self._weights(index, module) for index, module in enumerate(model.layers)]
+        self._layers = DecoderLayers(library, layers, shape, kv.keys, kv.values)
+
+    def _weights(self, index: int, layer: torch.nn.Module) -> LayerWeights:
+        assert isinstance(layer, Layer)
+        how, kind = self._attention[index], self._model.ropes[index]
+        packed = [layer.qkv.packed, layer.output.packed, layer.mlp.gate_up.packed, layer.mlp.down.packed]
+        tiles = [form.weight for form in packed if isinstance(form, NativePlain)]
+        assert len(tiles) == len(packed), "a matrix in another form"
+        assert isinstance(layer.input_norm, RMSNorm)
+        assert isinstance(layer.mlp_norm, RMSNorm)
+        return LayerWeights(
+            layer.input_norm.weight.data,
+            layer.mlp_norm.weight.data,
+            *tiles,
+            turns=None if kind == "none" else self._kinds.index(kind),
+            scale=layer.head_dim**-0.5 if how.scale is None else how.scale,
+            soft_cap=how.soft_cap,
+        )
+
+    @property
+    def attention_seconds(self) -> float:
+        """Of the last step."""
+        return self._layers.attention_seconds
+
+    def __call__(self, tokens: Tensor, positions: Tensor, batch: Batch, plans: dict[int | None, NativePlan]) -> Tensor:
+        """tokens, positions: [T] int64, those of the batch; plans: of `NativeAttention`, by window, every sequence in
+        the operation's -> [T, hidden], normed."""
+        model = self._model
+        x = model.embedded(tokens)
+        turns = [model.rotary[kind](positions) for kind in self._kinds]
+        every = [plans[how.window] for how in self._attention]
+        assert all(plan.rest is None for plan in every), "sequences that attend elsewhere"
+        self._layers.run(x, turns, [plan.few for plan in every], *batch.copies)
+        return model.norm(x)
