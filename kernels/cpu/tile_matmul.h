@@ -47,7 +47,7 @@ inline void multiply_column(const TileWeight& weight, int64_t column, const bflo
   if (rows <= TILE) {
     for (int64_t d = 0; d < depth; ++d, x += TILE_INPUTS, tiles += 2 * TILE_NUMBERS) {
       fetch_tiles(tiles + TILES_AHEAD * TILE_NUMBERS);
-      _tile_loadd(4, x, stride);
+      _tile_stream_loadd(4, x, stride);
       _tile_loadd(6, tiles, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, tiles + TILE_NUMBERS, 64);
@@ -58,12 +58,12 @@ inline void multiply_column(const TileWeight& weight, int64_t column, const bflo
     _tile_zero(3);
     for (int64_t d = 0; d < depth; ++d, x += TILE_INPUTS, below += TILE_INPUTS, tiles += 2 * TILE_NUMBERS) {
       if (is_first) fetch_tiles(tiles + TILES_AHEAD * TILE_NUMBERS);
-      _tile_loadd(4, x, stride);
+      _tile_stream_loadd(4, x, stride);
       _tile_loadd(6, tiles, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, tiles + TILE_NUMBERS, 64);
       _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, below, stride);
+      _tile_stream_loadd(5, below, stride);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }

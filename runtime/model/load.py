@@ -15,8 +15,8 @@ from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError, Un
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.model.base import Model
 from latticework.runtime.model.decoder import Decoder
-from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.one_call import fits_one_call
+from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.quantize.packing import Packing
 from latticework.runtime.model.registry import SUPPORTED, check_native
 from latticework.runtime.model.spec import ModelCard

@@ -13,8 +13,6 @@ from latticework.kernels.cpu.pointwise import NativePointwise
 from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.layer import LayerAttention
 from latticework.runtime.cache.kv import allocate_kv
-from latticework.runtime.config import EngineConfig
-from latticework.runtime.engine import Engine
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.one_call import OneCall, fits_one_call
 from latticework.runtime.model.quantize.packing import Packing
