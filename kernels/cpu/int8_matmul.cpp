@@ -96,9 +96,7 @@ void column_by_few(const Int8Weight& weight, const T* bias, int64_t c, int8_t* h
   }
 }
 
-#if HAS_TILES && defined(__AMX_INT8__)
-constexpr bool has_byte_tiles = true;
-
+#if HAS_BYTE_TILES
 template <typename T>
 void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t* halves, const float* row_scales,
                      int64_t rows, T* out) {
@@ -134,8 +132,6 @@ void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t*
   }
 }
 #else
-constexpr bool has_byte_tiles = false;
-
 template <typename T>
 void column_by_tiles(const Int8Weight&, const T*, int64_t, int8_t*, const float*, int64_t, T*) {}
 #endif
@@ -143,7 +139,7 @@ void column_by_tiles(const Int8Weight&, const T*, int64_t, int8_t*, const float*
 template <typename T>
 void multiply(const T* x, const Int8Weight& weight, const T* bias, int8_t* halves, float* row_scales, T* out,
               int64_t rows, int64_t threads, bool tiles) {
-  tiles = tiles && has_byte_tiles && rows > FEW && tiles_are_allowed();
+  tiles = tiles && HAS_BYTE_TILES && rows > FEW && tiles_are_allowed();
   const int64_t columns = weight.columns();
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
   {

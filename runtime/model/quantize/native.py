@@ -1,16 +1,21 @@
-"""Forms whose products the built C++ operations compute, of the same parts as torch's: see `kernels/cpu/`."""
+"""Forms whose products the built C++ operations compute: see `kernels/cpu/`."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from latticework.kernels.cpu.int4_matmul import int4_matmul, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul
 from latticework.kernels.cpu.library import Library
 from latticework.runtime.model.quantize.base import Kind, Parts
+from latticework.runtime.model.quantize.four_bit import FourBit
+
+_LINE = 64  # bytes: a load that lies in two lines of the cache takes twice as long
 
 
 class NativeInt8:
-    """A `Form` of int8 codes, as `Int8`: the same integers, scaled at once. A row with NaN or infinity gives NaN."""
+    """A `Form` of the parts of `Int8`: the same integers, scaled at once. A row with NaN or infinity gives NaN."""
 
     kind: Kind = "int8"
 
@@ -21,3 +26,25 @@ class NativeInt8:
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
         return int8_matmul(self._library, x, self._weight, self._bias)
+
+
+def native_int4_parts(weight: FourBit) -> Parts:
+    """The codes as the library reads them."""
+    packed = pack_int4(weight.codes, weight.scales, weight.zeros)
+    return {"packed": packed, "outputs": torch.tensor(len(weight.codes))}
+
+
+class NativeInt4:
+    """A `Form` of 4-bit codes, for rows in 12 bits. A row with NaN or infinity gives NaN."""
+
+    kind: Kind = "int4"
+
+    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+        packed = parts["packed"]
+        self._library = library
+        self._packed = packed if packed.data_ptr() % _LINE == 0 else packed.clone()  # mapped files lie anyhow
+        self._outputs = int(parts["outputs"])
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
+        return int4_matmul(self._library, x, self._packed, self._outputs, self._bias)

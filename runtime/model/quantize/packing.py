@@ -25,7 +25,7 @@ from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
 from latticework.runtime.model.quantize.int4 import Int4, int4_parts
 from latticework.runtime.model.quantize.int8 import Int8, int8_parts
-from latticework.runtime.model.quantize.native import NativeInt8
+from latticework.runtime.model.quantize.native import NativeInt4, NativeInt8, native_int4_parts
 from latticework.runtime.model.quantize.plain import Plain, plain_parts
 
 log = logging.getLogger("latticework.model")
@@ -39,7 +39,7 @@ _FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "i
 class Packing:
     """Makes the forms of one model's weights.
 
-    library: computes what it can, None: torch computes everything. What is kept on disk is the same.
+    library: computes what it can; None: torch computes everything.
     """
 
     def __init__(self, quantization: Quantization, dtype: torch.dtype, library: Library | None = None) -> None:
@@ -59,6 +59,11 @@ class Packing:
     def wants_four_bits(self) -> bool:
         return self.quantization in ("int4", "auto")
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the library computes with codes, and 4-bit ones are kept as it reads them."""
+        return self.library is not None and self.library.multiplies_bytes
+
     def pack(
         self, name: str, source: Tensor | FourBit, bias: Tensor | None, is_head: bool, keep: Keep | None = None
     ) -> Form | ByRows:
@@ -73,9 +78,11 @@ class Packing:
 
     def form(self, kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
         """One form, out of what it is made of."""
-        library = self.library
-        if library is not None and kind == "int8" and library.multiplies_bytes:
-            return NativeInt8(library, parts, bias)
+        if self.library is not None and self.is_native:
+            if kind == "int8":
+                return NativeInt8(self.library, parts, bias)
+            if kind == "int4":
+                return NativeInt4(self.library, parts, bias)
         return _FORMS[kind](parts, bias)
 
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
@@ -95,7 +102,7 @@ class Packing:
         """Every form of what the first one holds."""
         if kinds[0] == "int4":
             four = (source if isinstance(source, FourBit) else FourBit.rounded(source)).in_bfloat16()
-            yield "int4", int4_parts(four)
+            yield "int4", native_int4_parts(four) if self.is_native else int4_parts(four)
             dense = four.dense()
         else:
             dense = source.dense() if isinstance(source, FourBit) else source
