@@ -2,7 +2,7 @@
 //
 // Weights are packed in columns of 32 outputs, and those in tiles of 64 inputs of 16 outputs, four inputs of an output
 // side by side: what a tile register and what VPDPBUSD reads. Columns are shared out among threads; each is read from
-// memory once, whatever the number of rows.
+// memory once, whatever the number of rows, which pass by without driving it out of the first cache.
 
 #include <omp.h>
 
@@ -112,12 +112,12 @@ void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t*
     _tile_zero(3);
     for (int64_t d = 0; d < weight.depth; ++d, tiles += 2 * TILE_BYTES, high += TILE_BYTES, low += TILE_BYTES) {
       if (row == 0) fetch_ahead(tiles);
-      _tile_loadd(4, high, BYTES);
+      _tile_stream_loadd(4, high, BYTES);
       _tile_loadd(6, tiles, BYTES);
       _tile_dpbssd(0, 4, 6);
       _tile_loadd(7, tiles + TILE_BYTES, BYTES);
       _tile_dpbssd(1, 4, 7);
-      _tile_loadd(5, low, BYTES);
+      _tile_stream_loadd(5, low, BYTES);
       _tile_dpbssd(2, 5, 6);
       _tile_dpbssd(3, 5, 7);
     }

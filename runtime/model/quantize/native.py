@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latticework.kernels.cpu.bfloat16_matmul import bfloat16_matmul, pack_bfloat16
 from latticework.kernels.cpu.int4_matmul import int4_matmul, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul
 from latticework.kernels.cpu.library import Library
@@ -14,10 +15,27 @@ from latticework.runtime.model.quantize.four_bit import FourBit
 _LINE = 64  # bytes: a load that lies in two lines of the cache takes twice as long
 
 
+class NativePlain:
+    """A `Form` of bfloat16 weights, as `Plain` but for the order in which products are added. Where there are tiles."""
+
+    kind: Kind = "plain"
+    pads = False
+
+    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+        weight = parts["weight"]
+        self._library = library
+        self._packed, self._outputs = pack_bfloat16(weight), len(weight)
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
+        return bfloat16_matmul(self._library, x, self._packed, self._outputs, self._bias)
+
+
 class NativeInt8:
     """A `Form` of the parts of `Int8`: the same integers, scaled at once. A row with NaN or infinity gives NaN."""
 
     kind: Kind = "int8"
+    pads = False
 
     def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
@@ -38,6 +56,7 @@ class NativeInt4:
     """A `Form` of 4-bit codes, for rows in 12 bits. A row with NaN or infinity gives NaN."""
 
     kind: Kind = "int4"
+    pads = False
 
     def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
         packed = parts["packed"]

@@ -25,7 +25,7 @@ from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
 from latticework.runtime.model.quantize.int4 import Int4, int4_parts
 from latticework.runtime.model.quantize.int8 import Int8, int8_parts
-from latticework.runtime.model.quantize.native import NativeInt4, NativeInt8, native_int4_parts
+from latticework.runtime.model.quantize.native import NativeInt4, NativeInt8, NativePlain, native_int4_parts
 from latticework.runtime.model.quantize.plain import Plain, plain_parts
 
 log = logging.getLogger("latticework.model")
@@ -34,6 +34,7 @@ Keep = Callable[[str, Kind, Parts], None]
 """Told the name of a weight, and what one of its forms is made of."""
 
 _FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "int8": Int8, "int4": Int4}
+_NATIVE: dict[Kind, Callable[[Library, Parts, Tensor | None], Form]] = {"int8": NativeInt8, "int4": NativeInt4}
 
 
 class Packing:
@@ -78,11 +79,11 @@ class Packing:
 
     def form(self, kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
         """One form, out of what it is made of."""
-        if self.library is not None and self.is_native:
-            if kind == "int8":
-                return NativeInt8(self.library, parts, bias)
-            if kind == "int4":
-                return NativeInt4(self.library, parts, bias)
+        library = self.library
+        if library is not None and library.uses_tiles and kind == "plain" and self.dtype == torch.bfloat16:
+            return NativePlain(library, parts, bias)
+        if library is not None and library.multiplies_bytes and kind != "plain":
+            return _NATIVE[kind](library, parts, bias)
         return _FORMS[kind](parts, bias)
 
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
