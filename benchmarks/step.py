@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -27,6 +27,7 @@ from latticework.lang.ir import Sampling
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.engine import Engine
 from latticework.runtime.model.decoder import Decoder, Layer
+from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.request import GenSegment, Request, TextSegment
 
@@ -74,6 +75,7 @@ class Bench:
         config = EngineConfig(
             model=given.model,
             dtype=given.dtype,
+            quantization=given.quantization,
             cpu_kernels=kernels,
             threads=given.threads,
             max_running=max(given.batches),
@@ -203,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantization", choices=get_args(Quantization), default="none")
     parser.add_argument("--threads", type=int, help="default: the cores allowed")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 1000])
@@ -212,7 +215,12 @@ def main() -> None:
     given = parser.parse_args()
     about = conditions() | {"load_before": f"{os.getloadavg()[0]:.2f}"}
     benches = {kernels: Bench(kernels, given) for kernels in KERNELS}
-    about |= {"model": given.model, "dtype": benches["on"].engine.dtype, "threads": str(torch.get_num_threads())}
+    about |= {
+        "model": given.model,
+        "dtype": benches["on"].engine.dtype,
+        "quantization": given.quantization,
+        "threads": str(torch.get_num_threads()),
+    }
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     columns = list(StepTime.__dataclass_fields__)
     print(f"{'milliseconds':28s} {'kernels':7s} " + " ".join(f"{name:>9s}" for name in columns) + "  off/on")

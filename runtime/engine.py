@@ -75,7 +75,6 @@ def _in_one_call(config: EngineConfig, model: Model, dtype: torch.dtype, library
     """Whether the model's layers go in one call of the library."""
     return (
         isinstance(model, Decoder)
-        and config.quantization == "none"
         and config.attention in ("auto", "native")
         and fits_one_call(model.spec, dtype, library)
     )

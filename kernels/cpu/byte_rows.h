@@ -5,6 +5,11 @@
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define HAS_BYTE_PRODUCTS 1
+#if HAS_TILES && defined(__AMX_INT8__)
+#define HAS_BYTE_TILES 1
+#else
+#define HAS_BYTE_TILES 0
+#endif
 
 namespace {
 

@@ -9,20 +9,6 @@ namespace {
 constexpr int64_t SMALL = 1 << 14;  // numbers that one thread is done with before others have come
 
 template <typename T>
-void gate_row(const T* gate, T* out, int64_t size, bool is_gelu) {
-  using A = typename Work<T>::type;
-  constexpr int W = Vector<A>::width;
-  const T* up = gate + size;
-  int64_t d = 0;
-  for (; d + W <= size; d += W)
-    store_narrow<T>(out + d, activate<A>(load_wide<T>(gate + d), is_gelu) * load_wide<T>(up + d));
-  for (; d < size; ++d) {
-    const Vec<A> one = activate<A>(all(A(widen(gate[d]))), is_gelu) * A(widen(up[d]));
-    narrow(A(one[0]), out[d]);
-  }
-}
-
-template <typename T>
 void gate_rows(const T* gate_up, T* out, int64_t rows, int64_t size, bool is_gelu, int64_t threads) {
   if (rows * size < SMALL) threads = 1;
 #pragma omp parallel for num_threads(int(threads)) if (threads > 1)

@@ -2,11 +2,12 @@
 //
 // Weights are packed in columns of 32 outputs, and those in tiles of 64 inputs of 16 outputs, four inputs of an output
 // side by side: what a tile register and what VPDPBUSD reads. Columns are shared out among threads; each is read from
-// memory once, whatever the number of rows.
+// memory once, whatever the number of rows, which pass by without driving it out of the first cache.
 
 #include <omp.h>
 
 #include "byte_rows.h"
+#include "products.h"
 
 #if HAS_BYTE_PRODUCTS
 
@@ -96,9 +97,7 @@ void column_by_few(const Int8Weight& weight, const T* bias, int64_t c, int8_t* h
   }
 }
 
-#if HAS_TILES && defined(__AMX_INT8__)
-constexpr bool has_byte_tiles = true;
-
+#if HAS_BYTE_TILES
 template <typename T>
 void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t* halves, const float* row_scales,
                      int64_t rows, T* out) {
@@ -114,12 +113,12 @@ void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t*
     _tile_zero(3);
     for (int64_t d = 0; d < weight.depth; ++d, tiles += 2 * TILE_BYTES, high += TILE_BYTES, low += TILE_BYTES) {
       if (row == 0) fetch_ahead(tiles);
-      _tile_loadd(4, high, BYTES);
+      _tile_stream_loadd(4, high, BYTES);
       _tile_loadd(6, tiles, BYTES);
       _tile_dpbssd(0, 4, 6);
       _tile_loadd(7, tiles + TILE_BYTES, BYTES);
       _tile_dpbssd(1, 4, 7);
-      _tile_loadd(5, low, BYTES);
+      _tile_stream_loadd(5, low, BYTES);
       _tile_dpbssd(2, 5, 6);
       _tile_dpbssd(3, 5, 7);
     }
@@ -134,8 +133,6 @@ void column_by_tiles(const Int8Weight& weight, const T* bias, int64_t c, int8_t*
   }
 }
 #else
-constexpr bool has_byte_tiles = false;
-
 template <typename T>
 void column_by_tiles(const Int8Weight&, const T*, int64_t, int8_t*, const float*, int64_t, T*) {}
 #endif
@@ -143,7 +140,7 @@ void column_by_tiles(const Int8Weight&, const T*, int64_t, int8_t*, const float*
 template <typename T>
 void multiply(const T* x, const Int8Weight& weight, const T* bias, int8_t* halves, float* row_scales, T* out,
               int64_t rows, int64_t threads, bool tiles) {
-  tiles = tiles && has_byte_tiles && rows > FEW && tiles_are_allowed();
+  tiles = tiles && HAS_BYTE_TILES && rows > FEW && tiles_are_allowed();
   const int64_t columns = weight.columns();
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
   {
@@ -170,6 +167,35 @@ void multiply(const T* x, const Int8Weight& weight, const T* bias, int8_t* halve
     const Int8Weight weight{codes, scales, sums, outputs, inputs, (inputs + BYTES - 1) / BYTES};                  \
     multiply<T>(x, weight, bias, halves, row_scales, out, rows, threads, tiles != 0);                             \
   }
+
+#if HAS_TILES
+namespace {
+
+Int8Weight weight_of(const Product& weight) {
+  return {static_cast<const int8_t*>(weight.packed), weight.scales, weight.sums, weight.outputs, weight.inputs,
+          (weight.inputs + BYTES - 1) / BYTES};
+}
+
+}  // namespace
+
+int64_t int8_columns(const Product& weight) { return weight_of(weight).columns(); }
+int64_t int8_laid(int64_t count) { return count; }
+void int8_lay_out(const Product& weight, const bfloat16* x, int64_t row, const LaidRows& rows) {
+  if (row >= rows.count) return;
+  const int64_t depth = weight_of(weight).depth;
+  int8_t* halves = static_cast<int8_t*>(rows.rows);
+  static_cast<float*>(rows.shared)[row] = split_row<bfloat16>(x, weight.inputs, depth, half_of(halves, row, 0, depth),
+                                                              half_of(halves, row, 1, depth));
+}
+void int8_column(const Product& weight, int64_t column, const LaidRows& rows, bfloat16* out) {
+  int8_t* halves = static_cast<int8_t*>(rows.rows);
+  const float* scales = static_cast<float*>(rows.shared);
+  if (HAS_BYTE_TILES && rows.count > FEW)
+    column_by_tiles<bfloat16>(weight_of(weight), weight.bias, column, halves, scales, rows.count, out);
+  else
+    column_by_few<bfloat16>(weight_of(weight), weight.bias, column, halves, scales, rows.count, out);
+}
+#endif
 
 #else
 #define INT8_MATMUL(NAME, T)                                                                                      \

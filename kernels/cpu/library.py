@@ -19,6 +19,7 @@ _ARGUMENTS = {
     "rms_norm": (POINTER, POINTER, POINTER, POINTER, POINTER, INTEGER, INTEGER, NUMBER, NUMBER, INTEGER),
     "rotate": (POINTER, INTEGER, POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
     "gate": (POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER),
+    "int4_matmul": (*[POINTER] * 6, *[INTEGER] * 5),
     "int8_matmul": (*[POINTER] * 8, *[INTEGER] * 5),
 }
 
@@ -37,19 +38,20 @@ class Library:
         self.rms_norm = _by_dtype(loaded, "rms_norm")
         self.rotate = _by_dtype(loaded, "rotate")
         self.gate = _by_dtype(loaded, "gate")
+        self.int4_matmul = _by_dtype(loaded, "int4_matmul", but=torch.float64)
         self.int8_matmul = _by_dtype(loaded, "int8_matmul", but=torch.float64)
-        self.tile_matmul = loaded.tile_matmul
-        self.tile_matmul.argtypes, self.tile_matmul.restype = [POINTER, POINTER, POINTER, INTEGER, INTEGER], None
         self.decoder_layers = loaded.decoder_layers
         self.decoder_layers.argtypes, self.decoder_layers.restype = [POINTER, POINTER], None
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None
+        self.bfloat16_matmul = loaded.bfloat16_matmul
+        self.bfloat16_matmul.argtypes, self.bfloat16_matmul.restype = [*[POINTER] * 5, *[INTEGER] * 4], None
         for fact in (loaded.vector_bytes, loaded.has_tiles, loaded.has_byte_products):
             fact.restype = INTEGER
         self.vector_bytes: int = loaded.vector_bytes()
         self.uses_tiles = bool(loaded.has_tiles())  # matrix registers (AMX)
-        self.multiplies_bytes = bool(loaded.has_byte_products())  # int8_matmul computes (AVX-512 VNNI)
+        self.multiplies_bytes = bool(loaded.has_byte_products())  # int8_matmul and int4_matmul compute (AVX-512 VNNI)
 
     def without_tiles(self) -> Library:
         """The same for a processor that lacks matrix registers."""

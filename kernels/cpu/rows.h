@@ -6,7 +6,8 @@
 namespace {
 
 template <typename T>
-inline void norm_row(const T* x, const T* part, const T* weight, T* total, T* out, int64_t size, double eps, double offset) {
+inline void norm_row(const T* x, const T* part, const T* weight, T* total, T* out, int64_t size, double eps,
+                     double offset) {
   using A = typename Work<T>::type;
   constexpr int W = Vector<A>::width;
   const int64_t whole = size / W * W;
@@ -56,6 +57,20 @@ inline Vec<A> activate(Vec<A> x, bool is_gelu) {
   if (!is_gelu) return x * sigmoid<A>(x);
   const A twice = A(2 * 0.79788456080286535588);  // sqrt(2 / pi)
   return x * sigmoid<A>(twice * (x + A(0.044715) * x * x * x));
+}
+
+template <typename T>
+inline void gate_row(const T* gate, T* out, int64_t size, bool is_gelu) {
+  using A = typename Work<T>::type;
+  constexpr int W = Vector<A>::width;
+  const T* up = gate + size;
+  int64_t d = 0;
+  for (; d + W <= size; d += W)
+    store_narrow<T>(out + d, activate<A>(load_wide<T>(gate + d), is_gelu) * load_wide<T>(up + d));
+  for (; d < size; ++d) {
+    const Vec<A> one = activate<A>(all(A(widen(gate[d]))), is_gelu) * A(widen(up[d]));
+    narrow(A(one[0]), out[d]);
+  }
 }
 
 }  // namespace

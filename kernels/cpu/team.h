@@ -15,6 +15,8 @@ namespace {
 // All wait here for the last one. Whoever has waited for a while sleeps: the core may be what the last one lacks.
 class Barrier {
  public:
+  const int32_t threads;
+
   explicit Barrier(int32_t threads) : threads(threads) {}
 
   void wait() {
@@ -42,22 +44,24 @@ class Barrier {
     syscall(SYS_futex, reinterpret_cast<int32_t*>(&round), operation, value, nullptr, nullptr, 0);
   }
 
-  const int32_t threads;
   alignas(64) std::atomic<int32_t> arrived{0};
   alignas(64) std::atomic<int32_t> round{0};
   std::atomic<int32_t> sleepers{0};
 };
 
-// Numbers 0 .. count - 1, each given to one thread.
-class Shares {
- public:
-  template <typename Do>
-  void each(int64_t count, const Do& work) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
-  }
-
- private:
-  alignas(64) std::atomic<int64_t> next{0};
+// How many of a thread's share of a phase are taken.
+struct alignas(64) Taken {
+  std::atomic<int64_t> count{0};
 };
+
+// Numbers 0 .. count - 1, each given to one thread: those of its own share, in order, then what is left of others'.
+// taken: [threads], zeros when the phase begins.
+template <typename Do>
+inline void share(int64_t count, int64_t thread, int64_t threads, Taken* taken, const Do& work) {
+  for (int64_t k = 0; k < threads; ++k) {
+    const int64_t whose = (thread + k) % threads, begin = count * whose / threads, end = count * (whose + 1) / threads;
+    for (int64_t i; (i = begin + taken[whose].count.fetch_add(1, std::memory_order_relaxed)) < end;) work(i);
+  }
+}
 
 }  // namespace

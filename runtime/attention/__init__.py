@@ -29,7 +29,8 @@ def make_attention(
     imported only if chosen.
 
     head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. library: the built
-    CPU kernels. takes_all: "native" does not leave long prompts to torch. Raises Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
+    CPU kernels. takes_all: "native" does not leave long prompts to torch. Raises Unsupported when the backend cannot
+    run here, InvalidArgument for an unknown name.
     """
     if name == "auto":
         name = "triton" if device.startswith("cuda") else "torch" if library is None else "native"

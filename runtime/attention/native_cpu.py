@@ -47,7 +47,7 @@ class NativeAttention:
         layers: tuple[LayerAttention, ...] = (),
         takes_all: bool = False,
     ) -> None:
-        """takes_all: prompts go through the operation, too. Raises Unsupported for a dtype that the operation does not know."""
+        """takes_all: prompts go through the operation, too. Raises Unsupported for a dtype that it does not know."""
         if dtype is not None and dtype not in DTYPES:
             raise Unsupported(f"attention='native' does not compute in {dtype}", hint="use attention='torch'")
         self.layers = layers

@@ -29,6 +29,11 @@ class Model(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
+    @property
+    def pads(self) -> bool:
+        """Whether a few more rows that are nobody's are cheaper than many different numbers of rows."""
+        ...
+
     def held(self) -> dict[str, int]:
         """How many matrices are held in which forms, for people to read."""
         ...

@@ -162,6 +162,10 @@ class Decoder(nn.Module):
                 yield f"layers.{index}.{name}", linear
         yield "head", self.head
 
+    @property
+    def pads(self) -> bool:
+        return any(linear.packed.pads for _, linear in self.linears() if linear.packed is not None)
+
     def held(self) -> dict[str, int]:
         """How many matrices are held in which forms."""
         return dict(Counter(linear.packed.kind for _, linear in self.linears() if linear.packed is not None))

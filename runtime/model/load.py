@@ -15,7 +15,6 @@ from latticework.lang.errors import BrokenModel, InvalidArgument, ModelError, Un
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.model.base import Model
 from latticework.runtime.model.decoder import Decoder
-from latticework.runtime.model.one_call import fits_one_call
 from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.quantize.packing import Packing
 from latticework.runtime.model.registry import SUPPORTED, check_native
@@ -92,10 +91,7 @@ def load_model(
     memory is too small, BrokenModel naming the file when weights are missing, unknown, misshapen or cannot be read,
     InvalidArgument for a type that cannot be quantised.
     """
-    kind = torch_dtype(dtype)
-    packing = Packing(
-        quantization, kind, library, in_tiles=quantization == "none" and fits_one_call(card.spec, kind, library)
-    )
+    packing = Packing(quantization, torch_dtype(dtype), library)
     try:
         model = Decoder(card.spec, packing.dtype, device, packing.source_dtype)
     except RuntimeError as error:  # torch's answer to too little memory

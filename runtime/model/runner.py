@@ -37,7 +37,7 @@ class ModelRunner:
         weights = next(model.parameters())
         self._device = weights.device
         self._one_call = one_call
-        self._pads = one_call is None and weights.device.type == "cpu" and weights.dtype.itemsize == 2
+        self._pads = weights.device.type == "cpu" and model.pads
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -82,8 +82,9 @@ def matmul_rows(count: int) -> int:
     """`count` or a little more, such that there are few such sizes: 1, 2, every fourth up to 32, every eighth up to
     128, and eight between each power of two and the next.
 
-    oneDNN, which multiplies 16-bit matrices on a CPU, compiles a kernel for each number of rows: some 0.5 MB and 1 to 2
-    ms for each shape of weight, kept for a thousand of them. Up to 32 rows, reading the weights is what takes time."""
+    oneDNN, which multiplies 16-bit matrices where the C++ operations do not, compiles a kernel for each number of rows:
+    some 0.5 MB and 1 to 2 ms for each shape of weight, kept for a thousand of them. Up to 32 rows, reading the weights
+    is what takes time."""
     if count <= 2:
         return count
     step = 4 if count <= 32 else 1 << max(3, (count - 1).bit_length() - 4)

@@ -95,6 +95,10 @@ class ThroughTransformers:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self._whole.parameters()
 
+    @property
+    def pads(self) -> bool:
+        return next(self.parameters()).dtype.itemsize == 2  # as Plain
+
     def held(self) -> dict[str, int]:
         return {"transformers": sum(isinstance(module, nn.Linear) for module in self._whole.modules())}
 

@@ -102,7 +102,7 @@ def _facts(card: ModelCard, packing: Packing) -> Iterator[object]:
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         status = file.stat()
         yield from (file, status.st_size, status.st_mtime_ns, status.st_ino)
-    yield from (card.spec, packing.quantization, packing.dtype)
+    yield from (card.spec, packing.quantization, packing.dtype, packing.is_native)
     yield from (torch.__version__, torch.backends.cpu.get_cpu_capability())
 
 

@@ -24,6 +24,11 @@ class Form(Protocol):
     @property
     def kind(self) -> Kind: ...
 
+    @property
+    def pads(self) -> bool:
+        """Whether a few more rows that are nobody's are cheaper than many different numbers of rows."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor:
         """x: [T, inputs], T >= 1 -> x @ weight.T + bias, [T, outputs], in the type of x."""
         ...

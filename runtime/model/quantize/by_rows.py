@@ -24,5 +24,9 @@ class ByRows:
     def kind(self) -> str:
         return f"{self.few.kind} to {self.limit} rows, {self.many.kind}"
 
+    @property
+    def pads(self) -> bool:
+        return self.few.pads or self.many.pads
+
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
         return self.few(x) if len(x) <= self.limit else self.many(x)

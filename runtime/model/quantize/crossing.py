@@ -26,7 +26,7 @@ from latticework.runtime.model.quantize.by_rows import FEW_ROWS, ByRows
 
 log = logging.getLogger("latticework.model")
 
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _REPEATS = 5
 _WEIGHTS = 8  # of one shape, at most
 _SECONDS = 0.1  # for one shape, about

@@ -33,6 +33,7 @@ class Int4:
     """A `Form` of packed 4-bit codes."""
 
     kind: Kind = "int4"
+    pads = False
 
     def __init__(self, parts: Parts, bias: Tensor | None) -> None:
         self._codes, self._scales = parts["codes"], parts["scales"]

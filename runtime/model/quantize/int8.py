@@ -29,6 +29,7 @@ class Int8:
     """A `Form` of int8 codes. A row with NaN or infinity gives NaN."""
 
     kind: Kind = "int8"
+    pads = True  # oneDNN, too, compiles for each number of rows
 
     def __init__(self, parts: Parts, bias: Tensor | None) -> None:
         codes = parts["codes"]

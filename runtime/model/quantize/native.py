@@ -1,37 +1,80 @@
-"""Forms whose products the built C++ operations compute, of the same parts as torch's: see `kernels/cpu/`."""
+"""Forms whose products the built C++ operations compute: see `kernels/cpu/`."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from latticework.kernels.cpu.bfloat16_matmul import bfloat16_matmul, pack_bfloat16
+from latticework.kernels.cpu.int4_matmul import GROUP, int4_matmul, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul
 from latticework.kernels.cpu.library import Library
-from latticework.kernels.cpu.tile_matmul import TilePacked, tile_matmul
+from latticework.kernels.cpu.products import BFLOAT16, INT4, INT8, Product
 from latticework.runtime.model.quantize.base import Kind, Parts
+from latticework.runtime.model.quantize.four_bit import FourBit
+
+_LINE = 64  # bytes: a load that lies in two lines of the cache takes twice as long
 
 
-class NativeInt8:
-    """A `Form` of int8 codes, as `Int8`: the same integers, scaled at once. A row with NaN or infinity gives NaN."""
+class NativeForm:
+    """What such forms have in common. product: for operations that multiply by themselves."""
+
+    product: Product
+
+
+class NativePlain(NativeForm):
+    """A `Form` of bfloat16 weights, as `Plain` but for the order in which products are added. Where there are tiles."""
+
+    kind: Kind = "plain"
+    pads = False
+
+    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+        weight = parts["weight"]
+        self._library = library
+        self._packed, self._outputs = pack_bfloat16(weight), len(weight)
+        self._bias = bias
+        self.product = Product.of(BFLOAT16, *weight.shape, self._packed, bias=bias)
+
+    def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
+        return bfloat16_matmul(self._library, x, self._packed, self._outputs, self._bias)
+
+
+class NativeInt8(NativeForm):
+    """A `Form` of the parts of `Int8`: the same integers, scaled at once. A row with NaN or infinity gives NaN."""
 
     kind: Kind = "int8"
+    pads = False
 
     def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
         self._weight = Int8Packed(parts["codes"], parts["scales"])
         self._bias = bias
+        weight = self._weight
+        self.product = Product.of(INT8, *parts["codes"].shape, weight.codes, weight.scales, weight.sums, bias)
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
         return int8_matmul(self._library, x, self._weight, self._bias)
 
 
-class NativePlain:
-    """A `Form` in bfloat16, as `Plain`, in matrix registers. halved: see `TilePacked`."""
+def native_int4_parts(weight: FourBit) -> Parts:
+    """The codes as the library reads them."""
+    packed = pack_int4(weight.codes, weight.scales, weight.zeros)
+    return {"packed": packed, "outputs": torch.tensor(len(weight.codes))}
 
-    kind: Kind = "plain"
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None, halved: bool) -> None:
+class NativeInt4(NativeForm):
+    """A `Form` of 4-bit codes, for rows in 12 bits. A row with NaN or infinity gives NaN."""
+
+    kind: Kind = "int4"
+    pads = False
+
+    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+        packed = parts["packed"]
         self._library = library
-        self.weight = TilePacked(parts["weight"], bias, halved)
+        self._packed = packed if packed.data_ptr() % _LINE == 0 else packed.clone()  # mapped files lie anyhow
+        self._outputs = int(parts["outputs"])
+        self._bias = bias
+        self.product = Product.of(INT4, self._outputs, self._packed.shape[1] * GROUP, self._packed, bias=bias)
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
-        return tile_matmul(self._library, x, self.weight)
+        return int4_matmul(self._library, x, self._packed, self._outputs, self._bias)

@@ -25,7 +25,7 @@ from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
 from latticework.runtime.model.quantize.int4 import Int4, int4_parts
 from latticework.runtime.model.quantize.int8 import Int8, int8_parts
-from latticework.runtime.model.quantize.native import NativeInt8, NativePlain
+from latticework.runtime.model.quantize.native import NativeInt4, NativeInt8, NativePlain, native_int4_parts
 from latticework.runtime.model.quantize.plain import Plain, plain_parts
 
 log = logging.getLogger("latticework.model")
@@ -33,32 +33,23 @@ log = logging.getLogger("latticework.model")
 Keep = Callable[[str, Kind, Parts], None]
 """Told the name of a weight, and what one of its forms is made of."""
 
-_HALVES = ".gate_up"  # two matrices in one, whose outputs belong together two by two
-
 _FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "int8": Int8, "int4": Int4}
+_NATIVE: dict[Kind, Callable[[Library, Parts, Tensor | None], Form]] = {"int8": NativeInt8, "int4": NativeInt4}
 
 
 class Packing:
     """Makes the forms of one model's weights.
 
-    library: computes what it can, None: torch computes everything. in_tiles: plain matrices, too. What is kept on disk
-    is the same.
+    library: computes what it can; None: torch computes everything.
     """
 
-    def __init__(
-        self,
-        quantization: Quantization,
-        dtype: torch.dtype,
-        library: Library | None = None,
-        in_tiles: bool = False,
-    ) -> None:
+    def __init__(self, quantization: Quantization, dtype: torch.dtype, library: Library | None = None) -> None:
         """Raises InvalidArgument for a type that is not computed with quantised weights."""
         if quantization != "none":
             _check_quantization(quantization, dtype)
         self.quantization = quantization
         self.dtype = dtype
         self.library = library
-        self.in_tiles = in_tiles
 
     @property
     def source_dtype(self) -> torch.dtype:
@@ -69,6 +60,11 @@ class Packing:
     def wants_four_bits(self) -> bool:
         return self.quantization in ("int4", "auto")
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the library computes with codes, and 4-bit ones are kept as it reads them."""
+        return self.library is not None and self.library.multiplies_bytes
+
     def pack(
         self, name: str, source: Tensor | FourBit, bias: Tensor | None, is_head: bool, keep: Keep | None = None
     ) -> Form | ByRows:
@@ -78,16 +74,16 @@ class Packing:
         for kind, parts in self._parts(kinds, source):
             if keep is not None:
                 keep(name, kind, parts)
-            forms.append(self.form(name, kind, parts, bias))
+            forms.append(self.form(kind, parts, bias))
         return by_rows(forms)
 
-    def form(self, name: str, kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
-        """One form of the weight `name`, out of what it is made of."""
+    def form(self, kind: Kind, parts: Parts, bias: Tensor | None) -> Form:
+        """One form, out of what it is made of."""
         library = self.library
-        if library is not None and kind == "int8" and library.multiplies_bytes:
-            return NativeInt8(library, parts, bias)
-        if library is not None and kind == "plain" and self.in_tiles:
-            return NativePlain(library, parts, bias, halved=name.endswith(_HALVES))
+        if library is not None and library.uses_tiles and kind == "plain" and self.dtype == torch.bfloat16:
+            return NativePlain(library, parts, bias)
+        if library is not None and library.multiplies_bytes and kind != "plain":
+            return _NATIVE[kind](library, parts, bias)
         return _FORMS[kind](parts, bias)
 
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
@@ -107,7 +103,7 @@ class Packing:
         """Every form of what the first one holds."""
         if kinds[0] == "int4":
             four = (source if isinstance(source, FourBit) else FourBit.rounded(source)).in_bfloat16()
-            yield "int4", int4_parts(four)
+            yield "int4", native_int4_parts(four) if self.is_native else int4_parts(four)
             dense = four.dense()
         else:
             dense = source.dense() if isinstance(source, FourBit) else source

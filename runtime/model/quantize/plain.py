@@ -27,6 +27,7 @@ class Plain:
         weight = parts["weight"]
         self._bias = bias
         self._is_packed = _can_pack(weight)
+        self.pads = weight.dtype.itemsize == 2  # oneDNN compiles a kernel for each number of rows
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._is_packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]

@@ -30,7 +30,7 @@ from latticework.lang.errors import BrokenModel
 
 log = logging.getLogger("latticework.model")
 
-LAYOUT = 1  # raise it when what is kept changes its meaning
+LAYOUT = 2  # raise it when what is kept changes its meaning
 _INDEX = "index.json"
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latticework.kernels.cpu import build
+from latticework.kernels.cpu.int4_matmul import int4_matmul, int4_matmul_reference, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul, int8_matmul_reference
 from latticework.kernels.cpu.library import DTYPES, Library
 from latticework.kernels.cpu.paged_attention import AttentionPlan, paged_attention, paged_attention_reference
@@ -57,6 +58,9 @@ def check_bytes(library: Library) -> None:
         x = torch.randn(rows, 96)
         found = int8_matmul(library, x, Int8Packed(codes, scales), None)
         torch.testing.assert_close(found, int8_matmul_reference(x, codes, scales, None), rtol=1e-5, atol=1e-3)
+        four, groups = codes.view(torch.uint8) % 16, torch.rand(2, 49, 3)
+        found = int4_matmul(library, x, pack_int4(four, *groups), 49, None)
+        torch.testing.assert_close(found, int4_matmul_reference(x, four, *groups, None), rtol=1e-5, atol=1e-3)
 
 
 def check_pointwise(library: Library, dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from latticework.runtime.attention.layer import LayerAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.one_call import OneCall, fits_one_call
+from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.quantize.packing import Packing
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
@@ -42,6 +43,9 @@ SPECS = {
     "layers that do not turn": msgspec.structs.replace(
         SPEC, rope_layers=("global", "none", "local"), local_rope_theta=50.0
     ),
+    "norms of heads": msgspec.structs.replace(SPEC, qk_norm="head"),
+    "heads that turn in part": msgspec.structs.replace(SPEC, rotary_dim=16),
+    "odd sizes": msgspec.structs.replace(SPEC, hidden_size=88, intermediate_size=77, head_dim=24),
     "one kv head": msgspec.structs.replace(SPEC, num_key_value_heads=1, head_dim=64),
 }
 
@@ -77,15 +81,18 @@ def weights(spec: ModelSpec) -> Iterator[tuple[str, torch.Tensor]]:
     for index in range(spec.num_hidden_layers):
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield f"model.layers.{index}.{name}.weight", 1 + drawn(hidden)
+        if spec.qk_norm:
+            for name in ("self_attn.q_norm", "self_attn.k_norm"):
+                yield f"model.layers.{index}.{name}.weight", 1 + drawn(spec.head_dim)
         for name, shape in shapes.items():
             yield f"model.layers.{index}.{name}.weight", drawn(*shape)
             if spec.attention_bias if name.startswith("self_attn") else spec.mlp_bias:
                 yield f"model.layers.{index}.{name}.bias", drawn(shape[0])
 
 
-def runner(spec: ModelSpec, library: Library, in_one_call: bool) -> ModelRunner:
+def runner(spec: ModelSpec, library: Library, in_one_call: bool, quantization: Quantization = "none") -> ModelRunner:
     model = Decoder(spec, torch.bfloat16)
-    model.load(weights(spec), Packing("none", torch.bfloat16, library, in_tiles=True))
+    model.load(weights(spec), Packing(quantization, torch.bfloat16, library))
     model.use(NativePointwise(library))
     kv = allocate_kv(spec, 64, PAGE_SIZE, torch.bfloat16)
     attention = make_attention(
@@ -105,9 +112,20 @@ def test_logits_are_the_same_bits_in_whatever_way_the_tokens_come(tile_library: 
             assert torch.equal(found, logits), way.__name__
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4", "auto"])
+def test_weights_of_fewer_bits_give_the_same_bits_too(tile_library: Library, quantization: Quantization) -> None:
+    expected = whole(runner(SPEC, tile_library, in_one_call=False, quantization=quantization))
+    for way in (whole, chunked, after_a_prefix_hit):
+        ours = way(runner(SPEC, tile_library, in_one_call=True, quantization=quantization))
+        theirs = way(runner(SPEC, tile_library, in_one_call=False, quantization=quantization))
+        for found, same, logits in zip(ours, theirs, expected, strict=True):
+            assert torch.equal(found, same), way.__name__
+            assert quantization != "int8" or torch.equal(found, logits)  # others choose their form by rows
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"norms": "both"}, {"qk_norm": "head"}, {"residual_multiplier": 0.5}, {"rotary_dim": 16}, {"hidden_size": 40}],
+    [{"norms": "both"}, {"qk_norm": "whole"}, {"residual_multiplier": 0.5}],
 )
 def test_other_decoders_go_layer_by_layer(tile_library: Library, changes: dict[str, object]) -> None:
     assert not fits_one_call(msgspec.structs.replace(SPEC, **changes), torch.bfloat16, tile_library)

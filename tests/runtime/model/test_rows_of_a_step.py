@@ -35,6 +35,10 @@ class Watched:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.model.parameters()
 
+    @property
+    def pads(self) -> bool:
+        return self.model.pads
+
     def held(self) -> dict[str, int]:
         return self.model.held()
 
