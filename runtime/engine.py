@@ -71,13 +71,13 @@ def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
     return tokenizer, Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids).warm()
 
 
-def _in_one_call(config: EngineConfig, model: Model, dtype: torch.dtype, library: Library | None) -> bool:
-    """Whether the model's layers go in one call of the library."""
-    return (
-        isinstance(model, Decoder)
-        and config.attention in ("auto", "native")
-        and fits_one_call(model.spec, dtype, library)
-    )
+def _one_call(
+    config: EngineConfig, model: Model, kv: KVCache, dtype: torch.dtype, library: Library | None
+) -> OneCall | None:
+    """The model's layers in one call of the library, if they go in one."""
+    if library is None or not isinstance(model, Decoder) or config.attention not in ("auto", "native"):
+        return None
+    return OneCall(library, model, kv) if fits_one_call(model.spec, dtype, library) else None
 
 
 class Runner(Protocol):
@@ -190,11 +190,10 @@ class Engine:
         else:
             pages = config.kv_tokens // config.page_size
         kv = allocate_kv(spec, pages, config.page_size, kind)
-        in_one_call = _in_one_call(config, model, kind, library)
+        one_call = _one_call(config, model, kv, kind, library)
         attention = make_attention(
-            config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library, takes_all=in_one_call
+            config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library, takes_all=one_call is not None
         )
-        one_call = OneCall(library, model, kv) if in_one_call else None
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile, one_call)
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest

@@ -63,10 +63,13 @@ class OneCall:
         assert isinstance(layer.mlp_norm, RMSNorm)
         how, kind, heads = self._attention[index], self._model.ropes[index], layer.qk_norm
         return LayerWeights(
-            layer.input_norm.weight.data,
-            layer.mlp_norm.weight.data,
-            (heads.q.weight.data, heads.k.weight.data) if isinstance(heads, QueryKeyNorm) else None,
-            *map(_matrix, (layer.qkv, layer.output, layer.mlp.gate_up, layer.mlp.down)),
+            input_norm=layer.input_norm.weight.data,
+            mlp_norm=layer.mlp_norm.weight.data,
+            head_norms=(heads.q.weight.data, heads.k.weight.data) if isinstance(heads, QueryKeyNorm) else None,
+            qkv=_matrix(layer.qkv),
+            output=_matrix(layer.output),
+            gate_up=_matrix(layer.mlp.gate_up),
+            down=_matrix(layer.mlp.down),
             turns=None if kind == "none" else self._kinds.index(kind),
             scale=layer.head_dim**-0.5 if how.scale is None else how.scale,
             soft_cap=how.soft_cap,

@@ -127,7 +127,7 @@ def _fill(model: Decoder, kept: Kept, packing: Packing, progress: Progress | Non
         if not kinds:
             raise BrokenModel(f"{kept.folder} has no {name}")
         bias = rest.get(f"{name}.bias")
-        packed.append(by_rows([packing.form(name, kind, kept.read(f"{name}.{kind}"), bias) for kind in kinds]))
+        packed.append(by_rows([packing.form(kind, kept.read(f"{name}.{kind}"), bias) for kind in kinds]))
         if progress:
             progress(len(packed), len(linears))
     for name, parameter in loose.items():

@@ -33,7 +33,7 @@ class NativePlain(NativeForm):
         self._library = library
         self._packed, self._outputs = pack_bfloat16(weight), len(weight)
         self._bias = bias
-        self.product = Product.of(BFLOAT16, *weight.shape, self._packed, bias=bias)
+        self.product = Product.of(BFLOAT16, len(weight), weight.shape[1], self._packed, bias=bias)
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
         return bfloat16_matmul(self._library, x, self._packed, self._outputs, self._bias)
@@ -50,7 +50,7 @@ class NativeInt8(NativeForm):
         self._weight = Int8Packed(parts["codes"], parts["scales"])
         self._bias = bias
         weight = self._weight
-        self.product = Product.of(INT8, *parts["codes"].shape, weight.codes, weight.scales, weight.sums, bias)
+        self.product = Product.of(INT8, weight.outputs, weight.inputs, weight.codes, weight.scales, weight.sums, bias)
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
         return int8_matmul(self._library, x, self._weight, self._bias)

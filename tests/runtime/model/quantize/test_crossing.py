@@ -26,6 +26,8 @@ class Clock:
 class Timed:
     """A form that takes a fixed time, and more for every row."""
 
+    pads = False
+
     def __init__(self, kind: Kind, clock: Clock, fixed: float, each: float) -> None:
         self.kind: Kind = kind
         self._clock, self._fixed, self._each = clock, fixed, each
