@@ -58,9 +58,9 @@ def check_bytes(library: Library) -> None:
         x = torch.randn(rows, 96)
         found = int8_matmul(library, x, Int8Packed(codes, scales), None)
         torch.testing.assert_close(found, int8_matmul_reference(x, codes, scales, None), rtol=1e-5, atol=1e-3)
-        four, groups = codes.view(torch.uint8) % 16, torch.rand(2, 49, 3)
-        found = int4_matmul(library, x, pack_int4(four, *groups), 49, None)
-        torch.testing.assert_close(found, int4_matmul_reference(x, four, *groups, None), rtol=1e-5, atol=1e-3)
+        four, (scale, zero) = codes.view(torch.uint8) % 16, torch.rand(2, 49, 3)
+        found = int4_matmul(library, x, pack_int4(four, scale, zero), 49, None)
+        torch.testing.assert_close(found, int4_matmul_reference(x, four, scale, zero, None), rtol=1e-5, atol=1e-3)
 
 
 def check_pointwise(library: Library, dtype: torch.dtype) -> None:
