@@ -18,6 +18,7 @@ _ARGUMENTS = {
     "rms_norm": (POINTER, POINTER, POINTER, POINTER, POINTER, INTEGER, INTEGER, NUMBER, NUMBER, INTEGER),
     "rotate": (POINTER, INTEGER, POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER),
     "gate": (POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER),
+    "draw": (POINTER, INTEGER, INTEGER, POINTER, POINTER, INTEGER),
 }
 
 
@@ -35,6 +36,9 @@ class Library:
         self.rms_norm = _by_dtype(loaded, "rms_norm")
         self.rotate = _by_dtype(loaded, "rotate")
         self.gate = _by_dtype(loaded, "gate")
+        self.draw = _by_dtype(loaded, "draw")
+        self.uniforms = loaded.uniforms
+        self.uniforms.argtypes, self.uniforms.restype = [POINTER, POINTER, POINTER, INTEGER], None
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None
