@@ -83,24 +83,16 @@ def draw_undecided(library: Library, logits: Tensor, draws: Sequence[Draw]) -> F
     size = logits.shape[1]
     assert logits.stride(1) == 1 or size == 1, "rows are not contiguous"
     first, step = logits.data_ptr(), logits.stride(0) * logits.itemsize
-    barred = [_checked(one.barred, size) if one.barred else None for one in draws]  # held while it is read
-    told = np.array(
-        [
-            (
-                first + one.row * step,
-                0 if one.mask is None else one.mask.ctypes.data,
-                0 if without is None else without.ctypes.data,
-                len(one.barred),
-                one.temperature,
-                one.top_p,
-                one.min_p,
-                max(0, one.top_k),
-                one.u,
-            )
-            for one, without in zip(draws, barred, strict=True)
-        ],
-        dtype=_DRAW,
-    )
+    barred = _all_barred(draws, size)
+    at = barred.ctypes.data
+    columns = []
+    for one in draws:
+        mask = 0 if one.mask is None else one.mask.ctypes.data
+        count = len(one.barred)
+        top_k = max(0, one.top_k)
+        columns.append((first + one.row * step, mask, at, count, one.temperature, one.top_p, one.min_p, top_k, one.u))
+        at += count * barred.itemsize
+    told = np.array(columns, dtype=_DRAW)
     found = np.empty((2, len(draws)), dtype=np.int64)
     library.draw[logits.dtype](
         told.ctypes.data, len(draws), size, found.ctypes.data, found[1:].ctypes.data, library.threads
@@ -109,11 +101,13 @@ def draw_undecided(library: Library, logits: Tensor, draws: Sequence[Draw]) -> F
     return tokens, statuses
 
 
-def _checked(barred: Sequence[int], size: int) -> NDArray[np.int64]:
-    wrong = next((token for token in barred if not 0 <= token < size), None)
-    if wrong is not None:
+def _all_barred(draws: Sequence[Draw], size: int) -> NDArray[np.int64]:
+    """The barred tokens of all draws, end to end. Raises IndexError for one that does not exist."""
+    barred = np.array([token for one in draws for token in one.barred], dtype=np.int64)
+    if len(barred) and not 0 <= barred.min() <= barred.max() < size:
+        wrong = next(token for token in barred.tolist() if not 0 <= token < size)
         raise IndexError(f"barred token {wrong} of {size}")
-    return np.array(barred, dtype=np.int64)
+    return barred
 
 
 def uniforms(library: Library, seeds: Sequence[int], positions: Sequence[int]) -> Floats:
