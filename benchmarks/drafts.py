@@ -31,6 +31,7 @@ import numpy as np
 import latticework as lw
 from benchmarks.constraint_cases import OPEN_DATA
 from benchmarks.hardware import conditions
+from latticework.kernels.cpu.draw import allowed_ids, to_numpy
 from latticework.runtime.attention import make_attention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
@@ -40,7 +41,6 @@ from latticework.runtime.model.load import load_any, torch_dtype
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.sample.philox import uniform
-from latticework.runtime.sample.sampler import allowed_ids, to_numpy
 from latticework.runtime.schedule.batch import Entry, build_batch
 from latticework.runtime.text.tokenizer import Tokenizer
 

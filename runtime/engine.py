@@ -105,10 +105,11 @@ class Engine:
         profile: Profile | None = None,
         pace: Pace | None = None,
         matrices: Mapping[str, int] | None = None,
+        library: Library | None = None,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
         call where they may pause. dtype: name of the weights' type. matrices: how many of the model's are held in which
-        forms."""
+        forms. library: draws tokens with it, from logits on the CPU."""
         self.config = config
         self.dtype = dtype
         self.matrices = dict(matrices or {})
@@ -161,7 +162,9 @@ class Engine:
             config.max_waiting,
         )
         self.held = Held(self.automata, self.requests, config.max_waiting)
-        self.settlement = Settlement(self.requests, self.chain, self.memory, self.masks, self.drafts, self.profile)
+        self.settlement = Settlement(
+            self.requests, self.chain, self.memory, self.masks, self.drafts, self.profile, library
+        )
         self.step_cost = StepCost()
         self.model_steps = 0  # a step in which every sequence waits for its mask is none of the model's
 
@@ -203,7 +206,9 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held)
+        return Engine(
+            config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held, library
+        )
 
     # ------------------------------------------------------------ what a front asks
 

@@ -28,6 +28,8 @@ from latticework.runtime.schedule.sequence import Scoring, Selection, Sequence
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from latticework.kernels.cpu.library import Library
+
 
 @dataclass(slots=True)
 class Drawing:
@@ -41,10 +43,17 @@ class Drawing:
 
 
 class Settlement:
-    """Stateless between steps; it acts on the sequences of a plan."""
+    """Stateless between steps; it acts on the sequences of a plan. library: draws with it."""
 
     def __init__(
-        self, requests: Requests, chain: Chain, memory: Memory, masks: Masks, drafts: Drafts, profile: Profile
+        self,
+        requests: Requests,
+        chain: Chain,
+        memory: Memory,
+        masks: Masks,
+        drafts: Drafts,
+        profile: Profile,
+        library: Library | None = None,
     ) -> None:
         self._requests = requests
         self._chain = chain
@@ -52,6 +61,7 @@ class Settlement:
         self._masks = masks
         self._drafts = drafts
         self._profile = profile
+        self._library = library
 
     def settle(self, plan: Plan, logits: Tensor | None) -> None:
         """logits: [R, V], the rows of the plan's works in their order; None: nothing was computed."""
@@ -107,7 +117,7 @@ class Settlement:
         if not ready:
             return []
         with self._profile.part("sample"):
-            drawn = draw(logits, [drawing.row for drawing, _ in ready], [rule for _, rule in ready])
+            drawn = draw(logits, [drawing.row for drawing, _ in ready], [rule for _, rule in ready], self._library)
         going_on = []
         for (drawing, _), found in zip(ready, drawn, strict=True):
             try:

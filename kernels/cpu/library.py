@@ -21,6 +21,7 @@ _ARGUMENTS = {
     "gate": (POINTER, POINTER, INTEGER, INTEGER, INTEGER, INTEGER),
     "int4_matmul": (*[POINTER] * 6, *[INTEGER] * 5),
     "int8_matmul": (*[POINTER] * 8, *[INTEGER] * 5),
+    "draw": (POINTER, INTEGER, INTEGER, POINTER, POINTER, INTEGER),
 }
 
 
@@ -42,6 +43,9 @@ class Library:
         self.int8_matmul = _by_dtype(loaded, "int8_matmul", but=torch.float64)
         self.decoder_layers = loaded.decoder_layers
         self.decoder_layers.argtypes, self.decoder_layers.restype = [POINTER, POINTER], None
+        self.draw = _by_dtype(loaded, "draw")
+        self.uniforms = loaded.uniforms
+        self.uniforms.argtypes, self.uniforms.restype = [POINTER, POINTER, POINTER, INTEGER], None
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None

@@ -75,7 +75,9 @@ class ModelRunner:
 
     def _moved(self, numbers: NDArray[np.int64], rows: int) -> Tensor:
         """[T] -> [rows] on the device, zeros at the end."""
-        return torch.from_numpy(np.pad(numbers, (0, rows - len(numbers)))).to(self._device)
+        if rows != len(numbers):
+            numbers = np.concatenate((numbers, np.zeros(rows - len(numbers), dtype=np.int64)))
+        return torch.from_numpy(numbers).to(self._device)
 
 
 def matmul_rows(count: int) -> int:

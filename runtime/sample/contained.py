@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from latticework.kernels.cpu.library import Library
 from latticework.lang.errors import RuntimeFailure
 from latticework.runtime.request import TokenInfo
 from latticework.runtime.sample.sampler import Drawn, Row, sample
@@ -16,21 +17,22 @@ log = logging.getLogger(__name__)
 Token = tuple[int, TokenInfo | None]
 
 
-def draw(logits: Tensor, places: Sequence[int], rows: Sequence[Row]) -> list[Token | Exception]:
+def draw(
+    logits: Tensor, places: Sequence[int], rows: Sequence[Row], library: Library | None = None
+) -> list[Token | Exception]:
     """A token, with its log-probabilities where asked, for each of the rows of logits [R, V] at `places`, or what
-    was wrong with it. Never raises: a batch that fails is drawn row by row."""
+    was wrong with it. library: see `sample`. Never raises: a batch that fails is drawn row by row."""
     try:
-        picked = logits if len(places) == len(logits) else logits[list(places)]  # a decode batch is not copied
-        drawn = sample(picked, rows)
+        drawn = sample(logits, rows, places, library)
     except Exception as error:
         log.error("drawing %d tokens failed; trying one by one", len(rows), exc_info=error)
-        return [_draw_one(logits, place, row) for place, row in zip(places, rows, strict=True)]
+        return [_draw_one(logits, place, row, library) for place, row in zip(places, rows, strict=True)]
     return [_token(drawn, index) for index in range(len(rows))]
 
 
-def _draw_one(logits: Tensor, place: int, row: Row) -> Token | Exception:
+def _draw_one(logits: Tensor, place: int, row: Row, library: Library | None) -> Token | Exception:
     try:
-        return _token(sample(logits[place : place + 1], [row]), 0)
+        return _token(sample(logits, [row], [place], library), 0)
     except Exception as error:
         return error
 

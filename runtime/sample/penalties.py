@@ -23,18 +23,27 @@ Logits = NDArray[np.floating]  # float32 or float64, as the model gave them
 Ids = NDArray[np.intp]
 
 
+def is_penalised(sampling: Sampling) -> bool:
+    """Something is changed."""
+    return bool(
+        sampling.repetition_penalty != 1.0
+        or sampling.frequency_penalty
+        or sampling.presence_penalty
+        or sampling.logit_bias
+    )
+
+
 def penalised(logits: Logits, sampling: Sampling, before: Ids | None, output: Sequence[int]) -> Logits:
     """`logits` [V] themselves where nothing is asked, else a changed copy in float64. before: see `Row`."""
-    repetition, bias = sampling.repetition_penalty, sampling.logit_bias
-    counts = bool(sampling.frequency_penalty or sampling.presence_penalty)
-    if repetition == 1.0 and not counts and not bias:
+    if not is_penalised(sampling):
         return logits
+    repetition, bias = sampling.repetition_penalty, sampling.logit_bias
     x = logits.astype(np.float64)  # [V]
     seen, times = np.unique(np.array(output, dtype=np.intp), return_counts=True)
     if repetition != 1.0:
         every = seen if before is None else np.union1d(before, seen)
         x[every] = np.where(x[every] > 0, x[every] / repetition, x[every] * repetition)
-    if counts:
+    if sampling.frequency_penalty or sampling.presence_penalty:
         x[seen] -= sampling.frequency_penalty * times
         x[seen] -= sampling.presence_penalty
     if bias:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from latticework.kernels.cpu.draw import to_numpy
 from latticework.lang.errors import RuntimeFailure
 from latticework.runtime.request import TokenInfo
-from latticework.runtime.sample.sampler import log_probabilities, to_numpy
+from latticework.runtime.sample.sampler import log_probabilities
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[Sequence[int]]) -> list[list[float]]:

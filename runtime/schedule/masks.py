@@ -74,7 +74,9 @@ class Masks:
         assert output.matcher is not None
         is_near = output.closing and output.remaining < NEAR_TOKENS
         with self._profile.part("mask"):
-            is_ready = (not is_near and output.matcher.prepare(0.0)) or self._make(sequence, output)
+            if not is_near and output.matcher.prepare(0.0):
+                return True  # nothing was made
+            is_ready = self._make(sequence, output)
         self._count_growth(sequence)
         return is_ready
 

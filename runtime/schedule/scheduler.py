@@ -82,8 +82,10 @@ class Scheduler:
         ranked = sorted(self.running, key=_rank)
         for sequence in ranked:
             if sequence.running and sequence.uncomputed == 1:
-                with plan.blaming(sequence):
+                try:  # `blaming`, without what entering it costs every token
                     self._plan_decode(plan, sequence)
+                except Exception as error:
+                    plan.fail(sequence, error)
         prompts = sorted((s for s in ranked if s.running and s.uncomputed != 1), key=self._turn_of, reverse=True)
         if prompts:
             self._admit(plan, ahead_of=prompts[0])

@@ -104,18 +104,19 @@ class StopMatcher:
 class StopCursor:
     """Where one sequence stands. After a hit it is spent."""
 
-    __slots__ = ("_length", "_matcher", "_searches", "_state")
+    __slots__ = ("_is_idle", "_length", "_matcher", "_searches", "_state")
 
     def __init__(self, matcher: StopMatcher, searches: tuple[tuple[str, Search], ...] = ()) -> None:
         self._matcher = matcher
         self._searches = searches
+        self._is_idle = not searches and not matcher.has_strings  # only ids can stop
         self._state = 0
         self._length = 0
 
     @property
     def held(self) -> int:
         """How many trailing bytes of the text so far may be the beginning of a stop that would be cut off."""
-        if self._matcher.include:
+        if self._matcher.include or self._is_idle:
             return 0
         searched = max((search.held for _, search in self._searches), default=0)
         return max(self._matcher.depth(self._state), min(searched, MAX_HELD))
@@ -127,8 +128,11 @@ class StopCursor:
         matcher = self._matcher
         if may_stop and token is not None and token in matcher.stop_ids:
             return StopHit(self._length + (len(token_bytes) if matcher.include else 0), token)
+        if self._is_idle:
+            self._length += len(token_bytes)
+            return None
         released = self._length - self.held
-        for at, byte in enumerate(token_bytes if matcher.has_strings or self._searches else b"", self._length + 1):
+        for at, byte in enumerate(token_bytes, self._length + 1):
             found = self._step(byte, at)
             if found is not None and may_stop:
                 return StopHit(at if matcher.include else max(found[0], released), found[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from latticework.kernels.cpu import build
+from latticework.kernels.cpu.draw import draw, draw_reference
 from latticework.kernels.cpu.int4_matmul import int4_matmul, int4_matmul_reference, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul, int8_matmul_reference
 from latticework.kernels.cpu.library import DTYPES, Library
 from latticework.kernels.cpu.paged_attention import AttentionPlan, paged_attention, paged_attention_reference
 from latticework.kernels.cpu.pointwise import TORCH, NativePointwise
+from tests.kernels.cpu.test_draw import random_draws, random_logits
 from tests.runtime.attention.batches import make_batch, make_inputs, make_kv
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -37,6 +40,7 @@ def test_the_operations_equal_their_twins(processor: str, tmp_path: Path, monkey
     for dtype in DTYPES:
         check_attention(library, dtype)
         check_pointwise(library, dtype)
+        check_draw(library, dtype)
     if library.multiplies_bytes:
         check_bytes(library)
 
@@ -74,3 +78,8 @@ def check_pointwise(library: Library, dtype: torch.dtype) -> None:
         (native.rotate(heads.clone(), angles.cos(), angles.sin()), TORCH.rotate(heads, angles.cos(), angles.sin())),
     ):
         torch.testing.assert_close(found, expected, rtol=close, atol=close)
+
+
+def check_draw(library: Library, dtype: torch.dtype) -> None:
+    logits, draws = random_logits(300, 301, seed=5).to(dtype), random_draws(300, 301, random.Random(5))
+    assert draw(library, logits, draws) == draw_reference(logits, draws)

@@ -117,10 +117,10 @@ def test_a_matcher_that_raises_fails_its_own_request_only(method: str, monkeypat
 
 
 def test_a_draw_that_fails_is_that_of_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(logits: Tensor, rows: Sequence[Row]) -> Drawn:
+    def explode(logits: Tensor, rows: Sequence[Row], places: Sequence[int], library: None) -> Drawn:
         if any(row.sampling.seed == 13 for row in rows):
             raise MemoryError("no room for the draw")
-        return sample(logits, rows)
+        return sample(logits, rows, places, library)
 
     monkeypatch.setattr(contained, "sample", explode)
     bench, alone = Bench(), Bench()
