@@ -1,5 +1,6 @@
 """Attention with Triton kernels: sequences with one new token go through `kernels/paged_decode.py`, or where many begin
-with the same pages `kernels/cascade_decode.py`; the others through `kernels/paged_extend.py`.
+with the same pages `kernels/cascade_decode.py`; the others through `kernels/paged_extend.py`. Before either, q, k and v
+go through `kernels/turn_and_store.py`, where a model gives them as its matrix product leaves them.
 
 Runs on CUDA, and on a CPU only in Triton's interpreter (TRITON_INTERPRET=1, read when triton is imported) or with the
 kernels' twins (LATTICEWORK_KERNELS=torch). This file knows which rows a kernel takes; formulas are in the kernels.
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latticework.lang.errors import Unsupported
-from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.base import KVCache, Turning
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.places import Places, write_kv
 from latticework.runtime.attention.shared import saved_tokens, shared_prefixes
@@ -36,6 +37,7 @@ from latticework.kernels.choice import is_interpreted, twins_chosen
 from latticework.kernels.paged import check_support
 from latticework.kernels.paged_decode import SPLIT, paged_decode, split_kernel
 from latticework.kernels.paged_extend import paged_extend
+from latticework.kernels.turn_and_store import HeadNorm, turn_and_store
 
 CASCADE_FROM = 16384  # tokens that need not be read, beyond which one more launch a layer is surely worth it
 
@@ -125,10 +127,23 @@ class TritonAttention:
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+        write_kv(kv.keys[layer], k, plan.places)
+        write_kv(kv.values[layer], v, plan.places)
+        return self._attend(layer, q, kv, plan)
+
+    def forward_qkv(self, layer: int, qkv: Tensor, turning: Turning, kv: KVCache, plan: Any) -> Tensor:
+        """qkv: [T, (heads + 2 kv_heads) * head_dim] -> [T, heads, head_dim]."""
+        norms = turning.norms
+        norm = None if norms is None else HeadNorm(norms.q, norms.k, norms.eps, norms.offset)
+        keys, values = kv.keys[layer], kv.values[layer]
+        q = turn_and_store(qkv, turning.positions, plan.places.slots, keys, values, turning.tables, norm)
+        plan.places.copy_written(keys)
+        plan.places.copy_written(values)
+        return self._attend(layer, q, kv, plan)
+
+    def _attend(self, layer: int, q: Tensor, kv: KVCache, plan: TritonPlan) -> Tensor:
         how = self.layers[layer] if self.layers else PLAIN
         keys, values = kv.keys[layer], kv.values[layer]
-        write_kv(keys, k, plan.places)
-        write_kv(values, v, plan.places)
         decoding, extending = plan.decoding, plan.extending
         if decoding is not None and extending is None:  # all rows, in their order
             return _decode(q, keys, values, decoding, how)

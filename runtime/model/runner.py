@@ -5,13 +5,15 @@ This file moves a `Batch` onto the device and through the model. It knows no sch
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latticework.runtime.attention.base import AttentionBackend, KVCache
-from latticework.runtime.model.base import Model
+from latticework.runtime.attention.base import AttentionBackend, KVCache, QkvBackend, Turning
+from latticework.runtime.model.base import Attend, Model, QkvAttend
 from latticework.runtime.profile import Profile
 from latticework.runtime.schedule.batch import Batch
 
@@ -27,7 +29,9 @@ class ModelRunner:
         self.profile = profile or Profile(False)
         weights = next(model.parameters())
         self._device = weights.device
-        self._pads = weights.device.type == "cpu" and weights.dtype.itemsize == 2
+        self._pads = (
+            weights.device.type == "cpu" and weights.dtype.itemsize == 2 and not isinstance(attention, QkvBackend)
+        )
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -47,12 +51,19 @@ class ModelRunner:
                 padded[0][:count] = self.attention.forward(layer, q[:count], k[:count], v[:count], self.kv, plan)
                 return padded[0]
 
+        how: Attend = attend
+        if isinstance(self.attention, QkvBackend):
+            how = QkvAttend(attend, partial(self._attend_qkv, self.attention, plan))
         with self.profile.part("layers"):
-            hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), attend)
+            hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), how)
         with self.profile.part("head"):
             drawn = len(batch.logit_rows)
             logits = self.model.logits(hidden[self._moved(batch.logit_rows, self._rows(drawn))])[:drawn]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _attend_qkv(self, attention: QkvBackend, plan: object, layer: int, qkv: Tensor, turning: Turning) -> Tensor:
+        with self.profile.part("attention"):
+            return attention.forward_qkv(layer, qkv, turning, self.kv, plan)
 
     def _rows(self, count: int) -> int:
         return matmul_rows(count) if self._pads else count
