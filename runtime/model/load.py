@@ -64,6 +64,11 @@ def load_any(
         check_native(card.spec.architecture, card.name)
         return load_model(card, config.dtype, device, progress, config.quantization, config.weight_cache_mb)
     folder = Path(card.weights)
+    if card.weights == DUMMY:
+        raise UnsupportedModel(
+            f"{card.name} is a {card.spec.architecture}; load_format='dummy' makes weights of native families only",
+            field="load_format",
+        )
     if not folder.is_dir():
         raise UnsupportedModel(
             f"{card.name} is no folder of safetensors, which model_impl='transformers' needs", field="model_impl"
