@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latticework.runtime.attention.base import AttentionBackend, KVCache, QkvBackend, Turning
+from latticework.runtime.attention.staging import make_staging
 from latticework.runtime.model.base import Attend, Model, QkvAttend
 from latticework.runtime.profile import Profile
 from latticework.runtime.schedule.batch import Batch
@@ -28,7 +29,7 @@ class ModelRunner:
         self.kv = kv
         self.profile = profile or Profile(False)
         weights = next(model.parameters())
-        self._device = weights.device
+        self._staging = make_staging(weights.device)
         self._pads = (
             weights.device.type == "cpu" and weights.dtype.itemsize == 2 and not isinstance(attention, QkvBackend)
         )
@@ -54,11 +55,18 @@ class ModelRunner:
         how: Attend = attend
         if isinstance(self.attention, QkvBackend):
             how = QkvAttend(attend, partial(self._attend_qkv, self.attention, plan))
+        drawn = len(batch.logit_rows)
+        inputs = self._staging.put(
+            {
+                "tokens": _padded(batch.tokens, rows),
+                "positions": _padded(batch.positions, rows),
+                "drawn": _padded(batch.logit_rows, self._rows(drawn)),
+            }
+        )
         with self.profile.part("layers"):
-            hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), how)
+            hidden = self.model(inputs["tokens"], inputs["positions"], how)
         with self.profile.part("head"):
-            drawn = len(batch.logit_rows)
-            logits = self.model.logits(hidden[self._moved(batch.logit_rows, self._rows(drawn))])[:drawn]
+            logits = self.model.logits(hidden[inputs["drawn"]])[:drawn]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _attend_qkv(self, attention: QkvBackend, plan: object, layer: int, qkv: Tensor, turning: Turning) -> Tensor:
@@ -68,9 +76,10 @@ class ModelRunner:
     def _rows(self, count: int) -> int:
         return matmul_rows(count) if self._pads else count
 
-    def _moved(self, numbers: NDArray[np.int64], rows: int) -> Tensor:
-        """[T] -> [rows] on the device, zeros at the end."""
-        return torch.from_numpy(np.pad(numbers, (0, rows - len(numbers)))).to(self._device)
+
+def _padded(numbers: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """[T] -> [rows], zeros at the end."""
+    return numbers if len(numbers) == rows else np.pad(numbers, (0, rows - len(numbers)))
 
 
 def matmul_rows(count: int) -> int:
