@@ -21,6 +21,7 @@ from latticework.runtime.model.load import is_native, load_any, resolve_dtype, t
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelCard, ModelSpec
 from latticework.runtime.model.triton_kernels import check_model
+from latticework.runtime.model.warm import warm_up
 from latticework.runtime.model.weights import Progress
 from latticework.runtime.profile import Profile
 
@@ -50,7 +51,10 @@ def assemble(
     backend = make_attention(attention, device.type, spec.head_dim, kind, spec.attention_layers, library)
     memory = None if on_cpu else DeviceMemory(total, before, free_memory(device)[0])
     kv = _pool(spec, config, kind, device, memory)
-    return ModelRunner(model, backend, kv, profile), dtype
+    runner = ModelRunner(model, backend, kv, profile)
+    if not on_cpu:
+        warm_up(runner, config)
+    return runner, dtype
 
 
 def _begin(device: torch.device) -> tuple[int, int]:

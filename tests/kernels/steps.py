@@ -5,8 +5,10 @@ Used in Triton's interpreter, on a GPU, and with the kernels' twins in the defau
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 
 from latticework.kernels.cpu.pointwise import TORCH
@@ -16,6 +18,8 @@ from latticework.runtime.attention.layer import LayerAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.dummy_weights import dummy_weights
+from latticework.runtime.model.quantize.base import Quantization
+from latticework.runtime.model.quantize.on_device import DevicePacking
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelSpec
 from latticework.runtime.schedule.batch import Batch, Entry, build_batch
@@ -50,21 +54,27 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(kind: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Decoder:
+PLAIN: dict[str, Any] = {
+    "architecture": "LlamaForCausalLM",
+    "num_hidden_layers": 2,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+}
+IN_GROUPS_OF_32 = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8}
+
+
+def make_model(
+    shape: Mapping[str, Any], device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
+) -> Decoder:
     """Two layers with random weights."""
-    spec = ModelSpec(
-        architecture="LlamaForCausalLM",
-        num_hidden_layers=2,
-        hidden_size=24,
-        intermediate_size=40,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        vocab_size=50,
-        max_position_embeddings=64,
-        **{"head_dim": 8, **KINDS[kind]},
-    )
-    model = Decoder(spec, dtype, device)
-    model.load(dummy_weights(model))
+    packing = DevicePacking(quantization, dtype)
+    model = Decoder(ModelSpec(**PLAIN | shape), dtype, device, packing.source_dtype)
+    model.load(dummy_weights(model), packing)
     return model.eval()
 
 
@@ -95,9 +105,24 @@ def logits_of(model: Decoder, attention: str) -> list[torch.Tensor]:
 
 
 def check_kind(kind: str, device: torch.device, dtype: torch.dtype = torch.float32, tolerance: float = 2e-5) -> None:
-    """The Triton backend gives the torch backend's logits and tokens."""
-    model = make_model(kind, device, dtype)
-    for expected, found in zip(logits_of(model, "torch"), logits_of(model, "triton"), strict=True):
-        assert float(expected.std()) > 0.1  # the comparison means something
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-        assert torch.equal(found.argmax(-1), expected.argmax(-1))
+    """The Triton backend gives the torch backend's logits and, in float32, its tokens."""
+    with torch.device("cpu"):
+        model = make_model(KINDS[kind], device, dtype)
+        for expected, found in zip(logits_of(model, "torch"), logits_of(model, "triton"), strict=True):
+            assert float(expected.std()) > 0.1  # the comparison means something
+            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+            assert dtype != torch.float32 or torch.equal(found.argmax(-1), expected.argmax(-1))
+
+
+def check_quantised(quantization: Quantization, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels give their twins' logits and tokens, which are near those of the weights before."""
+    with torch.device("cpu"):
+        plain = logits_of(make_model(IN_GROUPS_OF_32, device, torch.float32), "torch")
+        model = make_model(IN_GROUPS_OF_32, device, torch.float32, quantization)
+        found = logits_of(model, "triton")
+        monkeypatch.setenv("LATTICEWORK_KERNELS", "torch")
+        for exact, expected, own in zip(plain, logits_of(model, "triton"), found, strict=True):
+            torch.testing.assert_close(own, expected, rtol=0, atol=5e-5)
+            assert torch.equal(own.argmax(-1), expected.argmax(-1))
+            off = float((expected - exact).std() / exact.std())
+            assert 1e-4 < off < (0.05 if quantization == "int8" else 0.5)
