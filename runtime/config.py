@@ -59,7 +59,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)
     ] = 8192
     attention: Annotated[
-        Literal["auto", "torch", "native", "triton"],
+        Literal["auto", "torch", "native", "triton", "flashinfer"],
         Meta(
             description="attention backend; auto: triton on a GPU, on a CPU native where cpu_kernels has it, else torch"
         ),

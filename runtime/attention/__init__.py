@@ -30,11 +30,13 @@ def make_attention(
     dtype: torch.dtype | None = None,
     layers: tuple[LayerAttention, ...] = (),
     library: Library | None = None,
+    heads: int | None = None,
 ) -> AttentionBackend:
     """The backend of that name, "auto" as in `resolve_attention`. Triton is imported only if chosen.
 
-    head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. library: the built
-    CPU kernels. Raises Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
+    heads, head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now, and flashinfer
+    needs them all. library: the built CPU kernels. Raises Unsupported when the backend cannot run here,
+    InvalidArgument for an unknown name.
     """
     name = resolve_attention(name, device, library is not None)
     if name == "torch":
@@ -55,4 +57,13 @@ def make_attention(
         from latticework.runtime.attention.triton import TritonAttention
 
         return TritonAttention(device, head_dim, dtype, layers)
-    raise InvalidArgument(f"attention is {name!r}; expected auto, torch, native or triton", field="attention")
+    if name == "flashinfer":
+        from latticework.runtime.attention.flashinfer import FlashInferAttention
+
+        assert heads is not None, "flashinfer plans for a model"
+        assert head_dim is not None
+        assert dtype is not None
+        return FlashInferAttention(device, heads, head_dim, dtype, layers)
+    raise InvalidArgument(
+        f"attention is {name!r}; expected auto, torch, native, triton or flashinfer", field="attention"
+    )

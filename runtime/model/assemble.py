@@ -39,16 +39,19 @@ def assemble(
     on_cpu = device.type == "cpu"
     library = load_kernels(config.cpu_kernels) if on_cpu else None
     attention = resolve_attention(config.attention, device.type, library is not None)
-    if attention == "triton" and is_native(card, config):
-        check_model(card.spec, kind, config.page_size)
+    uses_triton = attention in ("triton", "flashinfer")
+    if uses_triton and is_native(card, config):
+        check_model(card.spec, kind, config.page_size, attention, device)
     before, total = (0, 0) if on_cpu else _begin(device)
     model = load_any(card, msgspec.structs.replace(config, dtype=dtype), progress, device)
     if isinstance(model, Decoder):
         model.use(_pointwise(attention, library))
-    elif attention == "triton":
-        check_model(model.spec, kind, config.page_size)
+    elif uses_triton:
+        check_model(model.spec, kind, config.page_size, attention, device)
     spec = model.spec
-    backend = make_attention(attention, device.type, spec.head_dim, kind, spec.attention_layers, library)
+    backend = make_attention(
+        attention, device.type, spec.head_dim, kind, spec.attention_layers, library, spec.num_attention_heads
+    )
     memory = None if on_cpu else DeviceMemory(total, before, free_memory(device)[0])
     kv = _pool(spec, config, kind, device, memory)
     runner = ModelRunner(model, backend, kv, profile)
@@ -65,7 +68,7 @@ def _begin(device: torch.device) -> tuple[int, int]:
 
 def _pointwise(attention: str, library: Library | None) -> Pointwise:
     """Norms and gates come from where attention comes from."""
-    if attention == "triton":
+    if attention in ("triton", "flashinfer"):
         from latticework.kernels.pointwise import TritonPointwise
 
         return TritonPointwise()

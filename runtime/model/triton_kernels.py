@@ -27,9 +27,14 @@ def check_triton(field: str) -> None:
         raise InvalidArgument(str(error)) from None
 
 
-def check_model(spec: ModelSpec, dtype: torch.dtype, page_size: int) -> None:
-    """Raises Unsupported, naming the kernel and its limit, for a model that not all kernels of a step serve."""
+def check_model(spec: ModelSpec, dtype: torch.dtype, page_size: int, attention: str, device: torch.device) -> None:
+    """Raises Unsupported, naming the kernel and its limit, for a model that not all kernels of a step serve. attention:
+    triton, or flashinfer, whose kernels go with ours."""
     check_triton("attention")
+    if attention == "flashinfer":
+        from latticework.runtime.attention.flashinfer import check_flashinfer
+
+        check_flashinfer(device.type, spec.head_dim, dtype)
     from latticework.kernels.paged import check_support
     from latticework.kernels.rms_norm import check_size
 
