@@ -5,7 +5,6 @@ Used in Triton's interpreter, on a GPU, and with the kernels' twins in the defau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -65,11 +64,11 @@ PLAIN: dict[str, Any] = {
     "vocab_size": 50,
     "max_position_embeddings": 64,
 }
-IN_GROUPS_OF_32 = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8}
+IN_GROUPS_OF_32: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 8}
 
 
 def make_model(
-    shape: Mapping[str, Any], device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
+    shape: dict[str, Any], device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
 ) -> Decoder:
     """Two layers with random weights."""
     packing = DevicePacking(quantization, dtype)
