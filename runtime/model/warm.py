@@ -22,7 +22,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     Raises Unsupported naming what a kernel wants of the device and does not get, ModelError where memory runs out."""
     kv = runner.kv
     try:
-        for batch in _batches(kv.keys[0].shape[0], kv.page_size, config):
+        for batch in _batches(kv.keys[0].shape[0], kv.page_size, runner.model.spec.max_position_embeddings, config):
             runner.run(batch)
         for tensor in (*kv.keys, *kv.values):
             tensor.zero_()
@@ -45,9 +45,9 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
         ) from None
 
 
-def _batches(pages: int, page_size: int, config: EngineConfig) -> Iterator[Batch]:
-    """All tokens are 0, on pages from the first on."""
-    longest = min(config.chunk_tokens, pages * page_size, config.context or config.chunk_tokens)
+def _batches(pages: int, page_size: int, context: int, config: EngineConfig) -> Iterator[Batch]:
+    """All tokens are 0, on pages from the first on. context: as many positions the model has."""
+    longest = min(config.chunk_tokens, pages * page_size, context, config.context or context)
     for tokens in sorted({1, longest}):
         own = list(range(-(-tokens // page_size)))
         yield build_batch([Entry([0] * tokens, 0, own, min(tokens, config.max_running))], page_size)

@@ -77,12 +77,12 @@ def make_model(
     return model.eval()
 
 
-def make_runner(model: Decoder, attention: str) -> ModelRunner:
+def make_runner(model: Decoder, attention: str, pages: int = 16, page_size: int = PAGE) -> ModelRunner:
     """Changes how the model computes what lies between its matrices: make the other runner's steps before."""
     model.use(TritonPointwise() if attention == "triton" else TORCH)
     device, dtype = model.embed.device, model.embed.dtype
     backend = make_attention(attention, device.type, model.spec.head_dim, dtype, model.spec.attention_layers)
-    return ModelRunner(model, backend, allocate_kv(model.spec, 16, PAGE, dtype, device))
+    return ModelRunner(model, backend, allocate_kv(model.spec, pages, page_size, dtype, device))
 
 
 def batches() -> list[Batch]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from latticework.runtime.schedule.batch import Entry, build_batch
 from tests.kernels import steps
 
 BFLOAT16 = torch.bfloat16
+Layers: TypeAlias = tuple[LayerAttention, ...]
 
 
 class Wrapper:
@@ -119,8 +120,8 @@ def double(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_of_every_kind_of_model_are_planned_right(
     kind: str, double: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def backend(name: str, *arguments: Any) -> AttentionBackend:
-        return make_attention("flashinfer" if name == "triton" else name, *arguments, heads=6)
+    def backend(name: str, device: str, head_dim: int, dtype: torch.dtype, layers: Layers) -> AttentionBackend:
+        return make_attention("flashinfer" if name == "triton" else name, device, head_dim, dtype, layers, heads=6)
 
     monkeypatch.setattr(steps, "make_attention", backend)
     steps.check_kind(kind, torch.device("cpu"))

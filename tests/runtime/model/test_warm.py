@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from latticework.lang.errors import ModelError, Unsupported
 from latticework.runtime.attention.torch_cpu import TorchAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
+from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.load import load_model
 from latticework.runtime.model.locate import find_model
 from latticework.runtime.model.runner import ModelRunner
@@ -27,9 +29,11 @@ def make_runner(pages: int) -> ModelRunner:
     return ModelRunner(model, TorchAttention(), allocate_kv(SPEC, pages, 4, torch.float32))
 
 
-@pytest.mark.parametrize(("pages", "longest", "sequences"), [(64, 40, 5), (3, 12, 3), (1, 4, 1)])
+@pytest.mark.parametrize(
+    ("pages", "context", "longest", "sequences"), [(64, None, 40, 5), (3, None, 12, 3), (1, 64, 4, 1), (64, 30, 30, 5)]
+)
 def test_the_largest_steps_are_run_and_leave_no_trace(
-    pages: int, longest: int, sequences: int, monkeypatch: pytest.MonkeyPatch
+    pages: int, context: int | None, longest: int, sequences: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, seen = make_runner(pages), list[tuple[int, int]]()
     run: Callable[[Batch], Tensor] = runner.run
@@ -41,7 +45,7 @@ def test_the_largest_steps_are_run_and_leave_no_trace(
         return logits
 
     monkeypatch.setattr(runner, "run", counted)
-    warm_up(runner, CONFIG)
+    warm_up(runner, msgspec.structs.replace(CONFIG, context=context))
     assert seen == [(1, 1), (longest, 1), (sequences, sequences)]
     assert not any(bool(tensor.any()) for tensor in (*runner.kv.keys, *runner.kv.values))
 
@@ -74,3 +78,13 @@ def test_failures_are_those_of_loading(
     monkeypatch.setattr(runner, "run", fail)
     with pytest.raises(expected, match=said):
         warm_up(runner, CONFIG)
+
+
+def test_no_position_is_beyond_those_the_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, seen = make_runner(64), list[int]()
+    model = runner.model
+    assert isinstance(model, Decoder)
+    monkeypatch.setattr(model, "spec", msgspec.structs.replace(SPEC, max_position_embeddings=25))
+    monkeypatch.setattr(runner, "run", lambda batch: seen.append(int(batch.positions.max())))
+    warm_up(runner, CONFIG)
+    assert max(seen) == 24
