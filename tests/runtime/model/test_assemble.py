@@ -14,9 +14,10 @@ pytest.importorskip("triton")
 
 from latticework.kernels.cpu.pointwise import TORCH
 from latticework.kernels.pointwise import TritonPointwise
-from latticework.lang.errors import InvalidArgument, LatticeworkError, Unsupported
+from latticework.lang.errors import InvalidArgument, LatticeworkError, ModelError, Unsupported
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.engine import Engine
+from latticework.runtime.model import assemble as assemble_module
 from latticework.runtime.model import triton_kernels
 from latticework.runtime.model.decoder import Decoder, Layer
 from latticework.runtime.model.runner import ModelRunner
@@ -31,8 +32,15 @@ def _twins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config_of(folder: Path, shape: dict[str, Any] | None = None, **settings: Any) -> EngineConfig:
     (folder / "config.json").write_text(json.dumps(SMALL | (shape or {})))
-    plain: dict[str, Any] = {"load_format": "dummy", "dtype": "float32", "device": "cpu", "kv_tokens": 64, "threads": 1}
-    return EngineConfig(model=str(folder), attention="triton", **(plain | settings))
+    plain: dict[str, Any] = {
+        "load_format": "dummy",
+        "dtype": "float32",
+        "device": "cpu",
+        "attention": "triton",
+        "kv_tokens": 64,
+        "threads": 1,
+    }
+    return EngineConfig(model=str(folder), **(plain | settings))
 
 
 @pytest.mark.parametrize(
@@ -95,3 +103,64 @@ def test_a_matrix_takes_no_memory_before_its_first_row_comes() -> None:
     model.load(counted())
     assert max(held) == 1
     assert all(linear.weight is None for linear in linears)
+
+
+class Gpu:
+    """A GPU as far as assembling goes: what is put on it stays on the CPU. Bytes."""
+
+    free = 1 << 30
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.did: list[str] = []
+        load, pool, attention = assemble_module.load_any, assemble_module.allocate_kv, assemble_module.make_attention
+        warm_up = assemble_module.warm_up
+
+        def load_here(card: Any, config: EngineConfig, progress: Any, device: torch.device) -> Any:
+            assert device == torch.device("cuda", 0)
+            self.did.append("load")
+            self.free -= 300 << 20
+            return load(card, config, progress)
+
+        def pool_here(spec: Any, pages: int, size: int, dtype: torch.dtype, device: torch.device) -> Any:
+            self.did.append(f"{pages} pages on {device}")
+            return pool(spec, min(pages, 64), size, dtype)
+
+        def attend_here(name: str, device: str, *rest: Any) -> Any:
+            assert device == "cuda"
+            return attention(name, "cpu", *rest)
+
+        def warm_here(runner: ModelRunner, config: EngineConfig) -> None:
+            self.did.append("warm up")
+            warm_up(runner, config)
+
+        monkeypatch.setattr(assemble_module, "resolve_device", lambda name: torch.device("cuda", 0))
+        monkeypatch.setattr(assemble_module, "resolve_dtype", lambda name, device: "bfloat16")
+        monkeypatch.setattr(assemble_module, "free_memory", lambda device: (self.free, 2 << 30))
+        monkeypatch.setattr(assemble_module, "load_any", load_here)
+        monkeypatch.setattr(assemble_module, "allocate_kv", pool_here)
+        monkeypatch.setattr(assemble_module, "make_attention", attend_here)
+        monkeypatch.setattr(assemble_module, "warm_up", warm_here)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.did.append(f"use {device}"))
+
+
+def test_on_a_gpu_weights_come_first_then_the_pool_in_what_they_leave_then_the_largest_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(monkeypatch)
+    config = config_of(tmp_path, attention="auto", dtype="auto", kv_tokens=None, memory_fraction=0.5)
+    engine = Engine.load(config)
+    assert engine.dtype == "bfloat16"
+    page_bytes = 16 * 2 * 2 * 2 * 16 * 2  # tokens, layers, keys and values, KV heads, head dim, bytes
+    assert gpu.did == ["use cuda:0", "load", f"{(212 << 20) // page_bytes} pages on cuda:0", "warm up"]
+    assert isinstance(engine.runner, ModelRunner)
+    assert engine.runner.attention.name == "triton"
+
+
+def test_a_gpu_too_small_for_the_pool_that_is_asked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(monkeypatch)
+    with pytest.raises(ModelError, match=r"KV pages of 16 tokens fit, 625000 are needed") as caught:
+        Engine.load(config_of(tmp_path, attention="auto", dtype="auto", kv_tokens=10**7))
+    assert caught.value.field == "kv_tokens"
+    assert gpu.did == ["use cuda:0", "load"]

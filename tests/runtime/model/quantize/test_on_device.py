@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,20 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from latticework.lang.errors import InvalidArgument
+from latticework.runtime.model import mover
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.dummy_weights import dummy_weights
 from latticework.runtime.model.gguf import GgufTensor, dequantise, four_bit_groups
+from latticework.runtime.model.load import load_model
+from latticework.runtime.model.locate import find_model
+from latticework.runtime.model.mover import Mover, moved
 from latticework.runtime.model.quantize import on_device
 from latticework.runtime.model.quantize.base import Quantization
 from latticework.runtime.model.quantize.four_bit import FourBit
 from latticework.runtime.model.quantize.on_device import DevicePacking, int4_as_stored, int4_of, int8_of
 from latticework.runtime.model.tiny import SPEC
+from latticework.runtime.model.weights import gguf_weights
+from tests.runtime.model.quantize.test_quantized_models import four_bit_file
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +110,19 @@ def test_numbers_that_the_kernels_do_not_multiply_are_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"quantization is 'int8' with dtype torch\.float64; int8_matmul"):
         DevicePacking("int8", torch.float64)
     assert DevicePacking("none", torch.float64).source_dtype == torch.float64
+
+
+def test_a_files_weights_are_moved_and_packed_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = find_model(four_bit_file(tmp_path, "Q4_0"))
+    exact = load_model(card, "float32")
+    packing = DevicePacking("auto", torch.float32)
+    model = Decoder(card.spec, torch.float32, source=packing.source_dtype)
+    monkeypatch.setattr(mover, "_WORTH_IT", 0)
+    weights = gguf_weights(Path(card.weights), card.spec, four_bits=packing.wants_four_bits)
+    model.load(moved(weights, Mover(torch.device("cpu"), window=1000, pinned=False)), packing)
+    assert model.held().keys() <= {"int4", "int8"}
+    assert model.held()["int4"] >= 8
+    x = torch.randn(3, card.spec.hidden_size, generator=torch.Generator().manual_seed(1))
+    for (name, linear), (_, other) in zip(model.linears(), exact.linears(), strict=True):
+        if linear.packed is not None and linear.packed.kind == "int4" and linear.inputs == x.shape[1]:
+            torch.testing.assert_close(linear(x), other(x), rtol=0, atol=1e-4, msg=name)
