@@ -179,7 +179,9 @@ def prefix_options(
     }
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["table_sequence", "splits", "tiles"]
+)  # they change from step to step: one program for all
 def prefix_kernel(
     q: tl.tensor,  # [B, heads, D]
     keys: tl.tensor,  # [pages, page_size, kv_heads, D]

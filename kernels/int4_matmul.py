@@ -101,7 +101,7 @@ def check_weight(x: Tensor, weight: Int4Weight) -> None:
     check_rows(NAME, x=x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # they change from step to step: one program for all
 def int4_kernel(
     x: tl.tensor,  # [M, K]
     codes: tl.tensor,  # uint8 [N, K / 2]

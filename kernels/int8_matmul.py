@@ -119,7 +119,7 @@ def matmul_options(kernel: str, dtype: torch.dtype, rows: int, capability: int) 
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # they change from step to step: one program for all
 def int8_kernel(
     x: tl.tensor,  # [M, K]
     codes: tl.tensor,  # int8 [N, K]

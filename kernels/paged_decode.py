@@ -130,7 +130,7 @@ def merge_options(head_dim: int) -> dict[str, int]:
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "table_sequence"])  # they change from step to step: one program for all
 def split_kernel(
     q: tl.tensor,  # [B, heads, D]
     keys: tl.tensor,  # [pages, page_size, kv_heads, D]
@@ -209,7 +209,7 @@ def split_kernel(
     tl.store(weight + slot, highest + tl.log2(total), mask=member < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def merge_kernel(
     partial: tl.tensor,  # [B, heads, splits, D]
     weight: tl.tensor,  # [B, heads, splits]

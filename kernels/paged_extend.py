@@ -129,7 +129,7 @@ def extend_options(
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_sequence"])  # it changes from step to step: one program for all
 def extend_kernel(
     q: tl.tensor,  # [T, heads, D]
     keys: tl.tensor,  # [pages, page_size, kv_heads, D]

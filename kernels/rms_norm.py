@@ -53,10 +53,9 @@ def rms_norm_reference(
 
 
 def check_norm(x: Tensor, weight: Tensor, residual: Tensor | None) -> None:
-    if x.dtype not in DTYPES:
-        raise TypeError(f"{NAME}: dtype {x.dtype}; supported are {', '.join(map(str, DTYPES))}")
-    if x.dim() != 2 or not 1 <= x.shape[1] <= MAX_SIZE:
-        raise ValueError(f"{NAME}: x {tuple(x.shape)}; expected [T, size] with a size of 1 to {MAX_SIZE}")
+    if x.dim() != 2:
+        raise ValueError(f"{NAME}: x {tuple(x.shape)}; expected [T, size]")
+    check_size(x.dtype, x.shape[1])
     for name, tensor, shape in (("weight", weight, x.shape[1:]), ("residual", residual, x.shape)):
         if tensor is None:
             continue
@@ -65,6 +64,14 @@ def check_norm(x: Tensor, weight: Tensor, residual: Tensor | None) -> None:
         if tensor.dtype != x.dtype:
             raise TypeError(f"{NAME}: {name} is {tensor.dtype}; expected x's {x.dtype}")
         check_rows(NAME, x=x, **{name: tensor})
+
+
+def check_size(dtype: torch.dtype, size: int) -> None:
+    """Raises TypeError or ValueError, naming the limit, where no program exists."""
+    if dtype not in DTYPES:
+        raise TypeError(f"{NAME}: dtype {dtype}; supported are {', '.join(map(str, DTYPES))}")
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"{NAME}: size {size}; supported are 1 to {MAX_SIZE}")
 
 
 def norm_options(size: int) -> dict[str, int]:

@@ -20,9 +20,29 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What the engine process needs to know."""
 
     model: Annotated[str, Meta(description="'smollm2', 'tiny', a folder, a .gguf file or a hub id")] = DEFAULT_MODEL
+    load_format: Annotated[
+        Literal["auto", "dummy"],
+        Meta(
+            description="auto: the model's files; dummy: random weights of a shape, which `model` names: a folder with "
+            "a config.json, llama-3.1-8b or qwen3-0.6b"
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        Meta(
+            description="auto, cpu, cuda or cuda:N; auto: the first GPU if there is one, else the CPU",
+            pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        ),
+    ] = "auto"
+    memory_fraction: Annotated[
+        float, Meta(description="of the GPU memory free at the start, for weights and KV pool together", gt=0, le=1)
+    ] = 0.9
     dtype: Annotated[
         Literal["auto", "bfloat16", "float16", "float32", "float64"],
-        Meta(description="weights and KV; auto: bfloat16 where the CPU has it, else float32"),
+        Meta(
+            description="weights and KV; auto: bfloat16 where the processor has it, else float32 on a CPU and float16 "
+            "on a GPU"
+        ),
     ] = "auto"
     model_impl: Annotated[
         Literal["auto", "native", "transformers"],
@@ -31,15 +51,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     quantization: Annotated[
         Literal["none", "int8", "int4", "auto"],
         Meta(
-            description="weights of fewer bits: none; 8; 4 where rows are few; or auto: a file's own 4, else 8, there"
+            description="weights of fewer bits: none; 8; 4, on a CPU where rows are few; or auto: a file's own 4, "
+            "else 8, there"
         ),
     ] = "none"
     weight_cache_mb: Annotated[
         int, Meta(description="MiB on disk for packed weights of all models; 0: pack at every start", ge=0)
     ] = 8192
     attention: Annotated[
-        Literal["auto", "torch", "native", "triton"],
-        Meta(description="attention backend; auto: native on a CPU where cpu_kernels has it, else torch"),
+        Literal["auto", "torch", "native", "triton", "flashinfer"],
+        Meta(
+            description="attention backend; auto: triton on a GPU, on a CPU native where cpu_kernels has it, else torch"
+        ),
     ] = "auto"
     cpu_kernels: Annotated[
         Literal["auto", "off", "on"],
@@ -51,7 +74,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context: Annotated[AtLeastOne | None, Meta(description="longest sequence in tokens; default: the model's")] = None
     kv_tokens: Annotated[
         AtLeastOne | None,
-        Meta(description="KV pool size in tokens, rounded down to whole pages; default: by free memory"),
+        Meta(
+            description="KV pool size in tokens, rounded down to whole pages; default: by free memory, on a GPU as "
+            "much as memory_fraction allows"
+        ),
     ] = None
     page_size: Annotated[int, Meta(description="tokens in a KV page", ge=1, le=256)] = 16
     prefix_cache: Annotated[bool, Meta(description="reuse the KV of shared prefixes")] = True

@@ -17,12 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from latticework.kernels.cpu.pointwise import NativePointwise
-from latticework.runtime.attention import make_attention
 from latticework.runtime.attention.base import KVCache
-from latticework.runtime.cache.kv import allocate_kv, copy_tokens, pages_for_memory
+from latticework.runtime.cache.kv import copy_tokens
 from latticework.runtime.cache.leases import LeaseTable
 from latticework.runtime.cache.pages import PagePool
 from latticework.runtime.cache.radix import RadixTree
@@ -30,12 +26,8 @@ from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.link.messages import EngineStats
-from latticework.runtime.model.cpu_kernels import load_kernels
-from latticework.runtime.model.decoder import Decoder
-from latticework.runtime.model.load import load_any, resolve_dtype, torch_dtype
+from latticework.runtime.model.assemble import assemble
 from latticework.runtime.model.locate import find_model
-from latticework.runtime.model.one_call import OneCall, fits_one_call
-from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.model.spec import ModelCard, ModelSpec
 from latticework.runtime.model.threads import use_threads
 from latticework.runtime.profile import Profile
@@ -58,26 +50,15 @@ from latticework.runtime.settle import Settlement
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from latticework.kernels.cpu.library import Library
-    from latticework.runtime.model.base import Model
 
 
 def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
     """What the engine knows of texts, made while weights are read."""
     tokenizer = Tokenizer.from_file(card.tokenizer)
     return tokenizer, Vocabulary(tokenizer.padded(card.spec.vocab_size), card.end_ids).warm()
-
-
-def _one_call(
-    config: EngineConfig, model: Model, kv: KVCache, dtype: torch.dtype, library: Library | None
-) -> OneCall | None:
-    """The model's layers in one call of the library, if they go in one."""
-    if library is None or not isinstance(model, Decoder) or config.attention not in ("auto", "native"):
-        return None
-    return OneCall(library, model, kv) if fits_one_call(model.spec, dtype, library) else None
 
 
 class Runner(Protocol):
@@ -173,32 +154,16 @@ class Engine:
         """Reads model and tokenizer and allocates the KV pool. Raises a ModelError or InvalidArgument.
 
         progress: told the fraction of the weights read. Sets the number of CPU threads of the process."""
-        card = find_model(config.model)
+        card = find_model(config.model, config.load_format)
         check_sizes(config, card.spec.max_position_embeddings)
         use_threads(config.threads)
-        library = load_kernels(config.cpu_kernels)
-        dtype = resolve_dtype(config.dtype)
+        profile = Profile(config.profile)
         report = None if progress is None else lambda read, total: progress(read / max(1, total))
         with ThreadPoolExecutor(1) as beside:
             texts = beside.submit(_texts, card)
-            model = load_any(card, msgspec.structs.replace(config, dtype=dtype), report, library)
+            runner, dtype = assemble(card, config, profile, report)
             tokenizer, vocabulary = texts.result()
-        if library is not None and isinstance(model, Decoder):
-            model.use(NativePointwise(library))
-        held = model.held()
-        spec = model.spec
-        kind = torch_dtype(dtype)
-        if config.kv_tokens is None:
-            pages = pages_for_memory(spec, kind.itemsize, config.page_size)
-        else:
-            pages = config.kv_tokens // config.page_size
-        kv = allocate_kv(spec, pages, config.page_size, kind)
-        one_call = _one_call(config, model, kv, kind, library)
-        attention = make_attention(
-            config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library, takes_all=one_call is not None
-        )
-        profile = Profile(config.profile)
-        runner = ModelRunner(model, attention, kv, profile, one_call)
+        spec, held = runner.model.spec, runner.model.held()
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
         pace = Pace()
@@ -207,7 +172,7 @@ class Engine:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
         return Engine(
-            config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held, library
+            config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held, runner.library
         )
 
     # ------------------------------------------------------------ what a front asks

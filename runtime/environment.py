@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +24,7 @@ PACKAGES = (
     "safetensors",
     "gguf",
     "triton",
+    "flashinfer-python",
     "fastapi",
     "uvicorn",
     "pydantic",
@@ -38,6 +41,7 @@ def describe() -> list[tuple[str, str]]:
     rows.append(("cpu", cpu()))
     rows.append(("cpu features", " ".join(cpu_features()) or "not known on this system"))
     rows.append(("cores allowed", str(allowed_cores())))
+    rows.append(("gpus", gpus()))
     rows.append(("cache folder", str(cache_folder())))
     rows.append(("cpu kernels", cpu_kernels()))
     rows.append((f"model {DEFAULT_MODEL}", default_model()))
@@ -72,6 +76,19 @@ def cpu_kernels() -> str:
     except build.BuildFailed as error:
         return str(error)
     return str(found or "not built: latticework kernels build")
+
+
+def gpus() -> str:
+    """Name, memory and driver of each, as the driver's own tool tells."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none that a driver of NVIDIA's knows"
+    asked = [tool, "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{tool} cannot be run: {error}"
+    return "; ".join((done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().splitlines())
 
 
 def default_model() -> str:

@@ -22,6 +22,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # engines in this process share
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that are not about GPUs run alike where there is one: nothing sees it."""
+    if "not gpu" in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def built_kernels(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """The C++ operations, built once for all sessions; None without a compiler. One that fails to build is an error."""

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from latticework.runtime.attention.base import AttentionBackend
     from latticework.runtime.attention.layer import LayerAttention
 
-__all__ = ["make_attention"]
+__all__ = ["make_attention", "resolve_attention"]
+
+
+def resolve_attention(name: str, device: str, has_library: bool) -> str:
+    """What "auto" means there: triton on CUDA, elsewhere native with the built CPU kernels and torch without."""
+    if name != "auto":
+        return name
+    return "triton" if device.startswith("cuda") else "native" if has_library else "torch"
 
 
 def make_attention(
@@ -24,16 +31,15 @@ def make_attention(
     layers: tuple[LayerAttention, ...] = (),
     library: Library | None = None,
     takes_all: bool = False,
+    heads: int | None = None,
 ) -> AttentionBackend:
-    """The backend of that name; "auto" is triton on CUDA, elsewhere native with a library and torch without. Triton is
-    imported only if chosen.
+    """The backend of that name, "auto" as in `resolve_attention`. Triton is imported only if chosen.
 
-    head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now. library: the built
-    CPU kernels. takes_all: "native" does not leave long prompts to torch. Raises Unsupported when the backend cannot
-    run here, InvalidArgument for an unknown name.
+    heads, head_dim, dtype, layers: of the model; if given, a backend that cannot serve them refuses now, and flashinfer
+    needs them all. library: the built CPU kernels. takes_all: "native" does not leave long prompts to torch. Raises
+    Unsupported when the backend cannot run here, InvalidArgument for an unknown name.
     """
-    if name == "auto":
-        name = "triton" if device.startswith("cuda") else "torch" if library is None else "native"
+    name = resolve_attention(name, device, library is not None)
     if name == "torch":
         from latticework.runtime.attention.torch_cpu import TorchAttention
 
@@ -52,4 +58,13 @@ def make_attention(
         from latticework.runtime.attention.triton import TritonAttention
 
         return TritonAttention(device, head_dim, dtype, layers)
-    raise InvalidArgument(f"attention is {name!r}; expected auto, torch, native or triton", field="attention")
+    if name == "flashinfer":
+        from latticework.runtime.attention.flashinfer import FlashInferAttention
+
+        assert heads is not None, "flashinfer plans for a model"
+        assert head_dim is not None
+        assert dtype is not None
+        return FlashInferAttention(device, heads, head_dim, dtype, layers)
+    raise InvalidArgument(
+        f"attention is {name!r}; expected auto, torch, native, triton or flashinfer", field="attention"
+    )

@@ -39,6 +39,13 @@ class Places:
     def of(batch: Batch, device: torch.device) -> Places:
         return Places(torch.from_numpy(batch.slots).to(device), Copies.of(batch, device))
 
+    def copy_written(self, cache: Tensor) -> None:
+        """Copies, where the KV is in its first places already. cache: [P, page_size, kv_heads, head_dim]."""
+        if self.copies is not None:
+            numbers = cache.view(-1, *cache.shape[2:])
+            first = self.slots.index_select(0, self.copies.rows)
+            numbers.index_copy_(0, self.copies.slots, numbers.index_select(0, first))
+
 
 def write_kv(cache: Tensor, new: Tensor, places: Places) -> None:
     """cache: [P, page_size, kv_heads, head_dim]; new: [T, kv_heads, head_dim]."""

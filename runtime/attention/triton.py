@@ -1,5 +1,6 @@
 """Attention with Triton kernels: sequences with one new token go through `kernels/paged_decode.py`, or where many begin
-with the same pages `kernels/cascade_decode.py`; the others through `kernels/paged_extend.py`.
+with the same pages `kernels/cascade_decode.py`; the others through `kernels/paged_extend.py`. Before either, q, k and v
+go through `kernels/turn_and_store.py`, where a model gives them as its matrix product leaves them.
 
 Runs on CUDA, and on a CPU only in Triton's interpreter (TRITON_INTERPRET=1, read when triton is imported) or with the
 kernels' twins (LATTICEWORK_KERNELS=torch). This file knows which rows a kernel takes; formulas are in the kernels.
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latticework.lang.errors import Unsupported
-from latticework.runtime.attention.base import KVCache
+from latticework.runtime.attention.base import KVCache, Turning
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
-from latticework.runtime.attention.places import Places, write_kv
+from latticework.runtime.attention.places import Copies, Places, write_kv
 from latticework.runtime.attention.shared import saved_tokens, shared_prefixes
+from latticework.runtime.attention.staging import make_staging
 from latticework.runtime.schedule.batch import Batch
 
 try:
@@ -36,6 +38,7 @@ from latticework.kernels.choice import is_interpreted, twins_chosen
 from latticework.kernels.paged import check_support
 from latticework.kernels.paged_decode import SPLIT, paged_decode, split_kernel
 from latticework.kernels.paged_extend import paged_extend
+from latticework.kernels.turn_and_store import HeadNorm, turn_and_store
 
 CASCADE_FROM = 16384  # tokens that need not be read, beyond which one more launch a layer is surely worth it
 
@@ -70,7 +73,7 @@ class TritonPlan:
 
 class TritonAttention:
     """An AttentionBackend for float32, float16 and bfloat16 and head dims up to 256, with windows, soft caps and
-    scales. Stateless.
+    scales. Stateless but for the buffers of a step.
 
     cascade_from: how many reads of tokens a step must save before prefixes are read once for all that begin with them.
     Give `head_dim` and `dtype` to learn at construction that they are not supported; `plan` checks them otherwise.
@@ -99,36 +102,54 @@ class TritonAttention:
             )
         if head_dim is not None and dtype is not None:
             _check(dtype, head_dim)
+        self._staging = make_staging(torch.device(device))
 
     def plan(self, batch: Batch, kv: KVCache) -> TritonPlan:
         keys = kv.keys[0]
         _check(keys.dtype, keys.shape[3], keys.shape[1])
-        device = keys.device
         new = np.diff(batch.starts)
         single, several = np.flatnonzero(new == 1), np.flatnonzero(new > 1)
-        return TritonPlan(
-            Places.of(batch, device), self._decoding(batch, single, keys), _extending(batch, several, device)
+        there = self._staging.put(
+            {"slots": batch.slots, "copied": batch.copies[0], "copies": batch.copies[1]}
+            | (_decoding(batch, single) if len(single) else {})
+            | (_extending(batch, several) if len(several) else {})
         )
+        decoding = extending = None
+        if len(single):
+            rows, table, lengths = (there[f"decode {name}"] for name in ("rows", "pages", "lengths"))
+            decoding = Decoding(rows, table, lengths, self._prefixes(batch, single, keys))
+        if len(several):
+            first, counts, lengths, table = (there[f"extend {name}"] for name in ("first", "new", "lengths", "pages"))
+            extending = Extending(first, counts, lengths, table, int(new.max()))
+        copies = Copies(there["copied"], there["copies"]) if batch.copies.shape[1] else None
+        return TritonPlan(Places(there["slots"], copies), decoding, extending)
 
-    def _decoding(self, batch: Batch, single: NDArray[np.int64], keys: Tensor) -> Decoding | None:
-        if not len(single):
+    def _prefixes(self, batch: Batch, single: NDArray[np.int64], keys: Tensor) -> SharedPrefixes | None:
+        """Where sharing is worth it."""
+        groups = shared_prefixes(batch.page_table[single], batch.lengths[single], keys.shape[1], SPLIT)
+        if saved_tokens(groups, SPLIT) < self._cascade_from:
             return None
-        device, table, lengths = keys.device, batch.page_table[single], batch.lengths[single]
-        groups = shared_prefixes(table, lengths, keys.shape[1], SPLIT)
-        is_worth_it = saved_tokens(groups, SPLIT) >= self._cascade_from
-        return Decoding(
-            rows=torch.from_numpy(batch.starts[single]).to(device),
-            page_table=torch.from_numpy(table).to(device),
-            lengths=_int32(lengths, device),
-            prefixes=SharedPrefixes.of(groups, len(single), device) if is_worth_it else None,
-        )
+        return SharedPrefixes.of(groups, len(single), keys.device)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
+        write_kv(kv.keys[layer], k, plan.places)
+        write_kv(kv.values[layer], v, plan.places)
+        return self._attend(layer, q, kv, plan)
+
+    def forward_qkv(self, layer: int, qkv: Tensor, turning: Turning, kv: KVCache, plan: Any) -> Tensor:
+        """qkv: [T, (heads + 2 kv_heads) * head_dim] -> [T, heads, head_dim]."""
+        norms = turning.norms
+        norm = None if norms is None else HeadNorm(norms.q, norms.k, norms.eps, norms.offset)
+        keys, values = kv.keys[layer], kv.values[layer]
+        q = turn_and_store(qkv, turning.positions, plan.places.slots, keys, values, turning.tables, norm)
+        plan.places.copy_written(keys)
+        plan.places.copy_written(values)
+        return self._attend(layer, q, kv, plan)
+
+    def _attend(self, layer: int, q: Tensor, kv: KVCache, plan: TritonPlan) -> Tensor:
         how = self.layers[layer] if self.layers else PLAIN
         keys, values = kv.keys[layer], kv.values[layer]
-        write_kv(keys, k, plan.places)
-        write_kv(values, v, plan.places)
         decoding, extending = plan.decoding, plan.extending
         if decoding is not None and extending is None:  # all rows, in their order
             return _decode(q, keys, values, decoding, how)
@@ -143,21 +164,23 @@ class TritonAttention:
         return out
 
 
-def _extending(batch: Batch, several: NDArray[np.int64], device: torch.device) -> Extending | None:
-    if not len(several):
-        return None
-    new = np.diff(batch.starts)[several]
-    return Extending(
-        first=_int32(batch.starts[several], device),
-        new=_int32(new, device),
-        lengths=_int32(batch.lengths[several], device),
-        page_table=torch.from_numpy(batch.page_table[several]).to(device),
-        longest=int(new.max()),
-    )
+def _decoding(batch: Batch, single: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """single: which sequences have one new token."""
+    return {
+        "decode rows": batch.starts[single],
+        "decode pages": batch.page_table[single],
+        "decode lengths": batch.lengths[single].astype(np.int32),
+    }
 
 
-def _int32(numbers: NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(numbers.astype(np.int32)).to(device)
+def _extending(batch: Batch, several: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """several: which sequences have more than one new token."""
+    return {
+        "extend first": batch.starts[several].astype(np.int32),
+        "extend new": np.diff(batch.starts)[several].astype(np.int32),
+        "extend lengths": batch.lengths[several].astype(np.int32),
+        "extend pages": batch.page_table[several],
+    }
 
 
 def _decode(q: Tensor, keys: Tensor, values: Tensor, decoding: Decoding, how: LayerAttention) -> Tensor:

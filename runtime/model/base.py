@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from torch import Tensor, nn
 
+from latticework.runtime.attention.base import Turning
 from latticework.runtime.model.spec import ModelSpec
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, heads, head_dim], k, v [T, kv_heads, head_dim]) -> [T, heads, head_dim]."""
+
+
+@dataclass(frozen=True, slots=True)
+class QkvAttend:
+    """An `Attend` that also takes q, k and v in one, before norms and rotary positions: see `QkvBackend`."""
+
+    heads: Attend
+    qkv: Callable[[int, Tensor, Turning], Tensor]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.heads(layer, q, k, v)
 
 
 class Model(Protocol):

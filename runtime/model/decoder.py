@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latticework.kernels.cpu.pointwise import TORCH, Pointwise
-from latticework.runtime.model.base import Attend
+from latticework.runtime.attention.base import Turning
+from latticework.runtime.model.base import Attend, QkvAttend
 from latticework.runtime.model.layers import (
     GatedMLP,
     Linear,
@@ -28,12 +30,14 @@ from latticework.runtime.model.layers import (
     uninitialised,
 )
 from latticework.runtime.model.places import fill
+from latticework.runtime.model.quantize.packer import Packer
 from latticework.runtime.model.quantize.packing import Keep, Packing
 from latticework.runtime.model.spec import ModelSpec
 from latticework.runtime.model.weights import Weight
 
-Turn: TypeAlias = tuple[Tensor, Tensor] | None
-"""cos and sin of each token's position, [T, 1, rotary_dim]; None in layers without positions."""
+Turn: TypeAlias = tuple[Tensor, Tensor] | Turning | None
+"""cos and sin of each token's position, [T, 1, rotary_dim], None in layers without positions; or what an attention that
+turns heads itself is told."""
 
 
 class Layer(nn.Module):
@@ -64,26 +68,42 @@ class Layer(nn.Module):
         self.mlp = GatedMLP(spec, dtype, source)
         self.mlp_output_norm = norm("after")
 
-    def forward(self, index: int, x: Tensor, turn: Turn, attend: Attend) -> Tensor:  # x: [T, hidden]
-        part = self.output_norm(self._attention(index, self.input_norm(x), turn, attend))
-        if self.residual == 1.0 and isinstance(self.mlp_norm, RMSNorm):
-            x, normed = self.mlp_norm.of_sum(x, part)
-        else:
-            x = self._add(x, part)
-            normed = self.mlp_norm(x)
-        return self._add(x, self.mlp_output_norm(self.mlp(normed)))
+    def forward(self, index: int, x: Tensor, part: Tensor | None, turn: Turn, attend: Attend) -> tuple[Tensor, Tensor]:
+        """x: the stream, and part: what the layer before adds to it, [T, hidden]; None: nothing. Returns the stream and
+        what this layer adds: a sum and the norm after it are one pass, which the next layer does."""
+        x, normed = self.add_norm(x, part, self.input_norm)
+        part = self.output_norm(self._attention(index, normed, turn, attend))
+        x, normed = self.add_norm(x, part, self.mlp_norm)
+        return x, self.mlp_output_norm(self.mlp(normed))
+
+    def add_norm(self, x: Tensor, part: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+        """x, part: [T, hidden] -> their sum, and its norm."""
+        if part is not None and self.residual == 1.0 and isinstance(norm, RMSNorm):
+            return norm.of_sum(x, part)
+        if part is not None:
+            x = x + part if self.residual == 1.0 else x + part * self.residual
+        return x, norm(x)
 
     def _attention(self, index: int, x: Tensor, turn: Turn, attend: Attend) -> Tensor:
-        qkv = self.qkv(x).view(len(x), -1, self.head_dim)
-        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
+        qkv = self.qkv(x)
+        if isinstance(attend, QkvAttend):
+            assert isinstance(turn, Turning)
+            norms = self.qk_norm.before_turning(qkv) if isinstance(self.qk_norm, QueryKeyNorm) else None
+            attended = attend.qkv(index, qkv, replace(turn, norms=norms))
+        else:
+            assert not isinstance(turn, Turning)
+            attended = attend(index, *self._turned(qkv, turn))
+        return self.output(attended.reshape(len(x), -1))
+
+    def _turned(self, qkv: Tensor, turn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, (heads + 2 kv_heads) * head_dim] -> q [T, heads, head_dim]; k, v [T, kv_heads, head_dim]."""
+        heads = qkv.view(len(qkv), -1, self.head_dim)
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         qk = self.qk_norm(qk)
         if turn:
             qk = self.pointwise.rotate(qk, *turn)
         q, k = qk.split((self.heads, self.kv_heads), dim=1)
-        return self.output(attend(index, q, k, v).reshape(len(x), -1))
-
-    def _add(self, x: Tensor, part: Tensor) -> Tensor:
-        return x + part if self.residual == 1.0 else x + part * self.residual
+        return q, k, v
 
 
 class Decoder(nn.Module):
@@ -92,7 +112,7 @@ class Decoder(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, spec: ModelSpec, dtype: torch.dtype, device: str = "cpu", source: torch.dtype | None = None
+        self, spec: ModelSpec, dtype: torch.dtype, device: str | torch.device = "cpu", source: torch.dtype | None = None
     ) -> None:
         """Weights are uninitialised: fill them with `load`. source: in which type matrices are collected before they
         are packed, default `dtype`."""
@@ -121,10 +141,21 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens, positions: [T] int64 -> [T, hidden], normed."""
         x = self.embedded(tokens)
-        turns: dict[str, Turn] = {kind: rotary(positions) for kind, rotary in self.rotary.items()}
+        turns = self._turns(positions, isinstance(attend, QkvAttend))
+        part: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x = layer(index, x, turns.get(self.ropes[index]), attend)
-        return self.norm(x)
+            x, part = layer(index, x, part, turns[self.ropes[index]], attend)
+        last = self.layers[-1]
+        assert isinstance(last, Layer)
+        return last.add_norm(x, part, self.norm)[1]
+
+    def _turns(self, positions: Tensor, attention_turns: bool) -> dict[str, Turn]:
+        """By kind of layer."""
+        turns: dict[str, Turn] = {"none": Turning(positions, None) if attention_turns else None}
+        for kind, rotary in self.rotary.items():
+            assert isinstance(rotary, Rotary)
+            turns[kind] = Turning(positions, (rotary.cos, rotary.sin)) if attention_turns else rotary(positions)
+        return turns
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """tokens: [T] int64 -> [T, hidden], what the first layer takes."""
@@ -139,7 +170,7 @@ class Decoder(nn.Module):
         return found if self.spec.logits_soft_cap is None else soft_cap(found, self.spec.logits_soft_cap)
 
     def load(
-        self, weights: Iterable[tuple[str, Weight]], packing: Packing | None = None, keep: Keep | None = None
+        self, weights: Iterable[tuple[str, Weight]], packing: Packer | None = None, keep: Keep | None = None
     ) -> None:
         """Copies every weight into its place, converting its dtype, and packs the matrices (default: as they are).
 

@@ -42,18 +42,21 @@ _PLAIN_FIELDS = (
 )
 
 
-def folder_card(folder: Path, name: str) -> ModelCard:
-    """Raises UnsupportedModel, or BrokenModel naming the file and what is wrong with it."""
-    config = _json(folder / "config.json")
+def folder_card(folder: Path, name: str, has_weights: bool = True) -> ModelCard:
+    """Raises UnsupportedModel, or BrokenModel naming the file and what is wrong with it.
+
+    has_weights: False where they need not be there."""
+    config = read_json(folder / "config.json")
     spec = folder_spec(config, str(folder / "config.json"))
-    weight_files(folder)
+    if has_weights:
+        weight_files(folder)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise UnsupportedModel(
             f"{folder} has no tokenizer.json",
             hint="AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes one",
         )
-    settings = _json(folder / "tokenizer_config.json", optional=True)
+    settings = read_json(folder / "tokenizer_config.json", optional=True)
     return ModelCard(
         name=name,
         weights=str(folder),
@@ -98,7 +101,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The folder's safetensors files, their headers checked against their sizes."""
     index = folder / INDEX
     if index.is_file():
-        weight_map = _json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
             raise BrokenModel(f"{index} has no weight_map of file names")
         names = sorted(set(weight_map.values()))
@@ -124,7 +127,8 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _json(path: Path, optional: bool = False) -> dict[str, Any]:
+def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    """The object in a file; an empty one for a file that is `optional` and not there. Raises BrokenModel."""
     if optional and not path.is_file():
         return {}
     try:
@@ -155,12 +159,12 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 
 def _end_ids(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    generation = _json(folder / "generation_config.json", optional=True)
+    generation = read_json(folder / "generation_config.json", optional=True)
     found: set[int] = set()
     for source in (generation, config):
         ids = source.get("eos_token_id")
         found |= {token for token in (ids if isinstance(ids, list) else [ids]) if isinstance(token, int)}
     eos = _token_text(settings.get("eos_token"))
-    added = _json(folder / "tokenizer.json").get("added_tokens") or []
+    added = read_json(folder / "tokenizer.json").get("added_tokens") or []
     found |= {token["id"] for token in added if eos and token.get("content") == eos}
     return tuple(sorted(found))

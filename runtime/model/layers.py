@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latticework.kernels.cpu.pointwise import TORCH, Pointwise
+from latticework.runtime.attention.base import HeadNorms
 from latticework.runtime.model.quantize.base import Form
 from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.spec import LinearScaling, ModelSpec, RopeFactors, RopeScaling
@@ -26,7 +27,7 @@ class Linear(nn.Module):
     """x @ weight.T + bias. Unlike nn.Linear it draws no random weights to throw away.
 
     The weight is collected row by row, then packed (see `quantize/`), which is what is multiplied with; the unpacked
-    one is let go.
+    one is let go. It takes no memory before its first row comes, so that a device holds one at a time.
     """
 
     weight: nn.Parameter | None
@@ -37,9 +38,18 @@ class Linear(nn.Module):
         """source: the type in which the weight is collected, default `dtype`."""
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
-        self.weight = uninitialised(outputs, inputs, dtype=source or dtype)
+        self._device = torch.empty(0).device  # that of a `with torch.device(...)` around
+        with torch.device("meta"):
+            self.weight = uninitialised(outputs, inputs, dtype=source or dtype)
         self.bias = uninitialised(outputs, dtype=dtype) if bias else None
         self.packed: Form | ByRows | None = None
+
+    def collected(self) -> Tensor:
+        """The weight that is being collected, [outputs, inputs]."""
+        assert self.weight is not None, "packed already"
+        if self.weight.is_meta:
+            self.weight = nn.Parameter(torch.empty_like(self.weight, device=self._device), requires_grad=False)
+        return self.weight.data
 
     def pack(self, packed: Form | ByRows) -> None:
         self.packed = packed
@@ -86,6 +96,18 @@ class QueryKeyNorm(nn.Module):
         if self.whole:
             return torch.cat((self.q(q.flatten(1)), self.k(k.flatten(1))), dim=1).view_as(x)
         return torch.cat((self.q(q), self.k(k)), dim=1)
+
+    def before_turning(self, qkv: Tensor) -> HeadNorms | None:
+        """The norms of single heads, for whoever turns them; norms of all heads as one are done now, in place.
+
+        qkv: [T, (heads + 2 kv_heads) * head_dim]."""
+        if not self.whole:
+            return HeadNorms(self.q.weight, self.k.weight, self.q.eps, self.q.offset)
+        q_size, k_size = len(self.q.weight), len(self.k.weight)
+        q, k, _ = qkv.split((q_size, k_size, qkv.shape[1] - q_size - k_size), dim=1)
+        q.copy_(self.q(q))
+        k.copy_(self.k(k))
+        return None
 
 
 class Rotary(nn.Module):

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from latticework.lang.errors import ModelNotFound
+from latticework.runtime.model.dummy import DUMMY, dummy_card
 from latticework.runtime.model.folder import INDEX, folder_card
 from latticework.runtime.model.gguf_card import gguf_card
 from latticework.runtime.model.spec import ModelCard
@@ -23,11 +24,14 @@ _SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.safetensors")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
-def find_model(name: str) -> ModelCard:
-    """The card of `name`: see `_ACCEPTED` for what that can be. A path wins over a hub id.
+def find_model(name: str, load_format: str = "auto") -> ModelCard:
+    """The card of `name`: see `_ACCEPTED` for what that can be. A path wins over a hub id. load_format: "dummy" for a
+    shape without weights, see `dummy_card`.
 
     Raises ModelNotFound, UnsupportedModel (architecture or format), or BrokenModel naming the file.
     """
+    if load_format == DUMMY:
+        return dummy_card(name)
     if name == "tiny":
         return tiny_card()
     if name == "smollm2":

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from latticework.lang.errors import BrokenModel
 from latticework.runtime.model.layers import Linear, QueryKeyNorm, RMSNorm
 from latticework.runtime.model.quantize.four_bit import FourBit
-from latticework.runtime.model.quantize.packing import Keep, Packing
+from latticework.runtime.model.quantize.packer import Packer
+from latticework.runtime.model.quantize.packing import Keep
 
 if TYPE_CHECKING:
     from latticework.runtime.model.decoder import Decoder, Layer
@@ -24,34 +26,43 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Matrix:
-    """A Linear on its way. four_bits: the parts that came in 4 bits, by name, not copied into it yet."""
+    """A Linear on its way. four_bits: the parts that came in 4 bits, by name, not copied into it yet. rows: which of
+    its weight's each part is, in order."""
 
     name: str
     linear: Linear
     is_head: bool = False
     missing: int = 0
     four_bits: dict[str, FourBit] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)  # of its weight, in order
+    rows: dict[str, slice] = field(default_factory=dict)
+
+    def part(self, name: str) -> Tensor:
+        """Where a part of the weight goes."""
+        return self.linear.collected()[self.rows[name]]
 
     def source(self) -> Tensor | FourBit:
         """All of it in 4 bits, if that is how all of it came."""
         if self.four_bits and self.four_bits.keys() == self.rows.keys():
             return FourBit.joined([self.four_bits[name] for name in self.rows])
         for name, part in self.four_bits.items():
-            self.rows[name].copy_(part.dense())
-        assert self.linear.weight is not None
-        return self.linear.weight.data
+            self.part(name).copy_(part.dense())
+        return self.linear.collected()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """tensor: to be filled. matrix: what it is a part of."""
+    """tensor: to be filled; on no device if it is rows of a matrix's weight, which take memory when they come. matrix:
+    what it is a part of."""
 
     tensor: Tensor
     matrix: Matrix | None = None
 
+    def fill(self, name: str, weight: Tensor) -> None:
+        rows = self.matrix.part(name) if self.matrix is not None and name in self.matrix.rows else self.tensor
+        rows.copy_(weight)
 
-def fill(model: Decoder, weights: Iterable[tuple[str, Weight]], packing: Packing, keep: Keep | None = None) -> None:
+
+def fill(model: Decoder, weights: Iterable[tuple[str, Weight]], packing: Packer, keep: Keep | None = None) -> None:
     """Copies every weight into its place, converting its type, and packs the matrices.
 
     Raises BrokenModel for a weight that is missing, unknown, or of the wrong shape.
@@ -79,7 +90,7 @@ _TABLE = "model.embed_tokens.weight"
 
 def _take(place: Place, name: str, weight: Weight, is_table: bool) -> None:
     if place.matrix is None:
-        place.tensor.copy_(weight.dense() if isinstance(weight, FourBit) else weight)
+        place.fill(name, weight.dense() if isinstance(weight, FourBit) else weight)
         return
     place.matrix.missing -= 1
     if isinstance(weight, FourBit):
@@ -87,7 +98,12 @@ def _take(place: Place, name: str, weight: Weight, is_table: bool) -> None:
         if not is_table:  # rows of the table are looked up besides
             return
         weight = weight.dense()
-    place.tensor.copy_(weight)
+    place.fill(name, weight)
+
+
+def shapes(model: Decoder) -> Iterator[tuple[str, torch.Size]]:
+    """Every weight that `fill` asks for: name and shape, matrix by matrix."""
+    return ((name, place.tensor.shape) for name, place in _places(model).items())
 
 
 def _places(model: Decoder) -> dict[str, Place]:
@@ -96,23 +112,25 @@ def _places(model: Decoder) -> dict[str, Place]:
     places = {"model.norm.weight": Place(model.norm.weight.data)}
     if model.spec.tie_word_embeddings:
         places[_TABLE] = Place(table, head)
-        head.rows[_TABLE] = table
+        head.rows[_TABLE] = slice(None)
     else:
         assert model.head.weight is not None
         places[_TABLE] = Place(table)
         places["lm_head.weight"] = Place(model.head.weight.data, head)
-        head.rows["lm_head.weight"] = model.head.weight.data
+        head.rows["lm_head.weight"] = slice(None)
     for index, module in enumerate(model.layers):
         layer = cast("Layer", module)
         at = f"model.layers.{index}"
         for name, tensor in _norms(model, layer):
             places[f"{at}.{name}"] = Place(tensor)
         for matrix, parts in _matrices(model, layer, index):
+            first = 0
             for name, tensor, is_weight in parts:
                 matrix.missing += 1
                 places[f"{at}.{name}"] = Place(tensor, matrix)
                 if is_weight:
-                    matrix.rows[f"{at}.{name}"] = tensor
+                    matrix.rows[f"{at}.{name}"] = slice(first, first + len(tensor))
+                    first += len(tensor)
     return places
 
 

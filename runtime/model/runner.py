@@ -5,13 +5,17 @@ This file moves a `Batch` onto the device and through the model. It knows no sch
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latticework.runtime.attention.base import AttentionBackend, KVCache
-from latticework.runtime.model.base import Model
+from latticework.kernels.cpu.library import Library
+from latticework.runtime.attention.base import AttentionBackend, KVCache, QkvBackend, Turning
+from latticework.runtime.attention.staging import make_staging
+from latticework.runtime.model.base import Attend, Model, QkvAttend
 from latticework.runtime.model.one_call import OneCall
 from latticework.runtime.profile import Profile
 from latticework.runtime.schedule.batch import Batch
@@ -26,18 +30,20 @@ class ModelRunner:
         attention: AttentionBackend,
         kv: KVCache,
         profile: Profile | None = None,
+        library: Library | None = None,
         one_call: OneCall | None = None,
     ) -> None:
-        """one_call: the model's layers, if they go in one call."""
+        """library: the operations of a CPU that were built. one_call: the model's layers, if they go in one call."""
         assert attention.layers == model.spec.attention_layers, "the attention was made for another model"
         self.model = model
         self.attention = attention
         self.kv = kv
         self.profile = profile or Profile(False)
         weights = next(model.parameters())
-        self._device = weights.device
+        self._staging = make_staging(weights.device)
+        self.library = library
         self._one_call = one_call
-        self._pads = weights.device.type == "cpu" and model.pads
+        self._pads = weights.device.type == "cpu" and model.pads and not isinstance(attention, QkvBackend)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -57,27 +63,38 @@ class ModelRunner:
                 padded[0][:count] = self.attention.forward(layer, q[:count], k[:count], v[:count], self.kv, plan)
                 return padded[0]
 
+        how: Attend = attend
+        if isinstance(self.attention, QkvBackend):
+            how = QkvAttend(attend, partial(self._attend_qkv, self.attention, plan))
+        drawn = len(batch.logit_rows)
+        inputs = self._staging.put(
+            {
+                "tokens": _padded(batch.tokens, rows),
+                "positions": _padded(batch.positions, rows),
+                "drawn": _padded(batch.logit_rows, self._rows(drawn)),
+            }
+        )
         with self.profile.part("layers"):
             if self._one_call is not None:
-                hidden = self._one_call(
-                    self._moved(batch.tokens, count), self._moved(batch.positions, count), batch, plan
-                )
+                hidden = self._one_call(inputs["tokens"], inputs["positions"], batch, plan)
                 self.profile.of_which("attention", self._one_call.attention_seconds)
             else:
-                hidden = self.model(self._moved(batch.tokens, rows), self._moved(batch.positions, rows), attend)
+                hidden = self.model(inputs["tokens"], inputs["positions"], how)
         with self.profile.part("head"):
-            drawn = len(batch.logit_rows)
-            logits = self.model.logits(hidden[self._moved(batch.logit_rows, self._rows(drawn))])[:drawn]
+            logits = self.model.logits(hidden[inputs["drawn"]])[:drawn]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _attend_qkv(self, attention: QkvBackend, plan: object, layer: int, qkv: Tensor, turning: Turning) -> Tensor:
+        with self.profile.part("attention"):
+            return attention.forward_qkv(layer, qkv, turning, self.kv, plan)
 
     def _rows(self, count: int) -> int:
         return matmul_rows(count) if self._pads else count
 
-    def _moved(self, numbers: NDArray[np.int64], rows: int) -> Tensor:
-        """[T] -> [rows] on the device, zeros at the end."""
-        if rows != len(numbers):
-            numbers = np.concatenate((numbers, np.zeros(rows - len(numbers), dtype=np.int64)))
-        return torch.from_numpy(numbers).to(self._device)
+
+def _padded(numbers: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """[T] -> [rows], zeros at the end."""
+    return numbers if len(numbers) == rows else np.concatenate((numbers, np.zeros(rows - len(numbers), dtype=np.int64)))
 
 
 def matmul_rows(count: int) -> int:

@@ -122,7 +122,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the front needs of a model: no weights, no torch.
 
     tokenizer: path of a tokenizer.json. chat_template: Jinja source or None. end_ids: tokens that end a text.
-    weights: a .gguf file, or a folder of safetensors, or "tiny".
+    weights: a .gguf file, or a folder of safetensors, or "tiny", or "dummy".
     """
 
     name: str

@@ -60,10 +60,10 @@ def _attention(
 class ThroughTransformers:
     """A `Model` of any architecture that transformers runs and the probe passes."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, dtype: torch.dtype) -> None:
-        """Loads the weights. Raises UnsupportedModel or BrokenModel, saying why."""
+    def __init__(self, folder: Path, spec: ModelSpec, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        """Loads the weights, by way of main memory. Raises UnsupportedModel or BrokenModel, saying why."""
         AttentionInterface.register(NAME, _attention)
-        self._whole = _load(folder, dtype)
+        self._whole = _load(folder, dtype).to(device)
         _refuse_stretching(self._whole.config)
         self._inner: nn.Module = self._whole.base_model
         self._head: nn.Module = self._whole.get_output_embeddings()
@@ -116,7 +116,9 @@ class ThroughTransformers:
         def own_value(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
-        tokens, positions = torch.tensor([1, 2, 3]) % spec.vocab_size, torch.arange(3)
+        device = next(self.parameters()).device
+        tokens = torch.tensor([1, 2, 3], device=device) % spec.vocab_size
+        positions = torch.arange(3, device=device)
         try:
             hidden = self(tokens, positions, own_value)
             turned = self(tokens.flip(0), positions.flip(0), own_value).flip(0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from latticework.lang.errors import BrokenModel
 from latticework.runtime import config
 from latticework.runtime.model.decoder import Decoder
+from latticework.runtime.model.dummy import DUMMY
 from latticework.runtime.model.quantize.base import Form, Kind, Parts
 from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.crossing import Crossings
@@ -93,7 +94,7 @@ def choose_forms(model: Decoder, packing: Packing) -> None:
 
 
 def _is_worth_it(card: ModelCard, packing: Packing) -> bool:
-    return packing.quantization != "none" and card.weights != "tiny"
+    return packing.quantization != "none" and card.weights not in ("tiny", DUMMY)
 
 
 def _facts(card: ModelCard, packing: Packing) -> Iterator[object]:

@@ -74,7 +74,9 @@ class Front:
         link = EngineLink(engine, folder.address("engine"), log_file, server.hang_seconds)
         starting = [asyncio.create_task(link.start(progress)), asyncio.create_task(pool.start())]
         try:
-            front = await asyncio.to_thread(lambda: cls(find_model(engine.model), link, pool, folder, server))
+            front = await asyncio.to_thread(
+                lambda: cls(find_model(engine.model, engine.load_format), link, pool, folder, server)
+            )
             await asyncio.gather(*starting)
             return front
         except BaseException:

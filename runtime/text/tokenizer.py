@@ -71,9 +71,15 @@ class Tokenizer:
             raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
 
     @staticmethod
-    def bytes_only(extra_special: Sequence[str] = ()) -> Tokenizer:
-        """Tokens 0 to 255 are the bytes; then <|endoftext|>, <|im_start|>, <|im_end|> and `extra_special`."""
-        inner = HfTokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
+    def bytes_only(extra_special: Sequence[str] = (), words: Sequence[bytes] = ()) -> Tokenizer:
+        """Tokens 0 to 255 are the bytes; then <|endoftext|>, <|im_start|>, <|im_end|> and `extra_special`; then
+        `words`, which no text is encoded to."""
+        vocabulary = byte_alphabet()
+        if words:  # their ids come after the special ones, which have to be in the vocabulary for that
+            characters = {byte: character for character, byte in vocabulary.items()}
+            names = (*BYTES_ONLY_SPECIAL, *extra_special, *("".join(map(characters.__getitem__, w)) for w in words))
+            vocabulary |= {name: 256 + index for index, name in enumerate(names)}
+        inner = HfTokenizer(models.BPE(vocab=vocabulary, merges=[]))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         inner.decoder = decoders.ByteLevel()
         inner.add_special_tokens(

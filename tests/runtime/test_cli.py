@@ -270,7 +270,7 @@ def test_chat_answers_until_the_input_ends() -> None:
 
 def test_env_says_what_a_bug_report_needs() -> None:
     shown = latticework("env").stdout
-    for name in ("python", "cpu features", "cores allowed", "cache folder", "model smollm2", "torch"):
+    for name in ("python", "cpu features", "cores allowed", "gpus", "cache folder", "model smollm2", "torch"):
         assert name in shown
 
 
