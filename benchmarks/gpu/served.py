@@ -7,6 +7,7 @@ hidden behind the device's, too.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import tempfile
 import time
@@ -17,7 +18,6 @@ from typing import Any
 import msgspec
 
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.dummy import write_model
 from benchmarks.gpu.shapes import Shape
 from latticework.lang.ir import Regex, Sampling
 from latticework.runtime.config import EngineConfig
@@ -61,7 +61,7 @@ class Served:
         self._ids = itertools.count()
         self._drawn: dict[int, int] = {}  # tokens of each open request
         with tempfile.TemporaryDirectory() as folder:
-            write_model(shape, Path(folder))
+            (Path(folder) / "config.json").write_text(json.dumps(shape.config), encoding="utf-8")
             self.engine = Engine.load(msgspec.convert(self._settings(folder), EngineConfig))
         self.engine.define(OWNER, RECORDS, encode_rules(to_rules(Regex(PATTERN))))
 
@@ -121,7 +121,8 @@ class Served:
         return count
 
     def _settings(self, folder: str) -> dict[str, Any]:
-        """Fields of EngineConfig."""
+        """Fields of EngineConfig. An engine that makes no random weights of a shape has the model "tiny" instead, which
+        is enough for the interpreter."""
         lengths = self._lengths
         held = max(lengths.batches) * (lengths.prompt + lengths.most + 64)
         settings: dict[str, Any] = {
@@ -135,7 +136,7 @@ class Served:
             "drafts": "off",
             "profile": True,
         }
-        if "load_format" not in EngineConfig.__struct_fields__:
+        if self._device.machine().interpreted and "load_format" not in EngineConfig.__struct_fields__:
             return settings | {"model": "tiny"}
-        settings["load_format"] = "dummy"
-        return settings if self._device.machine().interpreted else settings | {"device": "cuda"}
+        device = "cpu" if self._device.machine().interpreted else "cuda"
+        return settings | {"load_format": "dummy", "device": device}

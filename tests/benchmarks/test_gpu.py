@@ -19,7 +19,6 @@ import torch
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.deadline import Deadline, attempt
 from benchmarks.gpu.device import InterpretedDevice
-from benchmarks.gpu.dummy import vocabulary
 from benchmarks.gpu.estimates import resident_warps
 from benchmarks.gpu.goals import Goal, Subjects, goals
 from benchmarks.gpu.kernels import check
@@ -45,7 +44,6 @@ from benchmarks.gpu.shapes import LLAMA_8B, QWEN3_06B, TINY_LLAMA
 from benchmarks.gpu.timeline import Span, kind_of, split
 from benchmarks.gpu.transformers_rival import together
 from benchmarks.gpu.work import Case, Work
-from latticework.runtime.text.tokenizer import Tokenizer
 
 ABOUT = Subjects("big", "64 x 8192", "256 share 16384", 1, 64)
 LIMITS = Limits(copy=1e12, matmul=1e14)
@@ -207,14 +205,6 @@ def test_shapes_have_the_published_sizes() -> None:
     assert LLAMA_8B.step_bytes(64, 8192) - LLAMA_8B.step_bytes(0, 8192) == 64 * 8192 * 131072
     seen = sum(4 * 32 * 32 * 128 * token for token in range(1, 101))
     assert LLAMA_8B.prompt_flops(100) == 2 * (100 * 32 * LLAMA_8B.layer_weights + 4096 * 128256) + seen
-
-
-def test_the_vocabulary_has_every_byte_and_words_of_a_real_ones_length() -> None:
-    tokenizer = Tokenizer(vocabulary(3000))
-    assert len(tokenizer) == 3000
-    assert {bytes([byte]) for byte in range(256)} < set(tokenizer.token_bytes)
-    words = [word for word in tokenizer.token_bytes if len(word) > 1]
-    assert 6 < sum(map(len, words)) / len(words) < 8
 
 
 def test_a_kernel_that_is_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
