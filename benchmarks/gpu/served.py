@@ -121,8 +121,8 @@ class Served:
         return count
 
     def _settings(self, folder: str) -> dict[str, Any]:
-        """Fields of EngineConfig. An engine that makes no random weights of a shape has the model "tiny" instead, which
-        is enough for the interpreter."""
+        """Fields of EngineConfig. For the interpreter an engine is enough that makes no random weights of a shape, and
+        has the model "tiny" instead, or draws nothing on the device."""
         lengths = self._lengths
         held = max(lengths.batches) * (lengths.prompt + lengths.most + 64)
         settings: dict[str, Any] = {
@@ -136,7 +136,10 @@ class Served:
             "drafts": "off",
             "profile": True,
         }
-        if self._device.machine().interpreted and "load_format" not in EngineConfig.__struct_fields__:
+        known = EngineConfig.__struct_fields__
+        interpreted = self._device.machine().interpreted
+        if "overlap" in known or not interpreted:
+            settings["overlap"] = "on"  # in the interpreter, too, so that it takes the same way
+        if interpreted and "load_format" not in known:
             return settings | {"model": "tiny"}
-        device = "cpu" if self._device.machine().interpreted else "cuda"
-        return settings | {"load_format": "dummy", "device": device}
+        return settings | {"load_format": "dummy", "device": "cpu" if interpreted else "cuda"}
