@@ -7,6 +7,7 @@ what is around it.
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from functools import partial
 
 from benchmarks.gpu.deadline import Deadline, attempt
@@ -17,8 +18,8 @@ from benchmarks.gpu.shapes import Shape
 from benchmarks.gpu.timeline import device_parts
 
 OURS = "latticework"
-FULL = Lengths(batches=(1, 64, 8, 256), prompt=512, most=256, long=8192)
-TINY = Lengths(batches=(1, 2), prompt=20, most=60, long=40)
+FULL = Lengths(batches=(1, 64, 8, 256), prompt=512, most=256, warm=16, long=8192)
+TINY = Lengths(batches=(1, 2), prompt=20, most=60, warm=3, long=40)
 ROUNDS, STEPS = 3, 16
 TINY_ROUNDS, TINY_STEPS = 2, 2
 SECONDS = 8.0  # what one measurement takes at most, its prompts included
@@ -53,8 +54,7 @@ def fitting(shape: Shape, device: Device, rows: RowFile) -> Lengths:
     for batch in FULL.batches:
         if batch > most:
             rows.leave_out(f"{shape.name}: decode at batch {batch}", f"the device's memory holds {most} sequences")
-    kept = tuple(batch for batch in FULL.batches if batch <= most)
-    return Lengths(kept, FULL.prompt, FULL.most, FULL.long)
+    return replace(FULL, batches=tuple(batch for batch in FULL.batches if batch <= most))
 
 
 class Model:

@@ -32,11 +32,13 @@ PATTERN = r'(\{"name":"[a-z ]{1,24}","age":[0-9]{1,3},"city":"[a-z ]{1,24}"\}\n)
 
 @dataclass(frozen=True)
 class Lengths:
-    """prompt: tokens of each sequence that decodes; most: what it may draw. long: of the prompt that is timed alone."""
+    """prompt: tokens of each sequence that decodes; most: what it may draw; warm: what it has drawn before it is timed,
+    by when tables of constraints are on the device. long: tokens of the prompt that is timed alone."""
 
     batches: tuple[int, ...]
     prompt: int
     most: int
+    warm: int
     long: int
 
 
@@ -66,11 +68,11 @@ class Served:
         self.engine.define(OWNER, RECORDS, encode_rules(to_rules(Regex(PATTERN))))
 
     def begin(self, batch: int, constrained: bool = False) -> None:
-        """Submits so many requests and steps until each has drawn a few tokens: prompts are done, graphs captured."""
+        """Submits so many requests and steps until each has drawn some tokens: prompts are done, kernels compiled."""
         for number in range(batch):
             sampling = Sampling(max_tokens=self._lengths.most, temperature=0.0, seed=number, ignore_eos=True)
             self._submit(self._lengths.prompt, GenSegment(sampling, RECORDS if constrained else None))
-        while min(self._drawn.values()) < 3:
+        while min(self._drawn.values()) < self._lengths.warm:
             self._step()
 
     def steps(self, count: int) -> Turn:
