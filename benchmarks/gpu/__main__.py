@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from benchmarks.hardware import conditions
 RESULTS = Path(__file__).parent.parent / "results"
 MINUTES = 8.7
 GRACE = 6.0  # seconds that a part gets to end by itself
+CHOOSING = ("TRITON_INTERPRET", "LATTICEWORK_KERNELS")  # what a shell may have set to run something else
 NEEDED = 0.4  # of its share, without which a part is not begun
 ABOUT = Subjects("Llama-3.1-8B", "64 x 8192", "256 share 16384", 1, 64)
 ABOUT_TINY = Subjects("tiny Llama", "2 x 40", "2 share 256", 1, 2)
@@ -55,13 +56,17 @@ def main() -> int:
     """Exit status 1 if something is wrong, failed or was ended; goals that are not met are told, no more."""
     given = arguments()
     parts = [part for part in PARTS if not given.only or part.name in given.only]
-    rows = run(parts, given.minutes * 60, given.dry_run, given.seed)
-    found = goals(rows, ABOUT_TINY if given.dry_run else ABOUT)
-    print("\n".join(lines(rows, found)))
-    path = given.json or (None if given.dry_run else default_path(rows))
+    about = conditions() | {"command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]), "seed": given.seed}
+    rows: list[AnyRow] = []
+    path: Path | None = None
+    for more in run(parts, given.minutes * 60, given.dry_run, given.seed):
+        rows += more
+        found = goals(rows, ABOUT_TINY if given.dry_run else ABOUT)
+        path = given.json or (None if given.dry_run else default_path(rows))
+        if path is not None:  # after every part: whoever ends the run has what there is
+            path.write_text(json.dumps(as_document(rows, found, about), indent=1) + "\n", encoding="utf-8")
+    print("\n".join(lines(rows, goals(rows, ABOUT_TINY if given.dry_run else ABOUT))))
     if path is not None:
-        about = conditions() | {"command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]), "seed": given.seed}
-        path.write_text(json.dumps(as_document(rows, found, about), indent=1) + "\n", encoding="utf-8")
         print(f"written: {path}")
     bad = any(isinstance(row, Failed) or (isinstance(row, Check) and not row.is_right) for row in rows)
     return 1 if bad else 0
@@ -77,10 +82,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(parts: Sequence[Part], seconds: float, dry: bool, seed: int) -> list[AnyRow]:
-    """Part after part. A part that is not begun, or is ended when its time is up, has a row that says so."""
+def run(parts: Sequence[Part], seconds: float, dry: bool, seed: int) -> Iterator[list[AnyRow]]:
+    """The rows of part after part. One that is not begun, or is ended when its time is up, has a row that says so."""
     end = time.monotonic() + seconds
-    rows: list[AnyRow] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(parts):
             later = sum(other.seconds + GRACE for other in parts[number + 1 :])
@@ -91,15 +95,13 @@ def run(parts: Sequence[Part], seconds: float, dry: bool, seed: int) -> list[Any
             else:
                 print(f"{part.name}: {given:.0f} s at most", flush=True)
                 run_part(part.name, path, given, dry, seed)
-            rows += read_rows(path)
-    return rows
+            yield read_rows(path)
 
 
 def run_part(name: str, path: Path, seconds: float, dry: bool, seed: int) -> None:
     """In a process of its own, which finds no network, and is killed if it does not end in time."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"} | ({"TRITON_INTERPRET": "1"} if dry else {})
-    if not dry:
-        environment.pop("TRITON_INTERPRET", None)
+    kept = {name: value for name, value in os.environ.items() if name not in CHOOSING}
+    environment = kept | {"HF_HUB_OFFLINE": "1"} | ({"TRITON_INTERPRET": "1"} if dry else {})
     command = [sys.executable, "-m", "benchmarks.gpu.part", name, str(path), str(seconds), str(seed)]
     rows = RowFile(path, name)
     try:

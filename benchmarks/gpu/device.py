@@ -6,6 +6,7 @@ launches them; before each replay the L2 cache is written over. This file knows 
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import subprocess
@@ -52,6 +53,10 @@ class Device(ABC):
         """Until everything that was launched has run."""
 
     @abstractmethod
+    def tidy(self) -> None:
+        """Gives the memory of what came before to what comes next."""
+
+    @abstractmethod
     def machine(self) -> Machine:
         """What this is."""
 
@@ -73,6 +78,11 @@ class CudaDevice(Device):
 
     def wait(self) -> None:
         torch.cuda.synchronize(self.torch_device)
+
+    def tidy(self) -> None:
+        self._over_l2 = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def machine(self) -> Machine:
         properties = torch.cuda.get_device_properties(self.torch_device)
@@ -129,6 +139,9 @@ class InterpretedDevice(Device):
 
     def wait(self) -> None:
         pass
+
+    def tidy(self) -> None:
+        gc.collect()
 
     def machine(self) -> Machine:
         return Machine(

@@ -53,7 +53,7 @@ def floor(limits: Limits, moved: int, computed: int) -> float:
 
 
 def goals(rows: Sequence[AnyRow], about: Subjects) -> list[Goal]:
-    """All of them, found or not."""
+    """All of them, found or not. Of the limits that each part measures, the first are taken."""
     limits = next((row for row in rows if isinstance(row, Limits)), None)
     judged = not any(isinstance(row, Machine) and row.interpreted for row in rows)
     found = (*_of_kernels(rows, limits, about), *_of_the_model(rows, limits, about), *_of_steps(rows))

@@ -1,8 +1,7 @@
-"""The part about kernels: the device's limits, every kernel beside its twin, then its time beside its rivals'."""
+"""The part about kernels: every kernel beside its twin, then its time beside its rivals'."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.cases import checked, timed
 from benchmarks.gpu.deadline import Deadline, attempt
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.rows import Check, KernelTime, Limits, RowFile
+from benchmarks.gpu.rows import Check, KernelTime, RowFile
 from benchmarks.gpu.work import NAMES, Case
 
 CHECKED_DTYPES = (torch.bfloat16, torch.float16)
@@ -23,16 +22,15 @@ CHECK_SECONDS, TIME_SECONDS = 4.0, 6.0  # what one takes at most, compiling incl
 
 
 def measure_kernels(device: Device, rows: RowFile, deadline: Deadline) -> None:
-    """Limits first: every share is of them. Then correctness: a time of something wrong is none."""
+    """Correctness first: a time of something wrong is none."""
     tiny = device.machine().interpreted
-    rows.write(limits(device, tiny))
     for case, dtype in _with_dtypes(tiny):
         what = f"check of {case}, {NAMES[dtype]}"
         attempt(what, CHECK_SECONDS, deadline, rows, partial(check, case, dtype, device, rows))
-        _tidy(device)
+        device.tidy()
     for case in timed(tiny):
         attempt(f"time of {case}", TIME_SECONDS, deadline, rows, partial(_time, case, device, rows))
-        _tidy(device)
+        device.tidy()
 
 
 def _with_dtypes(tiny: bool) -> Iterator[tuple[Case, torch.dtype]]:
@@ -40,19 +38,6 @@ def _with_dtypes(tiny: bool) -> Iterator[tuple[Case, torch.dtype]]:
     for case in checked(tiny):
         for dtype in CHECKED_DTYPES if case.typed else (torch.float32,):
             yield case, dtype
-
-
-def limits(device: Device, tiny: bool) -> Limits:
-    """Random numbers: products of zeros can be faster than any real ones."""
-    numbers, size = (1 << 16, 64) if tiny else (1 << 30, 8192)
-    source = torch.randn(numbers, dtype=torch.bfloat16, device=device.torch_device)
-    target = torch.empty_like(source)
-    copy = device.time(lambda: target.copy_(source), 0.5)
-    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device.torch_device) for _ in range(2))
-    out = torch.empty_like(left)
-    matmul = device.time(lambda: torch.mm(left, right, out=out), 0.5)
-    moved = 2 * numbers * source.element_size()
-    return Limits(copy=moved / copy.seconds, matmul=2 * size**3 / matmul.seconds)
 
 
 def check(case: Case, dtype: torch.dtype, device: Device, rows: RowFile) -> None:
@@ -118,10 +103,3 @@ def _time(case: Case, device: Device, rows: RowFile) -> None:
             launched=timing.launched,
         )
     )
-
-
-def _tidy(device: Device) -> None:
-    """Gives the memory of one case to the next."""
-    gc.collect()
-    if device.torch_device.type == "cuda":
-        torch.cuda.empty_cache()

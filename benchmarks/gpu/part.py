@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.gpu.deadline import Deadline
 from benchmarks.gpu.device import Device, find_device
+from benchmarks.gpu.limits import limits
 from benchmarks.gpu.rows import RowFile
 from benchmarks.gpu.shapes import LLAMA_8B, QWEN3_06B, TINY_LLAMA, TINY_QWEN3
 
@@ -23,6 +24,8 @@ def main(name: str, path: str, seconds: str, seed: str) -> int:
     torch.manual_seed(int(seed))
     device = find_device()
     rows.write(device.machine())
+    rows.write(limits(device))
+    device.tidy()
     try:
         measure(name, device, rows, deadline)
     except Exception as error:

@@ -155,7 +155,7 @@ def test_a_measurement_that_does_not_fit_is_left_out_by_name_and_one_that_raises
 
 
 def test_a_part_without_time_is_not_begun_and_says_so() -> None:
-    rows = command.run([command.Part("kernels", 100.0)], 20.0, dry=True, seed=1)
+    (rows,) = command.run([command.Part("kernels", 100.0)], 20.0, dry=True, seed=1)
     assert [(row.part, row.what) for row in rows if isinstance(row, LeftOut)] == [("kernels", "all of it")]
 
 
