@@ -1,7 +1,7 @@
 """Which kernels a call would launch, and how they would be compiled, without a device: tensors on torch's meta device.
 
 What stands here of Triton is how it reads arguments: pointers that are multiples of 16 bytes, numbers that are
-multiples of 16, and ones, which become constants.
+multiples of 16, and ones, which become constants; neither where a kernel says that a number changes too often for it.
 """
 
 from __future__ import annotations
@@ -89,17 +89,18 @@ def _read(kernel: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Launc
     arguments: dict[str, str] = {}
     for name, parameter in zip(kernel.arg_names, kernel.params, strict=True):
         value = values[name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        specialised = not parameter.do_not_specialize
+        if parameter.is_constexpr or (specialised and isinstance(value, int) and value == 1):
             constants[name] = value
         else:
-            arguments[name] = _type(value)
+            arguments[name] = _type(value, specialised)
     return Launch(kernel, arguments, constants)
 
 
-def _type(value: Any) -> str:
+def _type(value: Any, specialised: bool) -> str:
     if isinstance(value, Tensor):
         return f"*{TYPES[value.dtype]}:16"
     if isinstance(value, float):
         return "fp32"
     kind = "i32" if -(2**31) <= value < 2**31 else "i64"
-    return f"{kind}:16" if value % 16 == 0 else kind
+    return f"{kind}:16" if specialised and value % 16 == 0 else kind

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 pytest.importorskip("triton")
 
 import torch
+import triton
+import triton.language as tl
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.deadline import Deadline, attempt
@@ -237,6 +240,23 @@ def test_launches_are_read_without_a_device() -> None:
         assert launch.kernel.__name__ == "gate_kernel"
         assert launch.arguments["x"] == "*bf16:16"
         assert launch.options["SILU"] is True
+
+
+@triton.jit(do_not_specialize=["changing"])
+def some_kernel(x: tl.tensor, size: tl.tensor, one: tl.tensor, changing: tl.tensor, BLOCK: tl.constexpr) -> None:
+    tl.store(x + size * one + changing + tl.arange(0, BLOCK), 0)
+
+
+def test_numbers_are_read_as_triton_reads_them() -> None:
+    x = torch.empty(8, dtype=torch.int64, device=META)
+    for changing in (1, 16):
+        (launch,) = launches_of(partial(some_kernel[(1,)], x, 48, 1, changing, BLOCK=16), 90)
+        assert launch.arguments == {"x": "*i64:16", "size": "i32:16", "changing": "i32"}
+        assert launch.options == {"one": 1, "BLOCK": 16}
+    before = launch.key
+    (launch,) = launches_of(lambda: some_kernel[(1,)](x, 7, 2**40, 3, BLOCK=16, num_warps=2), 90)
+    assert launch.arguments == {"x": "*i64:16", "size": "i32", "one": "i64:16", "changing": "i32"}
+    assert launch.key != before
 
 
 def test_a_multiprocessor_holds_as_many_warps_as_registers_and_memory_let_it() -> None:
