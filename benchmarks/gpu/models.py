@@ -53,7 +53,8 @@ def fitting(shape: Shape, device: Device, rows: RowFile) -> Lengths:
     most = int(room / shape.kv_bytes / (FULL.prompt + FULL.most + 64))
     for batch in FULL.batches:
         if batch > most:
-            rows.leave_out(f"{shape.name}: decode at batch {batch}", f"the device's memory holds {most} sequences")
+            why = f"the device holds the keys and values of {max(0, most)} sequences beside the weights"
+            rows.leave_out(f"{shape.name}: decode at batch {batch}", why)
     return replace(FULL, batches=tuple(batch for batch in FULL.batches if batch <= most))
 
 
@@ -101,8 +102,8 @@ class Model:
 
     def parts(self, batch: int) -> None:
         """Without the profiler for the step, then with it for what the device does in one."""
-        self._served.begin(batch)
         try:
+            self._served.begin(batch)
             before = dict(self._served.engine.profile.seconds)
             turns = [self._served.steps(self._steps) for _ in range(self._rounds)]
             after = self._served.engine.profile.seconds
@@ -126,8 +127,8 @@ class Model:
             self._served.end()
 
     def _turns(self, batch: int, rounds: int, constrained: bool = False) -> list[Turn]:
-        self._served.begin(batch, constrained)
         try:
+            self._served.begin(batch, constrained)
             return [self._served.steps(self._steps) for _ in range(rounds)]
         finally:
             self._served.end()

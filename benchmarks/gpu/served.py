@@ -71,7 +71,8 @@ class Served:
         """Submits so many requests and steps until each has drawn some tokens: prompts are done, kernels compiled."""
         for number in range(batch):
             sampling = Sampling(max_tokens=self._lengths.most, temperature=0.0, seed=number, ignore_eos=True)
-            self._submit(self._lengths.prompt, GenSegment(sampling, RECORDS if constrained else None))
+            segment = GenSegment(sampling, RECORDS if constrained else None)
+            self._submit(self._request(self._lengths.prompt, segment))
         while min(self._drawn.values()) < self._lengths.warm:
             self._step()
 
@@ -85,6 +86,7 @@ class Served:
         return Turn(time.perf_counter() - began, count, tokens, context)
 
     def end(self) -> None:
+        """Whatever was begun is gone, even if it failed half-way."""
         self.engine.drop(OWNER)
         self._drawn.clear()
         self.engine.step()
@@ -92,21 +94,27 @@ class Served:
 
     def prompt(self) -> float:
         """Seconds from the submission of a long prompt to its first token."""
+        request = self._request(self._lengths.long, GenSegment(Sampling(max_tokens=1, temperature=0.0, seed=0)))
         self._device.wait()
         began = time.perf_counter()
-        number = self._submit(self._lengths.long, GenSegment(Sampling(max_tokens=1, temperature=0.0, seed=0)))
-        while number in self._drawn:
-            self._step(ending=True)
-        self._device.wait()
-        return time.perf_counter() - began
+        try:
+            self._submit(request)
+            while request.id in self._drawn:
+                self._step(ending=True)
+            self._device.wait()
+            return time.perf_counter() - began
+        finally:
+            self.end()
 
-    def _submit(self, tokens: int, segment: GenSegment) -> int:
-        number = next(self._ids)
+    def _request(self, tokens: int, segment: GenSegment) -> Request:
+        """A prompt of random bytes, and what is drawn after it."""
         text = tuple(self._random.randrange(256) for _ in range(tokens))
-        missing = self.engine.submit(OWNER, Request(number, (TextSegment(text), segment)))
+        return Request(next(self._ids), (TextSegment(text), segment))
+
+    def _submit(self, request: Request) -> None:
+        missing = self.engine.submit(OWNER, request)
         assert missing is None, f"{missing} is defined"
-        self._drawn[number] = 0
-        return number
+        self._drawn[request.id] = 0
 
     def _step(self, ending: bool = False) -> int:
         """Tokens that one step tells of. ending: requests may end."""
