@@ -65,6 +65,8 @@ def main() -> int:
         path = given.json or (None if given.dry_run else default_path(rows))
         if path is not None:  # after every part: whoever ends the run has what there is
             path.write_text(json.dumps(as_document(rows, found, about), indent=1) + "\n", encoding="utf-8")
+        if not any(isinstance(row, Machine | LeftOut) for row in more):
+            break  # there is no device, for the other parts neither: the part has said so
     print("\n".join(lines(rows, goals(rows, ABOUT_TINY if given.dry_run else ABOUT))))
     if path is not None:
         print(f"written: {path}")

@@ -33,7 +33,7 @@ class Goal:
     def __str__(self) -> str:
         found = "not measured" if self.found is None else f"{self.found:.3f}"
         verdict = {None: "not judged" if not self.judged else "", True: "met", False: "NOT MET"}[self.is_met]
-        return f"{self.name:70} {'≥' if self.at_least else '≤'} {self.wanted:<5g} {found:>12}  {verdict}"
+        return f"{self.name:70} {'≥' if self.at_least else '≤'} {self.wanted:<5g} {found:>12}  {verdict}".rstrip()
 
 
 @dataclass(frozen=True)

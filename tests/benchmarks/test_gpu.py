@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -168,6 +168,26 @@ def test_a_part_that_takes_too_long_is_ended_and_says_so(tmp_path: Path, monkeyp
     last = read_rows(tmp_path / "rows")[-1]
     assert isinstance(last, LeftOut)
     assert last.what == "what follows the last row"
+
+
+def test_what_there_is_is_written_after_every_part_and_no_part_follows_one_that_finds_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "found.json"
+    written: list[int] = []
+
+    def run(*_: object) -> Iterator[list[AnyRow]]:
+        yield ROWS
+        written.append(len(json.loads(path.read_text())["Decode"]))
+        yield [Failed(part="llama", what="all", error="no device")]
+        written.append(-1)
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command.sys, "argv", ["gpu", "--json", str(path)])
+    assert command.main() == 1
+    assert written == [3]
+    assert json.loads(path.read_text())["Failed"][0]["error"] == "no device"
+    assert "FAILED: all (llama): no device" in capsys.readouterr().out
 
 
 def test_parts_and_their_grace_fit_into_nine_minutes() -> None:
