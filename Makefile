@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 OFFLINE := HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format serve bench peers-setup peers docs clean
+.PHONY: help setup demo test test-all lint format serve bench gpu peers-setup peers docs clean
 
 help: ## list what one can do
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ serve: $(STAMP) ## the OpenAI-compatible server on 127.0.0.1:8000
 
 bench: $(STAMP) ## start a server and measure it
 	$(OFFLINE) $(BIN)/python -m benchmarks.serve --start $(ARGS)
+
+gpu: $(if $(GPU_PYTHON),,$(STAMP)) ## kernels and models on a GPU; GPU_PYTHON: whose torch has CUDA
+	$(OFFLINE) $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu $(ARGS)
 
 peers-setup: $(STAMP) ## build the rivals into .peers/ (half an hour; needs cmake, C++)
 	$(OFFLINE) $(BIN)/python -m benchmarks.rivals.setup $(ARGS)
