@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,14 @@ from latticework.kernels.cpu.bfloat16_matmul import bfloat16_matmul, pack_bfloat
 from latticework.kernels.cpu.int4_matmul import int4_matmul, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul
 from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.pack_tiles import pack_tiles
+from latticework.runtime.model.quantize.arena import Arena
 from latticework.runtime.model.quantize.base import Kind, Parts
 from latticework.runtime.model.quantize.four_bit import FourBit
 
-_LINE = 64  # bytes: a load that lies in two lines of the cache takes twice as long
+
+def _pack(library: Library, arena: Arena) -> Callable[[Tensor], Tensor]:
+    return lambda words: pack_tiles(library, words, arena.empty)
 
 
 class NativePlain:
@@ -21,10 +27,10 @@ class NativePlain:
     kind: Kind = "plain"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         weight = parts["weight"]
         self._library = library
-        self._packed, self._outputs = pack_bfloat16(weight), len(weight)
+        self._packed, self._outputs = pack_bfloat16(weight, _pack(library, arena)), len(weight)
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
@@ -37,9 +43,9 @@ class NativeInt8:
     kind: Kind = "int8"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
-        self._weight = Int8Packed(parts["codes"], parts["scales"])
+        self._weight = Int8Packed(parts["codes"], parts["scales"], _pack(library, arena))
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, inputs] -> [T, outputs]
@@ -58,10 +64,9 @@ class NativeInt4:
     kind: Kind = "int4"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
-        packed = parts["packed"]
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
-        self._packed = packed if packed.data_ptr() % _LINE == 0 else packed.clone()  # mapped files lie anyhow
+        self._packed = arena.place(parts["packed"])
         self._outputs = int(parts["outputs"])
         self._bias = bias
 
