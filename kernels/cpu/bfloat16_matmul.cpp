@@ -117,10 +117,14 @@ extern "C" void bfloat16_matmul(const bfloat16* x, const bfloat16* tiles, const 
   const Weight weight{tiles, outputs, inputs, (inputs + INPUTS - 1) / INPUTS};
   const int64_t columns = weight.columns();
   tiles_are_allowed();
+  const bool alone = count <= TILE;  // one thread has laid them out before others have come
+  for (int64_t r = 0; alone && r < count; ++r) lay_out(x + r * inputs, inputs, weight.depth, r, rows);
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
   {
+    if (!alone) {
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < count; ++r) lay_out(x + r * inputs, inputs, weight.depth, r, rows);
+      for (int64_t r = 0; r < count; ++r) lay_out(x + r * inputs, inputs, weight.depth, r, rows);
+    }
     const RowTiles used(true, count < TILE ? count : TILE);
 #pragma omp for schedule(static) nowait
     for (int64_t c = 0; c < columns; ++c) multiply_column(weight, bias, c, rows, count, out);

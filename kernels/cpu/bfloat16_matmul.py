@@ -8,22 +8,23 @@ with it. Only where the library uses tiles; elsewhere the twin is as fast.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.pack_tiles import SIDE, pack_tiles_reference
 
-_COLUMN, _TILE, _INPUTS = 32, 16, 32  # outputs; outputs and rows of a tile, its inputs
+_TILE, _INPUTS = 16, 32  # rows of a tile, its inputs
 
 
-def pack_bfloat16(weight: Tensor) -> Tensor:
+def pack_bfloat16(weight: Tensor, pack: Callable[[Tensor], Tensor] = pack_tiles_reference) -> Tensor:
     """weight: [outputs, inputs] bfloat16 -> [columns of 32 outputs, depth, 2, 16, 16, 2]: tiles of 16 pairs of inputs
-    of 16 outputs, zeros beyond the ends."""
-    outputs, inputs = weight.shape
-    whole = pad(weight, (0, -inputs % _INPUTS, 0, -outputs % _COLUMN))
-    tiles = whole.view(-1, 2, _TILE, whole.shape[1] // _INPUTS, _TILE, 2)  # column, half, output, depth, pair, number
-    return tiles.permute(0, 3, 1, 4, 2, 5).contiguous()
+    of 16 outputs, zeros beyond the ends. pack: see pack_tiles.py."""
+    even = pad(weight, (0, weight.shape[1] % 2)).contiguous()
+    return pack(even.view(torch.int32)).view(torch.bfloat16).unflatten(-1, (SIDE, 2))
 
 
 def bfloat16_matmul(library: Library, x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None) -> Tensor:

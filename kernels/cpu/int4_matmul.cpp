@@ -246,10 +246,15 @@ void multiply(const T* x, const Int4Weight& weight, const T* bias, const Rows& r
               bool tiles) {
   tiles = tiles && HAS_BYTE_TILES && rows.count > FEW && tiles_are_allowed();
   const int64_t columns = weight.columns(), laid_out = laid(rows.count);
+  const bool alone = rows.count <= FEW;  // one thread has split them before others have come
+  const auto split = [&](int64_t r) { split_row<T>(x + r * weight.groups * GROUP, rows, r); };
+  for (int64_t r = 0; alone && r < laid_out; ++r) split(r);
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
   {
+    if (!alone) {
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < laid_out; ++r) split_row<T>(x + r * weight.groups * GROUP, rows, r);
+      for (int64_t r = 0; r < laid_out; ++r) split(r);
+    }
     const RowTiles used(tiles, laid_out < BLOCK ? laid_out : BLOCK);
 #pragma omp for schedule(static) nowait
     for (int64_t c = 0; c < columns; ++c)

@@ -142,12 +142,18 @@ void multiply(const T* x, const Int8Weight& weight, const T* bias, int8_t* halve
               int64_t rows, int64_t threads, bool tiles) {
   tiles = tiles && HAS_BYTE_TILES && rows > FEW && tiles_are_allowed();
   const int64_t columns = weight.columns();
+  const bool alone = rows <= FEW;  // one thread has split them before others have come
+  const auto split = [&](int64_t r) {
+    row_scales[r] = split_row<T>(x + r * weight.inputs, weight.inputs, weight.depth,
+                                 half_of(halves, r, 0, weight.depth), half_of(halves, r, 1, weight.depth));
+  };
+  for (int64_t r = 0; alone && r < rows; ++r) split(r);
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
   {
+    if (!alone) {
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r)
-      row_scales[r] = split_row<T>(x + r * weight.inputs, weight.inputs, weight.depth,
-                                   half_of(halves, r, 0, weight.depth), half_of(halves, r, 1, weight.depth));
+      for (int64_t r = 0; r < rows; ++r) split(r);
+    }
     const RowTiles used(tiles, rows < BLOCK ? rows : BLOCK);
 #pragma omp for schedule(static) nowait
     for (int64_t c = 0; c < columns; ++c)

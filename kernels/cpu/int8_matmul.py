@@ -11,32 +11,34 @@ whatever order the processor adds: by VPDPBUSD (AVX-512 VNNI) for a few rows, in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.pack_tiles import COLUMN, pack_tiles_reference
 
 STEPS = 127.0
 HALF = 128.0  # of a step of the high half, in steps of the low one
 SMALLEST = 1e-30  # the largest number of a row of zeros: 0 / 1e-30 is 0
-_COLUMN, _BLOCK, _BYTES = 32, 16, 64  # outputs, outputs of a tile, its inputs
+_BLOCK, _BYTES = 16, 64  # rows or outputs of a tile, its inputs
 
 
 class Int8Packed:
     """A weight as the library reads it. codes: [columns, depth, 2, 16, 16, 4] int8, scales: [columns * 32] float32,
     sums: [columns * 32] int32, 128 times the sum of an output's codes."""
 
-    def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        """codes: [outputs, inputs] int8; scales: [outputs] float32."""
+    def __init__(self, codes: Tensor, scales: Tensor, pack: Callable[[Tensor], Tensor] = pack_tiles_reference) -> None:
+        """codes: [outputs, inputs] int8; scales: [outputs] float32. pack: see pack_tiles.py."""
         self.outputs, self.inputs = codes.shape
-        added = -self.outputs % _COLUMN
-        whole = pad(codes, (0, -self.inputs % _BYTES, 0, added))
-        tiles = whole.view(-1, 2, _BLOCK, whole.shape[1] // _BYTES, _BLOCK, 4)  # column, block, output, d, four, byte
-        self.codes = tiles.permute(0, 3, 1, 4, 2, 5).contiguous()
-        self.scales = pad(scales, (0, added))
-        self.sums = whole.sum(1, dtype=torch.int32).mul_(int(HALF))
-        self.depth = whole.shape[1] // _BYTES
+        self.depth = -(-self.inputs // _BYTES)
+        added = (0, -self.outputs % COLUMN)
+        fours = pad(codes, (0, -self.inputs % 4)).contiguous().view(torch.int32)
+        self.codes = pack(fours).view(torch.int8).unflatten(-1, (_BLOCK, 4))
+        self.scales = pad(scales, added)
+        self.sums = pad(codes.sum(1, dtype=torch.int32).mul_(int(HALF)), added)
 
 
 def int8_matmul(library: Library, x: Tensor, weight: Int8Packed, bias: Tensor | None) -> Tensor:

@@ -49,6 +49,8 @@ class Library:
         self.plan_attention = loaded.plan_attention
         self.plan_attention.argtypes = [POINTER, POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER, POINTER]
         self.plan_attention.restype = None
+        self.pack_tiles = loaded.pack_tiles
+        self.pack_tiles.argtypes, self.pack_tiles.restype = [POINTER, POINTER, INTEGER, INTEGER, INTEGER], None
         self.bfloat16_matmul = loaded.bfloat16_matmul
         self.bfloat16_matmul.argtypes, self.bfloat16_matmul.restype = [*[POINTER] * 5, *[INTEGER] * 4], None
         for fact in (loaded.vector_bytes, loaded.has_tiles, loaded.has_byte_products):

@@ -1,9 +1,9 @@
 """From how many rows on the second form of a weight is faster: measured once for each shape, and kept on disk.
 
-Rows go up a ladder until the second form has won; a rung costs a few calls of both forms, in turn, over several weights
-of the shape, so that they are read from memory as in a step. What was found depends on processor, threads, torch and
-our own operations, so those are the name of the table. A table that cannot be kept is not measured, either: where each
-start chose anew, the same text would come out differently from start to start.
+Rows go up a ladder until the second form has won twice; a rung costs a few calls of both forms, in turn, over many
+weights of the shape, so that they are read from memory as in a step. What was found depends on processor, threads,
+torch and our own operations, so those are the name of the table. A table that cannot be kept is not measured, either:
+where each start chose anew, the same text would come out differently from start to start.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from latticework.runtime.model.quantize.by_rows import FEW_ROWS, ByRows
 
 log = logging.getLogger("latticework.model")
 
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-_REPEATS = 5
-_WEIGHTS = 8  # of one shape, at most
-_SECONDS = 0.1  # for one shape, about
+LADDER = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_REPEATS = 3
+_WEIGHTS = 32  # of one shape, at most: fewer would stay in the caches, where none stays in a step
+_SECONDS = 0.5  # for one shape, about
 
 Clock = Callable[[], float]
 
@@ -88,15 +88,18 @@ def machine() -> str:
 
 
 def crossing(weights: Sequence[ByRows], inputs: int, dtype: torch.dtype, clock: Clock = time.perf_counter) -> int:
-    """The most rows of the ladder up to which the first form was never the slower one; 0 if it always is."""
-    faster = 0
+    """The most rows of the ladder for which the first form was not the slower one; 0 if it always is. One rung may
+    be lost, since something else may run for a moment."""
+    faster = lost = 0
     began = clock()
     for rows in LADDER:
         x = torch.ones(rows, inputs, dtype=dtype)
         few, many = _fastest(weights, x, clock)
-        if many < few:
+        lost = lost + 1 if many < few else 0
+        if lost == 2:
             break
-        faster = rows
+        if not lost:
+            faster = rows
         if clock() - began > _SECONDS:
             break
     return faster

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,15 @@ from latticework.kernels.cpu.bfloat16_matmul import bfloat16_matmul, pack_bfloat
 from latticework.kernels.cpu.int4_matmul import GROUP, int4_matmul, pack_int4
 from latticework.kernels.cpu.int8_matmul import Int8Packed, int8_matmul
 from latticework.kernels.cpu.library import Library
+from latticework.kernels.cpu.pack_tiles import pack_tiles
 from latticework.kernels.cpu.products import BFLOAT16, INT4, INT8, Product
+from latticework.runtime.model.quantize.arena import Arena
 from latticework.runtime.model.quantize.base import Kind, Parts
 from latticework.runtime.model.quantize.four_bit import FourBit
 
-_LINE = 64  # bytes: a load that lies in two lines of the cache takes twice as long
+
+def _pack(library: Library, arena: Arena) -> Callable[[Tensor], Tensor]:
+    return lambda words: pack_tiles(library, words, arena.empty)
 
 
 class NativeForm:
@@ -28,10 +34,10 @@ class NativePlain(NativeForm):
     kind: Kind = "plain"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         weight = parts["weight"]
         self._library = library
-        self._packed, self._outputs = pack_bfloat16(weight), len(weight)
+        self._packed, self._outputs = pack_bfloat16(weight, _pack(library, arena)), len(weight)
         self._bias = bias
         self.product = Product.of(BFLOAT16, len(weight), weight.shape[1], self._packed, bias=bias)
 
@@ -45,9 +51,9 @@ class NativeInt8(NativeForm):
     kind: Kind = "int8"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
-        self._weight = Int8Packed(parts["codes"], parts["scales"])
+        self._weight = Int8Packed(parts["codes"], parts["scales"], _pack(library, arena))
         self._bias = bias
         weight = self._weight
         self.product = Product.of(INT8, weight.outputs, weight.inputs, weight.codes, weight.scales, weight.sums, bias)
@@ -68,10 +74,9 @@ class NativeInt4(NativeForm):
     kind: Kind = "int4"
     pads = False
 
-    def __init__(self, library: Library, parts: Parts, bias: Tensor | None) -> None:
-        packed = parts["packed"]
+    def __init__(self, library: Library, arena: Arena, parts: Parts, bias: Tensor | None) -> None:
         self._library = library
-        self._packed = packed if packed.data_ptr() % _LINE == 0 else packed.clone()  # mapped files lie anyhow
+        self._packed = arena.place(parts["packed"])
         self._outputs = int(parts["outputs"])
         self._bias = bias
         self.product = Product.of(INT4, self._outputs, self._packed.shape[1] * GROUP, self._packed, bias=bias)

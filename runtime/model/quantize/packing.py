@@ -20,6 +20,7 @@ from torch import Tensor
 
 from latticework.kernels.cpu.library import Library
 from latticework.lang.errors import InvalidArgument
+from latticework.runtime.model.quantize.arena import Arena
 from latticework.runtime.model.quantize.base import Form, Kind, Parts, Quantization
 from latticework.runtime.model.quantize.by_rows import ByRows
 from latticework.runtime.model.quantize.four_bit import GROUP, FourBit
@@ -34,7 +35,7 @@ Keep = Callable[[str, Kind, Parts], None]
 """Told the name of a weight, and what one of its forms is made of."""
 
 _FORMS: dict[Kind, Callable[[Parts, Tensor | None], Form]] = {"plain": Plain, "int8": Int8, "int4": Int4}
-_NATIVE: dict[Kind, Callable[[Library, Parts, Tensor | None], Form]] = {"int8": NativeInt8, "int4": NativeInt4}
+_NATIVE: dict[Kind, Callable[[Library, Arena, Parts, Tensor | None], Form]] = {"int8": NativeInt8, "int4": NativeInt4}
 
 
 class Packing:
@@ -50,6 +51,7 @@ class Packing:
         self.quantization = quantization
         self.dtype = dtype
         self.library = library
+        self._arena = Arena()
 
     @property
     def source_dtype(self) -> torch.dtype:
@@ -81,9 +83,9 @@ class Packing:
         """One form, out of what it is made of."""
         library = self.library
         if library is not None and library.uses_tiles and kind == "plain" and self.dtype == torch.bfloat16:
-            return NativePlain(library, parts, bias)
+            return NativePlain(library, self._arena, parts, bias)
         if library is not None and library.multiplies_bytes and kind != "plain":
-            return _NATIVE[kind](library, parts, bias)
+            return _NATIVE[kind](library, self._arena, parts, bias)
         return _FORMS[kind](parts, bias)
 
     def _kinds(self, name: str, source: Tensor | FourBit, is_head: bool) -> tuple[Kind, ...]:
