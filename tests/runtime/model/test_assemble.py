@@ -115,7 +115,7 @@ class Gpu:
         load, pool, attention = assemble_module.load_any, assemble_module.allocate_kv, assemble_module.make_attention
         warm_up = assemble_module.warm_up
 
-        def load_here(card: Any, config: EngineConfig, progress: Any, device: torch.device) -> Any:
+        def load_here(card: Any, config: EngineConfig, progress: Any, device: torch.device, library: Any) -> Any:
             assert device == torch.device("cuda", 0)
             self.did.append("load")
             self.free -= 300 << 20
@@ -125,7 +125,7 @@ class Gpu:
             self.did.append(f"{pages} pages on {device}")
             return pool(spec, min(pages, 64), size, dtype)
 
-        def attend_here(name: str, device: str, *rest: Any) -> Any:
+        def attend_here(name: str, device: str, *rest: Any, **named: Any) -> Any:
             assert device == "cuda"
             return attention(name, "cpu", *rest)
 
