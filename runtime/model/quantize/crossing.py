@@ -1,9 +1,9 @@
 """From how many rows on the second form of a weight is faster: measured once for each shape, and kept on disk.
 
-Rows go up a ladder until the second form has won twice; a rung costs a few calls of both forms, in turn, over many
-weights of the shape, so that they are read from memory as in a step. What was found depends on processor, threads,
-torch and our own operations, so those are the name of the table. A table that cannot be kept is not measured, either:
-where each start chose anew, the same text would come out differently from start to start.
+A ladder of rows is searched by halves; a rung costs a few calls of both forms, in turn, over many weights of the shape,
+so that they are read from memory as in a step. What was found depends on processor, threads, torch and our own
+operations, so those are the name of the table. A table that cannot be kept is not measured, either: where each start
+chose anew, the same text would come out differently from start to start.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from latticework.runtime.model.quantize.by_rows import FEW_ROWS, ByRows
 log = logging.getLogger("latticework.model")
 
 LADDER = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-_REPEATS = 3
+_REPEATS = 5
 _WEIGHTS = 32  # of one shape, at most: fewer would stay in the caches, where none stays in a step
-_SECONDS = 0.5  # for one shape, about
+_SECONDS = 1.0  # for one shape, about
 
 Clock = Callable[[], float]
 
@@ -88,21 +88,14 @@ def machine() -> str:
 
 
 def crossing(weights: Sequence[ByRows], inputs: int, dtype: torch.dtype, clock: Clock = time.perf_counter) -> int:
-    """The most rows of the ladder for which the first form was not the slower one; 0 if it always is. One rung may
-    be lost, since something else may run for a moment."""
-    faster = lost = 0
+    """The most rows of the ladder up to which the first form is not the slower one; 0 if it always is."""
+    won, lost = 0, len(LADDER)  # rungs below `won` are the first form's, from `lost` on the second one's
     began = clock()
-    for rows in LADDER:
-        x = torch.ones(rows, inputs, dtype=dtype)
-        few, many = _fastest(weights, x, clock)
-        lost = lost + 1 if many < few else 0
-        if lost == 2:
-            break
-        if not lost:
-            faster = rows
-        if clock() - began > _SECONDS:
-            break
-    return faster
+    while won < lost and clock() - began < _SECONDS:
+        rung = (won + lost) // 2
+        few, many = _fastest(weights, torch.ones(LADDER[rung], inputs, dtype=dtype), clock)
+        won, lost = (won, rung) if many < few else (rung + 1, lost)
+    return LADDER[won - 1] if won else 0
 
 
 @torch.inference_mode()

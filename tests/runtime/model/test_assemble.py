@@ -127,7 +127,7 @@ class Gpu:
 
         def attend_here(name: str, device: str, *rest: Any, **named: Any) -> Any:
             assert device == "cuda"
-            return attention(name, "cpu", *rest)
+            return attention(name, "cpu", *rest, **named)
 
         def warm_here(runner: ModelRunner, config: EngineConfig) -> None:
             self.did.append("warm up")

@@ -59,27 +59,10 @@ def test_the_limit_is_where_the_second_form_gets_faster(
     assert crossing([pair(clock, few, many)] * 3, 4, torch.float32, clock) == limit
 
 
-def test_one_lost_rung_is_taken_for_an_accident() -> None:
-    clock = Clock()
-    weight = pair(clock, (1e-6, 0.0), (2e-6, 0.0))
-    few = weight.few
-
-    class Disturbed:
-        kind: Kind = "int4"
-        pads = False
-
-        def __call__(self, x: Tensor) -> Tensor:
-            clock.now += 1e-3 if len(x) == 8 else 0.0
-            return few(x)
-
-    weight.few = Disturbed()
-    assert crossing([weight], 4, torch.float32, clock) == 128
-
-
 def test_slow_weights_are_not_measured_for_ever() -> None:
     clock = Clock()
     weight = pair(clock, (0.5, 0.0), (1.0, 0.0))
-    assert crossing([weight], 4, torch.float32, clock) == 1
+    assert crossing([weight], 4, torch.float32, clock) == 16  # one rung, in the middle
     assert weight.few.calls < 10  # type: ignore[attr-defined]
 
 
