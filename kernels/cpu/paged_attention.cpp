@@ -1,11 +1,11 @@
 // Attention of a step's new tokens over paged keys and values: see paged_attention.py for the formula and the plan.
 //
-//   item      a chunk of positions, and everyone who attends there over the same pages; or all chunks that a block of
-//             a prompt's tokens sees
+//   item      a chunk of positions, and everyone who attends there over the same pages; or, of a long prompt, a block
+//             of tokens and all chunks that they see
 //     score   block by block of the chunk's tokens: q · k for every row of the item
 //     weigh   p = 2 ^ (score - maximum), row by row
 //     gather  block by block again: values are widened once, output += p * value
-//   fold      a chunk's part into the row's: at once in a prompt's item, else in merge; always chunk by chunk
+//   merge     the chunks of each row, in order; a prompt's item does so as it goes, and needs no scratch
 //
 // A row is one query head of one token. What it computes depends on its own positions alone: chunks lie at fixed
 // positions, and sums run in a fixed order whoever else is in the item. Threads take items; each row of the scratch
@@ -41,9 +41,10 @@ struct Buffers {  // one thread's, kept from call to call
   using A = typename Work<T>::type;
   std::vector<int64_t> tokens, slots;
   std::vector<T> pairs;
-  std::vector<A> queries, scores, block, fresh, running;
+  std::vector<A> queries, scores, block, fresh, sums, peaks, totals;
 #if HAS_TILES
   ChunkInTiles chunk;
+  std::vector<Sight> sights;
 #endif
 };
 
@@ -80,23 +81,28 @@ class Attention {
   void attend(const int32_t* item) {
     collect(item[3], item[4]);
     is_whole = plan.parts[tokens[0]] < 0;
-    if (is_whole) mine.running.resize(tokens.size() * plan.heads * part_size);
+    if (is_whole) begin_rows();
     const int32_t* pages = plan.page_table + int64_t(item[2]) * plan.pages;
-    for (begin = item[0]; begin < item[1]; begin += plan.chunk) attend_chunk(pages, std::min(item[1] - begin, plan.chunk));
+    for (begin = item[0]; begin < item[1]; begin += plan.chunk)
+      attend_chunk(pages, std::min(item[1] - begin, plan.chunk));
     if (!is_whole) return;
     for (size_t i = 0; i < tokens.size(); ++i)
-      for (int64_t head = 0; head < plan.heads; ++head) finish(part(i, head), out_of(tokens[i], head));
+      for (int64_t head = 0; head < plan.heads; ++head) {
+        const int64_t r = line(i, head);
+        finish(mine.sums.data() + r * padded, mine.totals[r], out_of(tokens[i], head));
+      }
   }
 
   void merge(int64_t t) const {
-    const int64_t chunks = plan.positions[t] / plan.chunk - plan.first[t] / plan.chunk + 1, step = plan.heads * part_size;
+    const int64_t chunks = plan.positions[t] / plan.chunk - plan.first[t] / plan.chunk + 1;
+    const int64_t step = plan.heads * part_size;
     for (int64_t head = 0; head < plan.heads; ++head) {
       A* parts = static_cast<A*>(plan.scratch) + plan.parts[t] * step + head * part_size;
       for (int64_t c = 1; c < chunks; ++c) {
         const A* next = parts + c * step;
-        fold_in(parts, next, next[padded], next[padded + 1]);
+        fold_in(parts, parts + padded, parts + padded + 1, next, next + padded);
       }
-      finish(parts, out_of(t, head));
+      finish(parts, parts[padded + 1], out_of(t, head));
     }
   }
 
@@ -117,8 +123,10 @@ class Attention {
     if (!is_whole) return;
     for (size_t i = 0; i < tokens.size(); ++i)
       for (int64_t head = 0; head < plan.heads; ++head) {
+        if (!sees(tokens[i])) continue;
+        const int64_t r = line(i, head);
         const A* from = gathered(i, head);
-        keep(i, head, from, from[padded], from[padded + 1]);
+        fold_in(mine.sums.data() + r * padded, mine.peaks.data() + r, mine.totals.data() + r, from, from + padded);
       }
   }
 
@@ -158,18 +166,23 @@ class Attention {
 
   T* out_of(int64_t t, int64_t head) const { return layer.out + (t * plan.heads + head) * plan.head_dim; }
 
-  // The item's row for good: padded numbers, the peak, the total.
-  A* part(int64_t i, int64_t head) const {
-    if (is_whole) return mine.running.data() + (i * plan.heads + head) * part_size;
+  // Where a row's sums, peak and total of the chunk at hand are added up: its part of the scratch, or for a moment.
+  A* gathered(int64_t i, int64_t head) const {
+    if (is_whole) return mine.fresh.data() + (i * plan.heads + head) * part_size;
     const int64_t t = tokens[i];
     const int64_t index = plan.parts[t] + begin / plan.chunk - plan.first[t] / plan.chunk;
     return static_cast<A*>(plan.scratch) + (index * plan.heads + head) * part_size;
   }
 
-  // Where the chunk at hand is added up, like a part.
-  A* gathered(int64_t i, int64_t head) const {
-    return is_whole ? mine.fresh.data() + (i * plan.heads + head) * part_size : part(i, head);
+  void begin_rows() const {
+    const int64_t rows = plan.kv_heads * lines;
+    mine.sums.assign(rows * padded, A(0));
+    mine.peaks.assign(rows, A(-INFINITY));
+    mine.totals.assign(rows, A(0));
   }
+
+  // Whether a token sees anything of the chunk at hand.
+  bool sees(int64_t t) const { return plan.first[t] < begin + plan.chunk && plan.positions[t] >= begin; }
 
   // The columns of the chunk at hand that a token sees.
   void see(int64_t t, int64_t count, int64_t& from, int64_t& to) const {
@@ -177,24 +190,19 @@ class Attention {
     to = std::min<int64_t>(count, plan.positions[t] + 1 - begin);
   }
 
-  // A row of the chunk at hand becomes its part, or goes into it.
-  void keep(int64_t i, int64_t head, const A* sums, A peak, A total) const {
-    const int64_t t = tokens[i];
-    if (plan.first[t] >= begin + plan.chunk || plan.positions[t] < begin) return;  // sees nothing of it
-    A* to = part(i, head);
-    if (is_whole && plan.first[t] < begin) return fold_in(to, sums, peak, total);
-    std::memcpy(to, sums, padded * sizeof(A));
-    to[padded] = peak, to[padded + 1] = total;
-  }
-
-  // One chunk more: both are scaled to the larger peak. One body, not inlined, so that the compiler's fused products
-  // are the same in whole items and in merging.
-  __attribute__((noinline)) void fold_in(A* part, const A* sums, A peak, A total) const {
-    const A before = part[padded], less = power_of_two(all(before > peak ? peak - before : before - peak))[0];
-    const A own = before > peak ? A(1) : less, added = before > peak ? less : A(1);
-    part[padded] = before > peak ? before : peak;
-    part[padded + 1] = part[padded + 1] * own + total * added;
-    for (int64_t at = 0; at < padded; at += W) store<A>(part + at, load<A>(part + at) * own + load<A>(sums + at) * added);
+  // One chunk more: see Fold. One body, not inlined, so that the compiler's fused products are the same for whole items
+  // and in merging. latest: the new peak and total.
+  __attribute__((noinline)) void fold_in(A* sums, A* peak, A* total, const A* fresh, const A* latest) const {
+#if HAS_TILES
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) return Fold(1, peak, total, latest, latest + 1).add(0, sums, fresh, padded);
+#endif
+    const bool falls = *peak > latest[0];
+    const A less = power_of_two(all(falls ? latest[0] - *peak : *peak - latest[0]))[0];
+    const A x = falls ? A(1) : less, y = falls ? less : A(1);
+    *peak = falls ? *peak : latest[0];
+    *total = *total * x + latest[1] * y;
+    for (int64_t at = 0; at < padded; at += W) store<A>(sums + at, load<A>(sums + at) * x + load<A>(fresh + at) * y);
   }
 
   void widen_row(const T* from, A* to) const {  // head_dim numbers, then zeros; in pairs: see split_pairs
@@ -292,30 +300,45 @@ class Attention {
 
 #if HAS_TILES
   void attend_in_tiles(int64_t count) {
-    constexpr int64_t ROWS = ChunkInTiles::ROWS;
     ChunkInTiles& chunk = mine.chunk;
     chunk.fit(plan.chunk, plan.head_dim);
     const int64_t rows = int64_t(tokens.size()) * fold;
+    mine.sights.resize(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      int64_t from, to;
+      see(tokens[i / fold], count, from, to);
+      mine.sights[i] = {int32_t(from), int32_t(to)};
+    }
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
       const int64_t offset = kv_head * plan.head_dim;
       chunk.load(layer.keys + offset, layer.values + offset, slots.data(), count);
-      for (int64_t r = 0; r < rows; r += ROWS) {
-        const T* q = mine.pairs.data() + (kv_head * lines + r) * plan.head_dim;
-        const int64_t here = std::min(ROWS, rows - r);
-        Sight sights[ROWS];
-        for (int64_t i = 0; i < here; ++i) {
-          int64_t from, to;
-          see(tokens[(r + i) / fold], count, from, to);
-          sights[i] = {int32_t(from), int32_t(to)};
-        }
-        if (here > TILE)
-          chunk.attend<2>(q, sights, here, scale, cap);
-        else
-          chunk.attend<1>(q, sights, here, scale, cap);
-        for (int64_t i = 0; i < here; ++i)
-          keep((r + i) / fold, kv_head * fold + (r + i) % fold, chunk.sums_of(i), chunk.peaks[i], chunk.totals[i]);
+      const T* q = mine.pairs.data() + kv_head * lines * plan.head_dim;
+      for (int64_t r = 0; r < rows; r += TILE) {
+        const int64_t here = std::min(TILE, rows - r);
+        const Attended found = chunk.attend(q + r * plan.head_dim, mine.sights.data() + r, here, scale, cap);
+        is_whole ? fold_group(kv_head * lines + r, found, r, here) : keep_group(kv_head, found, r, here);
       }
     }
+  }
+#endif
+
+#if HAS_TILES
+  // Rows r.. of a KV head become their parts.
+  void keep_group(int64_t kv_head, const Attended& found, int64_t r, int64_t rows) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      A* part = gathered((r + i) / fold, kv_head * fold + (r + i) % fold);
+      std::memcpy(part, found.sums + i * padded, padded * sizeof(A));
+      part[padded] = found.peaks[i], part[padded + 1] = found.totals[i];
+    }
+  }
+
+  // Rows r.. of the item are folded into what is kept from `line` on.
+  void fold_group(int64_t line, const Attended& found, int64_t r, int64_t rows) const {
+    uint32_t mask = 0;
+    for (int64_t i = 0; i < rows; ++i) mask |= uint32_t(mine.sights[r + i].from < mine.sights[r + i].to) << i;
+    const Fold folded(__mmask16(mask), mine.peaks.data() + line, mine.totals.data() + line, found.peaks, found.totals);
+    for (int64_t i = 0; i < rows; ++i)
+      if (mask >> i & 1) folded.add(i, mine.sums.data() + (line + i) * padded, found.sums + i * padded, padded);
   }
 #endif
 
@@ -439,9 +462,8 @@ class Attention {
       for (int s = 0; s < S; ++s) store<A>(outs[r] + at + s * W, sums[r][s]);
   }
 
-  void finish(const A* part, T* out) const {
-    const A total = part[padded + 1];
-    const auto mean = [&](int64_t at) { return Vec<A>(load<A>(part + at) / total); };
+  void finish(const A* sums, A total, T* out) const {
+    const auto mean = [&](int64_t at) { return Vec<A>(load<A>(sums + at) / total); };
     int64_t at = 0;
 #if HAS_PAIRS
     if constexpr (multiplies_pairs<T>)

@@ -14,6 +14,10 @@ shares: it is the same bits alone and in any batch.
 
 Scores and sums are float32 for 16-bit numbers. bfloat16 is multiplied as it is where the processor can, and the
 products summed in float32; where it has matrix registers (AMX), p is rounded to bfloat16, too, before it weighs values.
+
+A long prompt needs no parts: a block of its tokens attends to all chunks in one item, and each chunk is folded at once
+into what there is of the chunks before, in the order and with the arithmetic of merging. So which way a token goes is
+a matter of time alone (`_attended_whole`), not of bits.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ void plan_chunks(const Plan& plan, const std::vector<int64_t>& sequences, const 
 }  // namespace
 
 // Fills plan.items and plan.members with who attends where, and plan.item_count. First come whole prompts, those whose
-// tokens have no part of the scratch, the longest of their items first. Then, chunk by chunk, the other sequences: whose
-// pages are the same throughout a chunk and who end alike there share an item, up to `most` tokens; more tokens make
-// more items.
+// tokens have no part of the scratch, the longest of their items first. Then, chunk by chunk, the other sequences:
+// those whose pages are the same throughout a chunk and who end alike there share an item, up to `most` tokens; more
+// tokens make more items.
 // sequences: [count], those that attend here; starts: [B + 1]; lengths: [B].
 extern "C" void plan_attention(Plan* plan, const int64_t* sequences, int64_t count, const int64_t* starts,
                                const int64_t* lengths, int64_t most, int32_t* items, int32_t* members) {

@@ -44,35 +44,38 @@ class WholeTiles {
   const bool used;
 };
 
-// to = x y, R x C tiles at once (at most 2 x 2), `count` pairs deep. x: rows of `x_stride` numbers. y: tiles [16 pairs
-// of rows][16 columns][2], `y_across` of them from one column of tiles to the next and `y_down` from one depth to the
-// next.
-template <int R, int C>
-inline void multiply_tiles(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t y_across, int64_t y_down,
+// to = x y: 16 rows by C tiles of columns (2 or 4), `count` tiles deep. x: rows of `x_stride` numbers. y: tiles
+// [16 pairs of rows][16 columns][2]; those of the next columns lie `across` tiles further, those of the next rows
+// `down`.
+template <int C>
+inline void multiply_tiles(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t across, int64_t down,
                            int64_t count, float* to, int64_t to_stride) {
   asm volatile("" ::: "memory");  // what the tiles are loaded from is written by now
   _tile_zero(0);
-  if constexpr (C == 2) _tile_zero(1);
-  if constexpr (R == 2) _tile_zero(2);
-  if constexpr (R == 2 && C == 2) _tile_zero(3);
-  for (int64_t i = 0; i < count; ++i, y += TILE * y_down, x += 2 * TILE) {
+  _tile_zero(1);
+  if constexpr (C == 4) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t i = 0; i < count; ++i, y += TILE * down, x += 2 * TILE) {
     _tile_loadd(4, x, x_stride * 2);
-    _tile_loadd(6, y, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (C == 2) {
-      _tile_loadd(7, y + TILE * y_across, 64);
-      _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, y, 64);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, y + TILE * across, 64);
+    _tile_dpbf16ps(1, 4, 6);
+    if constexpr (C == 4) {
+      _tile_loadd(7, y + 2 * TILE * across, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_loadd(5, y + 3 * TILE * across, 64);
+      _tile_dpbf16ps(3, 4, 5);
     }
-    if constexpr (R == 2) {
-      _tile_loadd(5, x + TILE * x_stride, x_stride * 2);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if constexpr (R == 2 && C == 2) _tile_dpbf16ps(3, 5, 7);
   }
   _tile_stored(0, to, to_stride * 4);
-  if constexpr (C == 2) _tile_stored(1, to + TILE, to_stride * 4);
-  if constexpr (R == 2) _tile_stored(2, to + TILE * to_stride, to_stride * 4);
-  if constexpr (R == 2 && C == 2) _tile_stored(3, to + TILE * to_stride + TILE, to_stride * 4);
+  _tile_stored(1, to + TILE, to_stride * 4);
+  if constexpr (C == 4) {
+    _tile_stored(2, to + 2 * TILE, to_stride * 4);
+    _tile_stored(3, to + 3 * TILE, to_stride * 4);
+  }
 }
 
 }  // namespace
