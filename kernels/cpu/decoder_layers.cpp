@@ -148,7 +148,7 @@ class LayerRun {
       each(ATTEND, plan.item_count, [&](int64_t item) { mine.attend(plan.items + item * 5); });
     }
     prepare(MERGE, layer.output, [&](int64_t t) {
-      mine.merge(t);
+      if (plan.parts[t] >= 0) mine.merge(t);  // else its item has left no parts
       return step.attended + t * queries;
     });
   }

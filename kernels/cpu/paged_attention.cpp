@@ -1,10 +1,11 @@
 // Attention of a step's new tokens over paged keys and values: see paged_attention.py for the formula and the plan.
 //
-//   item      a chunk of positions, and everyone who attends there over the same pages
+//   item      a chunk of positions, and everyone who attends there over the same pages; or, of a long prompt, a block
+//             of tokens and all chunks that they see
 //     score   block by block of the chunk's tokens: q · k for every row of the item
-//     weigh   p = exp(score - maximum), row by row
+//     weigh   p = 2 ^ (score - maximum), row by row
 //     gather  block by block again: values are widened once, output += p * value
-//   merge     the chunks of each row, in order
+//   merge     the chunks of each row, in order; a prompt's item does so as it goes, and needs no scratch
 //
 // A row is one query head of one token. What it computes depends on its own positions alone: chunks lie at fixed
 // positions, and sums run in a fixed order whoever else is in the item. Threads take items; each row of the scratch
@@ -16,6 +17,7 @@
 #include <omp.h>
 
 #include "attention.h"
+#include "chunk_in_tiles.h"
 
 namespace {
 
@@ -30,8 +32,12 @@ template <typename T>
 struct Buffers {  // one thread's, kept from call to call
   using A = typename Work<T>::type;
   std::vector<int64_t> tokens, slots;
-  std::vector<T> pairs, narrow_scores;
-  std::vector<A> queries, scores, block, weights;
+  std::vector<T> pairs;
+  std::vector<A> queries, scores, block, fresh, sums, peaks, totals;
+#if HAS_TILES
+  ChunkInTiles chunk;
+  std::vector<Sight> sights;
+#endif
 };
 
 template <typename T>
@@ -50,9 +56,11 @@ class Attention {
         vectors(padded / W),
         fold(plan.heads / plan.kv_heads),
         row_size(plan.kv_heads * plan.head_dim),
-        part_size(padded + 2),
+        part_size(padded + W),
         in_pairs(multiplies_pairs<T> && plan.head_dim % 32 == 0),
-        in_tiles(in_pairs && plan.tiles) {}
+        in_tiles(in_pairs && plan.tiles),
+        scale(A(layer.soft_cap == 0 ? layer.scale * M_LOG2E : layer.scale)),
+        cap(A(layer.soft_cap)) {}
 
   // Copies this thread's share of the new tokens' keys and values into the cache.
   void write(int64_t thread, int64_t threads) const {
@@ -63,31 +71,57 @@ class Attention {
   }
 
   void attend(const int32_t* item) {
-    begin = item[0];
-    const int64_t count = item[1] - item[0];
-    find_slots(plan.page_table + int64_t(item[2]) * plan.pages, count);
     collect(item[3], item[4]);
-    mine.scores.resize(plan.kv_heads * lines * plan.chunk);
-    mine.block.resize(W * padded + W);
-    for (int64_t at = 0; at < count; at += W) score(at, std::min<int64_t>(W, count - at));
-    if (in_tiles) mine.narrow_scores.resize(mine.scores.size());
+    is_whole = plan.parts[tokens[0]] < 0;
+    if (is_whole) begin_rows();
+    const int32_t* pages = plan.page_table + int64_t(item[2]) * plan.pages;
+    for (begin = item[0]; begin < item[1]; begin += plan.chunk)
+      attend_chunk(pages, std::min(item[1] - begin, plan.chunk));
+    if (!is_whole) return;
     for (size_t i = 0; i < tokens.size(); ++i)
-      for (int64_t head = 0; head < plan.heads; ++head) weigh(i, head, count);
-#if HAS_TILES
-    if constexpr (multiplies_pairs<T>)
-      if (in_tiles) return gather_tiles(count);
-#endif
-    for (int64_t at = 0; at < count; at += W) gather(at, std::min<int64_t>(W, count - at));
+      for (int64_t head = 0; head < plan.heads; ++head) {
+        const int64_t r = line(i, head);
+        finish(mine.sums.data() + r * padded, mine.totals[r], out_of(tokens[i], head));
+      }
   }
 
   void merge(int64_t t) const {
     const int64_t chunks = plan.positions[t] / plan.chunk - plan.first[t] / plan.chunk + 1;
-    const A* parts = static_cast<const A*>(plan.scratch) + plan.parts[t] * plan.heads * part_size;
-    for (int64_t head = 0; head < plan.heads; ++head)
-      merge_head(parts + head * part_size, chunks, layer.out + (t * plan.heads + head) * plan.head_dim);
+    const int64_t step = plan.heads * part_size;
+    for (int64_t head = 0; head < plan.heads; ++head) {
+      A* parts = static_cast<A*>(plan.scratch) + plan.parts[t] * step + head * part_size;
+      for (int64_t c = 1; c < chunks; ++c) {
+        const A* next = parts + c * step;
+        fold_in(parts, parts + padded, parts + padded + 1, next, next + padded);
+      }
+      finish(parts, parts[padded + 1], out_of(t, head));
+    }
   }
 
  private:
+  void attend_chunk(const int32_t* pages, int64_t count) {
+    find_slots(pages, count);
+#if HAS_TILES
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) return attend_in_tiles(count);
+#endif
+    mine.scores.resize(plan.kv_heads * lines * plan.chunk);
+    mine.block.resize(W * padded + W);
+    if (is_whole) mine.fresh.resize(tokens.size() * plan.heads * part_size);
+    for (int64_t at = 0; at < count; at += W) score(at, std::min<int64_t>(W, count - at));
+    for (size_t i = 0; i < tokens.size(); ++i)
+      for (int64_t head = 0; head < plan.heads; ++head) weigh(i, head, count);
+    for (int64_t at = 0; at < count; at += W) gather(at, std::min<int64_t>(W, count - at));
+    if (!is_whole) return;
+    for (size_t i = 0; i < tokens.size(); ++i)
+      for (int64_t head = 0; head < plan.heads; ++head) {
+        if (!sees(tokens[i])) continue;
+        const int64_t r = line(i, head);
+        const A* from = gathered(i, head);
+        fold_in(mine.sums.data() + r * padded, mine.peaks.data() + r, mine.totals.data() + r, from, from + padded);
+      }
+  }
+
   void find_slots(const int32_t* pages, int64_t count) {
     slots.resize(count);
     int64_t page = begin / plan.page_size, offset = begin % plan.page_size;
@@ -122,10 +156,45 @@ class Attention {
     return head / fold * lines + i * fold + head % fold;
   }
 
-  A* part(int64_t i, int64_t head) const {
+  T* out_of(int64_t t, int64_t head) const { return layer.out + (t * plan.heads + head) * plan.head_dim; }
+
+  // Where a row's sums, peak and total of the chunk at hand are added up: its part of the scratch, or for a moment.
+  A* gathered(int64_t i, int64_t head) const {
+    if (is_whole) return mine.fresh.data() + (i * plan.heads + head) * part_size;
     const int64_t t = tokens[i];
     const int64_t index = plan.parts[t] + begin / plan.chunk - plan.first[t] / plan.chunk;
     return static_cast<A*>(plan.scratch) + (index * plan.heads + head) * part_size;
+  }
+
+  void begin_rows() const {
+    const int64_t rows = plan.kv_heads * lines;
+    mine.sums.assign(rows * padded, A(0));
+    mine.peaks.assign(rows, A(-INFINITY));
+    mine.totals.assign(rows, A(0));
+  }
+
+  // Whether a token sees anything of the chunk at hand.
+  bool sees(int64_t t) const { return plan.first[t] < begin + plan.chunk && plan.positions[t] >= begin; }
+
+  // The columns of the chunk at hand that a token sees.
+  void see(int64_t t, int64_t count, int64_t& from, int64_t& to) const {
+    from = std::max<int64_t>(0, plan.first[t] - begin);
+    to = std::min<int64_t>(count, plan.positions[t] + 1 - begin);
+  }
+
+  // One chunk more: see Fold. One body, not inlined, so that the compiler's fused products are the same for whole items
+  // and in merging. latest: the new peak and total.
+  __attribute__((noinline)) void fold_in(A* sums, A* peak, A* total, const A* fresh, const A* latest) const {
+#if HAS_TILES
+    if constexpr (multiplies_pairs<T>)
+      if (in_tiles) return Fold(1, peak, total, latest, latest + 1).add(0, sums, fresh, padded);
+#endif
+    const bool falls = *peak > latest[0];
+    const A less = power_of_two(all(falls ? latest[0] - *peak : *peak - latest[0]))[0];
+    const A x = falls ? A(1) : less, y = falls ? less : A(1);
+    *peak = falls ? *peak : latest[0];
+    *total = *total * x + latest[1] * y;
+    for (int64_t at = 0; at < padded; at += W) store<A>(sums + at, load<A>(sums + at) * x + load<A>(fresh + at) * y);
   }
 
   void widen_row(const T* from, A* to) const {  // head_dim numbers, then zeros; in pairs: see split_pairs
@@ -195,9 +264,6 @@ class Attention {
     __m512i* turned = reinterpret_cast<__m512i*>(aligned_block());
     for (int64_t i = 0; i < pairs; i += 4) turn_pairs(keys, i * 2, turned + i);
     const int32_t* q = reinterpret_cast<const int32_t*>(mine.pairs.data()) + kv_head * lines * pairs;
-#if HAS_TILES
-    if (in_tiles) return score_tiles(mine.pairs.data() + kv_head * lines * plan.head_dim, turned, to);
-#endif
     int64_t r = 0;
     for (; r + ROWS <= lines; r += ROWS) products_of_pairs<ROWS>(q + r * pairs, turned, to + r * plan.chunk);
     if (lines - r == 3) products_of_pairs<3>(q + r * pairs, turned, to + r * plan.chunk);
@@ -225,60 +291,61 @@ class Attention {
 #endif
 
 #if HAS_TILES
-  void score_tiles(const bfloat16* q, const __m512i* turned, float* to) const {
-    for (int64_t r = 0; r < lines; r += TILE)
-      multiply_tile(q + r * plan.head_dim, plan.head_dim, turned, plan.head_dim / 32, to + r * plan.chunk, plan.chunk);
-  }
-
-  // The whole chunk's values at once, for every row of the item.
-  void gather_tiles(int64_t count) const {
-    const int64_t blocks = rounded_up(count, 32) / 32, columns = plan.head_dim / 32;  // of 32 tokens; of 32 numbers
-    mine.block.resize(blocks * columns * 2 * TILE * 16 + W);
-    __m512i* values = reinterpret_cast<__m512i*>(aligned_block());
-    alignas(64) float sums[TILE][32];
+  void attend_in_tiles(int64_t count) {
+    ChunkInTiles& chunk = mine.chunk;
+    chunk.fit(plan.chunk, plan.head_dim);
+    const int64_t rows = int64_t(tokens.size()) * fold;
+    mine.sights.resize(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      int64_t from, to;
+      see(tokens[i / fold], count, from, to);
+      mine.sights[i] = {int32_t(from), int32_t(to)};
+    }
     for (int64_t kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
-      pair_values(count, kv_head, values);
-      for (int64_t r = 0; r < lines; r += TILE) {
-        const bfloat16* p = mine.narrow_scores.data() + (kv_head * lines + r) * plan.chunk;
-        const int64_t rows = std::min(TILE, int64_t(tokens.size()) * fold - r);
-        for (int64_t column = 0; column < columns; ++column) {
-          multiply_two_tiles(p, plan.chunk, values + column * 2 * TILE, columns * 2, blocks, sums[0]);
-          for (int64_t i = 0; i < rows; ++i)
-            std::memcpy(part((r + i) / fold, kv_head * fold + (r + i) % fold) + column * 32, sums[i], sizeof sums[i]);
-        }
+      const int64_t offset = kv_head * plan.head_dim;
+      chunk.load(layer.keys + offset, layer.values + offset, slots.data(), count);
+      const T* q = mine.pairs.data() + kv_head * lines * plan.head_dim;
+      for (int64_t r = 0; r < rows; r += TILE) {
+        const int64_t here = std::min(TILE, rows - r);
+        const Attended found = chunk.attend(q + r * plan.head_dim, mine.sights.data() + r, here, scale, cap);
+        is_whole ? fold_group(kv_head * lines + r, found, r, here) : keep_group(kv_head, found, r, here);
       }
     }
   }
+#endif
 
-  // Tokens two by two, interleaved: [blocks of 32 tokens, columns of 32 numbers, 2, 16 pairs].
-  void pair_values(int64_t count, int64_t kv_head, __m512i* values) const {
-    const T* head = layer.values + kv_head * plan.head_dim;
-    const int64_t columns = plan.head_dim / 32;
-    for (int64_t j = 0; j < rounded_up(count, 32); j += 2)
-      for (int64_t column = 0; column < columns; ++column) {
-        __m512i* to = values + (j / 32 * columns + column) * 2 * TILE + j % 32 / 2;
-        if (j < count) {
-          const T* from = head + column * 32;
-          interleave(from + slots[j], j + 1 < count ? from + slots[j + 1] : nullptr, to[0], to[TILE]);
-        } else {
-          to[0] = to[TILE] = _mm512_setzero_si512();
-        }
-      }
+#if HAS_TILES
+  // Rows r.. of a KV head become their parts.
+  void keep_group(int64_t kv_head, const Attended& found, int64_t r, int64_t rows) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      A* part = gathered((r + i) / fold, kv_head * fold + (r + i) % fold);
+      std::memcpy(part, found.sums + i * padded, padded * sizeof(A));
+      part[padded] = found.peaks[i], part[padded + 1] = found.totals[i];
+    }
+  }
+
+  // Rows r.. of the item are folded into what is kept from `line` on.
+  void fold_group(int64_t line, const Attended& found, int64_t r, int64_t rows) const {
+    uint32_t mask = 0;
+    for (int64_t i = 0; i < rows; ++i) mask |= uint32_t(mine.sights[r + i].from < mine.sights[r + i].to) << i;
+    const Fold folded(__mmask16(mask), mine.peaks.data() + line, mine.totals.data() + line, found.peaks, found.totals);
+    for (int64_t i = 0; i < rows; ++i)
+      if (mask >> i & 1) folded.add(i, mine.sums.data() + (line + i) * padded, found.sums + i * padded, padded);
   }
 #endif
 
   // Scores of one row become p; what it does not see, 0. Keeps the maximum and the sum of p.
   void weigh(int64_t i, int64_t head, int64_t count) const {
-    const int64_t t = tokens[i], end = rounded_up(count, W);
-    const int64_t from = std::max<int64_t>(0, plan.first[t] - begin);
-    const int64_t to = std::min<int64_t>(count, plan.positions[t] + 1 - begin);
+    const int64_t end = rounded_up(count, W);
+    int64_t from, to;
+    see(tokens[i], count, from, to);
+    from = std::min(from, count), to = std::max(from, to);
     A* p = mine.scores.data() + line(i, head) * plan.chunk;
-    A* const kept = part(i, head) + padded;
-    const A scale = A(layer.scale), cap = A(layer.soft_cap);
+    A* const kept = gathered(i, head) + padded;
     const A lowest = -INFINITY;
     for (int64_t j = 0; j < end; j += W) store<A>(p + j, load<A>(p + j) * scale);
     if (cap != A(0))
-      for (int64_t j = from; j < to; ++j) p[j] = cap * std::tanh(p[j] / cap);
+      for (int64_t j = from; j < to; ++j) p[j] = A(M_LOG2E) * cap * std::tanh(p[j] / cap);
     std::fill(p, p + from, lowest);
     std::fill(p + to, p + end, lowest);
     Vec<A> peaks = all(lowest);
@@ -286,24 +353,13 @@ class Attention {
     const A peak = maximum<A>(peaks);
     Vec<A> total = {};
     for (int64_t j = 0; j < end; j += W) {
-      const Vec<A> weights = exponential(load<A>(p + j) - peak);
+      const Vec<A> weights = power_of_two(load<A>(p + j) - peak);
       store<A>(p + j, weights);
       total += weights;
     }
-    if constexpr (multiplies_pairs<T>)
-      if (in_tiles) narrow_row(p, end, mine.narrow_scores.data() + line(i, head) * plan.chunk);
     kept[0] = peak;
     kept[1] = sum<A>(total);
   }
-
-#if HAS_PAIRS
-  static void narrow_row(const float* p, int64_t count, bfloat16* to) {  // and zeros up to a whole tile
-    for (int64_t j = 0; j < count; j += 32) {
-      const __m512 second = j + 16 < count ? _mm512_loadu_ps(p + j + 16) : _mm512_setzero_ps();
-      _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(second, _mm512_loadu_ps(p + j)));
-    }
-  }
-#endif
 
   // Adds the block's values to the output of every row of the item; the first block begins at zero.
   void gather(int64_t at, int64_t count) const {
@@ -313,7 +369,7 @@ class Attention {
       for (int64_t r = 0; r < lines; r += ROWS) {
         A* outs[ROWS];
         const int64_t here = std::min<int64_t>(ROWS, lines - r);
-        for (int64_t i = 0; i < here; ++i) outs[i] = part((r + i) / fold, kv_head * fold + (r + i) % fold);
+        for (int64_t i = 0; i < here; ++i) outs[i] = gathered((r + i) / fold, kv_head * fold + (r + i) % fold);
         const A* p = mine.scores.data() + (kv_head * lines + r) * plan.chunk + at;
         const Block block{values, layer.values + kv_head * plan.head_dim, slots.data() + at, count, at == 0};
         if (here == 4) add<4>(outs, p, block);
@@ -398,31 +454,17 @@ class Attention {
       for (int s = 0; s < S; ++s) store<A>(outs[r] + at + s * W, sums[r][s]);
   }
 
-  // parts: [chunks, heads, padded + 2], from this head's first.
-  void merge_head(const A* parts, int64_t chunks, T* out) const {
-    const int64_t step = plan.heads * part_size;
-    A peak = parts[padded];
-    for (int64_t c = 1; c < chunks; ++c) peak = std::max(peak, parts[c * step + padded]);
-    A total = 0;
-    mine.weights.resize(chunks);
-    for (int64_t c = 0; c < chunks; ++c) {
-      mine.weights[c] = std::exp(parts[c * step + padded] - peak);
-      total += mine.weights[c] * parts[c * step + padded + 1];
-    }
-    const auto merged = [&](int64_t at) {
-      Vec<A> sums = {};
-      for (int64_t c = 0; c < chunks; ++c) sums += mine.weights[c] * load<A>(parts + c * step + at);
-      return Vec<A>(sums / total);
-    };
+  void finish(const A* sums, A total, T* out) const {
+    const auto mean = [&](int64_t at) { return Vec<A>(load<A>(sums + at) / total); };
     int64_t at = 0;
 #if HAS_PAIRS
     if constexpr (multiplies_pairs<T>)
       for (; in_pairs && at < plan.head_dim; at += 2 * W)
-        (in_tiles ? join_interleaved : join_split_pairs)(out + at, merged(at), merged(at + W));
+        (in_tiles ? join_interleaved : join_split_pairs)(out + at, mean(at), mean(at + W));
 #endif
-    for (; at + W <= plan.head_dim; at += W) store_narrow<T>(out + at, merged(at));
+    for (; at + W <= plan.head_dim; at += W) store_narrow<T>(out + at, mean(at));
     if (at < plan.head_dim) {
-      const Vec<A> last = merged(at);
+      const Vec<A> last = mean(at);
       for (int64_t d = at; d < plan.head_dim; ++d) narrow(A(last[d - at]), out[d]);
     }
   }
@@ -434,8 +476,10 @@ class Attention {
   Buffers<T>& mine;
   const int64_t padded, vectors, fold, row_size, part_size;
   const bool in_pairs, in_tiles;
-  int64_t lines = 0;  // rows of each KV head in the item at hand, whole tiles of them
-  int64_t begin = 0;  // first position of the item at hand
+  const A scale, cap;     // to powers of two, unless it is capped
+  int64_t lines = 0;      // rows of each KV head in the item at hand, whole tiles of them
+  int64_t begin = 0;      // first position of the chunk at hand
+  bool is_whole = false;  // the item at hand has all chunks of its tokens: no parts are left to merge
 };
 
 template <typename T>

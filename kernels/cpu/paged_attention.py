@@ -14,6 +14,10 @@ shares: it is the same bits alone and in any batch.
 
 Scores and sums are float32 for 16-bit numbers. bfloat16 is multiplied as it is where the processor can, and the
 products summed in float32; where it has matrix registers (AMX), p is rounded to bfloat16, too, before it weighs values.
+
+A long prompt needs no parts: a block of its tokens attends to all chunks in one item, and each chunk is folded at once
+into what there is of the chunks before, in the order and with the arithmetic of merging. So which way a token goes is
+a matter of time alone (`_attended_whole`), not of bits.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from torch import Tensor
 from latticework.kernels.cpu.library import Library
 
 CHUNK = 128  # positions; a multiple of every vector's width
+SHARES = 2  # of the longest whole item, for each thread at least
 SHARED = 64  # tokens in an item at most: its scores stay in the cache of a core
 
 Integers = NDArray[np.int64]
@@ -74,12 +79,14 @@ class AttentionPlan:
         window: int | None = None,
     ) -> None:
         first = np.zeros_like(positions) if window is None else np.maximum(positions - window + 1, 0)
-        self.rows = _rows_of(starts, sequences, len(positions))
+        new = starts[sequences + 1] - starts[sequences]
+        whole = _attended_whole(sequences, starts, positions - first + 1, library.threads)
+        self.rows = _rows_of(starts, sequences[~whole], len(positions))
         counts = np.zeros_like(positions)
         counts[self.rows] = positions[self.rows] // CHUNK - first[self.rows] // CHUNK + 1
         parts = np.cumsum(counts) - counts
+        parts[_rows_of(starts, sequences[whole], len(positions))] = -1
         self.part_count = int(counts.sum())
-        new = starts[sequences + 1] - starts[sequences]
         room = int(((-(-lengths[sequences] // CHUNK)) * -(-new // SHARED)).sum())
         items, members = np.empty((room, 5), dtype=np.int32), np.empty((room, 2), dtype=np.int32)
         self._alive: list[Any] = [slots, positions, starts, lengths, page_table, first, parts, items, members]
@@ -124,11 +131,24 @@ class AttentionPlan:
         work = torch.float64 if keys.dtype == torch.float64 else torch.float32
         width = self._library.vector_bytes // work.itemsize
         padded = -(-shape[2] // width) * width
-        scratch = torch.empty(self.part_count * heads * (padded + 2), dtype=work)
+        scratch = torch.empty(self.part_count * heads * (padded + width), dtype=work)
         self._alive.append(scratch)
         self._plan.scratch = scratch.data_ptr()
         self._plan.heads, self._plan.kv_heads, self._plan.head_dim = shape
         self._shape = shape
+
+
+def _attended_whole(sequences: Integers, starts: Integers, seen: Integers, threads: int) -> NDArray[np.bool_]:
+    """Which of the sequences attend in items of all their chunks: those with many new tokens, if the longest such item
+    is short enough that all threads have their share. seen: [T], how many positions each token sees."""
+    new = starts[sequences + 1] - starts[sequences]
+    whole = new >= SHARED
+    if whole.any():
+        longest = SHARED * int(seen[starts[sequences[whole] + 1] - 1].max())
+        work = sum(int(seen[starts[b] : starts[b + 1]].sum()) for b in sequences)
+        if work < SHARES * longest * threads:
+            whole[:] = False
+    return whole
 
 
 def _rows_of(starts: Integers, sequences: Integers, tokens: int) -> Integers:

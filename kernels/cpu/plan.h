@@ -9,10 +9,10 @@ struct Plan {
   const int32_t* page_table;  // [B, P]
   const int32_t* items;       // [I, 5]: first position, end, sequence, first member, end
   const int32_t* members;     // [M, 2]: first token, end
-  const int64_t* rows;        // [A]: the tokens that attend here
+  const int64_t* rows;        // [A]: the tokens whose parts are merged at the end
   const int64_t* first;       // [T]: the first position that a token sees
-  const int64_t* parts;       // [T]: which part of the scratch is the token's first
-  void* scratch;              // [parts in all, heads, padded head_dim + 2]
+  const int64_t* parts;       // [T]: which part of the scratch is the token's first; -1: it is attended whole
+  void* scratch;              // [parts in all, heads, padded head_dim + a vector's width]
   int64_t tokens, pages, item_count, row_count;
   int64_t heads, kv_heads, head_dim, page_size, chunk;
   int64_t threads;

@@ -1,6 +1,6 @@
 // Products of bfloat16 matrices in the tile registers of AMX: 16 rows of 16 pairs each, summed in float.
 //
-// A sum runs over the pairs in order, whatever the other rows of the tile hold.
+// A sum runs over the pairs in order, whatever the other rows and columns hold.
 #pragma once
 
 #include "pairs.h"
@@ -51,35 +51,38 @@ class WholeTiles : public RowTiles {
   explicit WholeTiles(bool used) : RowTiles(used, TILE) {}
 };
 
-// to = x y: x of 16 rows, y of `count` tiles [16 pairs of rows][16 columns][2] one after the other.
-inline void multiply_tile(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t count, float* to,
-                          int64_t to_stride) {
+// to = x y: 16 rows by C tiles of columns (2 or 4), `count` tiles deep. x: rows of `x_stride` numbers. y: tiles
+// [16 pairs of rows][16 columns][2]; those of the next columns lie `across` tiles further, those of the next rows
+// `down`.
+template <int C>
+inline void multiply_tiles(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t across, int64_t down,
+                           int64_t count, float* to, int64_t to_stride) {
   asm volatile("" ::: "memory");  // what the tiles are loaded from is written by now
   _tile_zero(0);
-  for (int64_t i = 0; i < count; ++i) {
-    _tile_loadd(1, x + 2 * TILE * i, x_stride * 2);
-    _tile_loadd(2, y + TILE * i, 64);
-    _tile_dpbf16ps(0, 1, 2);
+  _tile_zero(1);
+  if constexpr (C == 4) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t i = 0; i < count; ++i, y += TILE * down, x += 2 * TILE) {
+    _tile_loadd(4, x, x_stride * 2);
+    _tile_loadd(5, y, 64);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, y + TILE * across, 64);
+    _tile_dpbf16ps(1, 4, 6);
+    if constexpr (C == 4) {
+      _tile_loadd(7, y + 2 * TILE * across, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_loadd(5, y + 3 * TILE * across, 64);
+      _tile_dpbf16ps(3, 4, 5);
+    }
   }
   _tile_stored(0, to, to_stride * 4);
-}
-
-// The same with two y's for one x, `step` tiles from one to the next of each.
-inline void multiply_two_tiles(const bfloat16* x, int64_t x_stride, const __m512i* y, int64_t step, int64_t count,
-                               float* to) {
-  asm volatile("" ::: "memory");
-  _tile_zero(0);
-  _tile_zero(1);
-  for (int64_t i = 0; i < count; ++i) {
-    const __m512i* both = y + TILE * step * i;
-    _tile_loadd(2, x + 2 * TILE * i, x_stride * 2);
-    _tile_loadd(3, both, 64);
-    _tile_loadd(4, both + TILE, 64);
-    _tile_dpbf16ps(0, 2, 3);
-    _tile_dpbf16ps(1, 2, 4);
+  _tile_stored(1, to + TILE, to_stride * 4);
+  if constexpr (C == 4) {
+    _tile_stored(2, to + 2 * TILE, to_stride * 4);
+    _tile_stored(3, to + 3 * TILE, to_stride * 4);
   }
-  _tile_stored(0, to, 2 * TILE * 4);
-  _tile_stored(1, to + TILE, 2 * TILE * 4);
 }
 
 }  // namespace

@@ -130,6 +130,9 @@ inline Vec<A> larger(Vec<A> x, Vec<A> y) {
 
 template <typename A>
 inline A sum(Vec<A> x) {  // by halves
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float>) return _mm512_reduce_add_ps((__m512)x);
+#endif
   constexpr int width = Vector<A>::width;
   A part[width];
   std::memcpy(part, &x, sizeof x);
@@ -160,6 +163,9 @@ inline Vec<A> sums_of_each(Vec<A>* sums) {
 
 template <typename A>
 inline A maximum(Vec<A> x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float>) return _mm512_reduce_max_ps((__m512)x);
+#endif
   A part = x[0];
   for (int i = 1; i < Vector<A>::width; ++i) part = x[i] > part ? x[i] : part;
   return part;
@@ -188,6 +194,36 @@ inline Vec<float> exponential(Vec<float> x) {
 inline Vec<double> exponential(Vec<double> x) {  // exactness counts here, not speed
   Vec<double> y;
   for (int i = 0; i < Vector<double>::width; ++i) y[i] = std::exp(x[i]);
+  return y;
+}
+
+// 2 to the power of each, for x <= 127: within 1 unit in the last place, 1 of 0, 0 below the smallest normal number,
+// NaN of NaN. A minimax polynomial of what is left of the next whole number.
+inline Vec<float> power_of_two(Vec<float> x) {
+  const float magic = 12582912.0f;  // as above
+  const Vec<float> whole = (x + magic) - magic;
+  const Vec<float> r = x - whole;
+  Vec<float> y = all(1.5353362e-4f);
+  y = y * r + 1.3398875e-3f;
+  y = y * r + 9.6184369e-3f;
+  y = y * r + 5.5503324e-2f;
+  y = y * r + 2.4022648e-1f;
+  y = y * r + 6.9314718e-1f;
+  y = y * r + 1.0f;
+#if defined(__AVX512F__)
+  const __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN does
+  return (Vec<float>)_mm512_maskz_scalef_ps(counts, (__m512)y, (__m512)whole);
+#else
+  const Integers exponent = (__builtin_convertvector(whole, Integers) + 127) << 23;
+  Vec<float> scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  return x < -126.0f ? Vec<float>{} : y * scale;
+#endif
+}
+
+inline Vec<double> power_of_two(Vec<double> x) {
+  Vec<double> y;
+  for (int i = 0; i < Vector<double>::width; ++i) y[i] = std::exp2(x[i]);
   return y;
 }
 

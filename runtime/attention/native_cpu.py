@@ -1,7 +1,7 @@
 """Attention with the built C++ operation: a step's new tokens in one call a layer, `kernels/cpu/paged_attention.py`.
 
-Sequences with many new tokens, prompts, go through torch's formulation, whose matrix products are the faster ones
-there. This file knows which sequences go which way.
+Where the processor has no matrix registers, sequences with many new tokens, prompts, go through torch's formulation,
+whose matrix products are the faster ones there. This file knows which sequences go which way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latticework.kernels.cpu.library import DTYPES, Library
@@ -22,13 +23,12 @@ from latticework.runtime.attention.places import Copies
 from latticework.runtime.attention.torch_cpu import TorchPlan, attend, plan_sequences
 from latticework.runtime.schedule.batch import Batch
 
-MOST_NEW = 16  # new tokens of a sequence that the operation takes
-MOST_NEW_IN_TILES = 128  # where it multiplies in matrix registers
+MOST_NEW = 16  # new tokens of a sequence that the operation takes where it does not multiply in matrix registers
 
 
 @dataclass(frozen=True, slots=True)
 class NativePlan:
-    """Sequences with few new tokens for the operation, the rest in a torch plan."""
+    """Sequences with few new tokens (any number, in matrix registers) for the operation, the rest in a torch plan."""
 
     few: AttentionPlan
     rest: TorchPlan | None
@@ -55,10 +55,11 @@ class NativeAttention:
         self._takes_all = takes_all
         self._windows = {layer.window for layer in layers} or {None}
 
-    def _most_new(self, kv: KVCache) -> int:
+    def _takes(self, new: NDArray[np.int64], kv: KVCache) -> NDArray[np.bool_]:
+        """Which sequences the operation takes; new: [B], their new tokens."""
         keys = kv.keys[0]
         in_tiles = self._library.uses_tiles and keys.dtype == torch.bfloat16 and keys.shape[3] % 32 == 0
-        return MOST_NEW_IN_TILES if in_tiles else MOST_NEW
+        return np.ones(len(new), dtype=np.bool_) if in_tiles or self._takes_all else new <= MOST_NEW
 
     def plan(self, batch: Batch, kv: KVCache) -> dict[int | None, NativePlan]:
         """By window."""
@@ -86,8 +87,7 @@ class NativeAttention:
         return out if chosen.rest is None else attend(q, keys, values, chosen.rest, out, how)
 
     def _plan(self, batch: Batch, kv: KVCache, window: int | None) -> NativePlan:
-        new = np.diff(batch.starts)
-        few = np.full(len(new), True) if self._takes_all else new <= self._most_new(kv)
+        few = self._takes(np.diff(batch.starts), kv)
         many = np.flatnonzero(~few)
         plan = AttentionPlan(
             self._library,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from latticework.kernels.cpu import paged_attention as operation
 from latticework.kernels.cpu.library import Library
 from latticework.kernels.cpu.paged_attention import (
     CHUNK,
@@ -97,6 +100,83 @@ def test_an_extend_of_several_tokens_gets_the_bits_of_one_at_a_time(native_libra
             logit_rows=np.array([0]),
         )
         assert run(native_library, single, kv, of_tokens(inputs, slice(t, t + 1))).equal(together[t : t + 1])
+
+
+def in_whole_items(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """Long prompts attend in items of all their chunks, whatever the number of threads; or never do."""
+    monkeypatch.setattr(operation, "SHARES", 0 if whole else 1 << 40)
+
+
+def part_of(batch: Batch, first: int, stop: int) -> Batch:
+    """Some of the tokens of a batch of one sequence that are all new."""
+    return Batch(
+        tokens=batch.tokens[first:stop],
+        positions=batch.positions[first:stop],
+        slots=batch.slots[first:stop],
+        starts=np.array([0, stop - first]),
+        lengths=np.array([stop]),
+        page_table=batch.page_table,
+        logit_rows=np.array([stop - first - 1]),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("cap", "window"), [(None, None), (2.0, None), (None, CHUNK + 20), (3.0, 50)])
+def test_long_prompts_equal_their_twin(
+    native_library: Library,
+    dtype: torch.dtype,
+    cap: float | None,
+    window: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_whole_items(monkeypatch, True)
+    sequences = [(2 * CHUNK + 13, 2 * CHUNK + 13), (1, 40), (SHARED, 3 * CHUNK - 1), (5, 5), (SHARED - 1, 200)]
+    batch, pages = make_batch(sequences, 16, np.random.default_rng(3))
+    kv = make_kv(pages, 16, 3, 64, dtype)
+    inputs = make_inputs(batch, 9, 3, 64, dtype)
+    plan = plan_for(native_library, batch, 16, window)
+    assert (plan.items[:, 1] - plan.items[:, 0]).max() > CHUNK
+    found = paged_attention(native_library, *inputs, kv.keys[0], kv.values[0], plan, 0.125, cap)
+    expected = paged_attention_reference(*inputs, kv.keys[0], kv.values[0], batch, 0.125, cap, window)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [None, 1, CHUNK + 20])
+def test_a_prompt_gets_the_same_bits_in_whole_items_in_parts_and_in_pieces(
+    native_library: Library, dtype: torch.dtype, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = 2 * CHUNK + 50
+    batch, pages = make_batch([(tokens, tokens)], 16, np.random.default_rng(2))
+    kv = make_kv(pages, 16, 2, 32, dtype)
+    inputs = make_inputs(batch, 6, 2, 32, dtype)
+    in_whole_items(monkeypatch, False)
+    in_parts = run(native_library, batch, kv, inputs, window)
+    in_whole_items(monkeypatch, True)
+    assert run(native_library, batch, kv, inputs, window).equal(in_parts)
+    cuts = [0, 70, 71, CHUNK + 9, 2 * CHUNK, tokens]
+    for first, stop in itertools.pairwise(cuts):
+        piece = part_of(batch, first, stop)
+        found = run(native_library, piece, kv, of_tokens(inputs, slice(first, stop)), window)
+        assert found.equal(in_parts[first:stop])
+
+
+def test_whole_prompts_have_no_parts_and_their_longest_items_come_first(
+    native_library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_whole_items(monkeypatch, True)
+    batch, _ = make_batch([(1, 150), (2 * SHARED + 1, 2 * CHUNK)], 16, np.random.default_rng(2))
+    plan = plan_for(native_library, batch, 16)
+    assert plan.items[:, :3].tolist() == [[0, 256, 1], [0, 255, 1], [0, 191, 1], [0, 128, 0], [128, 150, 0]]
+    assert plan.rows.tolist() == [0]
+    assert plan.part_count == 2
+
+
+def test_a_prompt_too_short_for_all_threads_attends_in_parts(native_library: Library) -> None:
+    batch, _ = make_batch([(SHARED, 5 * CHUNK)], 16, np.random.default_rng(2))
+    plan = plan_for(native_library, batch, 16)
+    assert len(plan.items) == 5
+    assert plan.part_count == 5 * SHARED
 
 
 def test_a_shared_prefix_is_one_item_a_chunk(native_library: Library) -> None:
