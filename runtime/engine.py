@@ -29,6 +29,8 @@ from latticework.runtime.cache.radix import RadixTree
 from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
+from latticework.runtime.device.decoder import DeviceDecoder
+from latticework.runtime.device.flight import Flight
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
@@ -51,13 +53,15 @@ from latticework.runtime.schedule.pieces import Pace, Pieces
 from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.schedule.requests import Events, Requests
 from latticework.runtime.schedule.scheduler import Scheduler
-from latticework.runtime.schedule.sequence import Owner
+from latticework.runtime.schedule.sequence import Owner, Sequence
 from latticework.runtime.schedule.step_cost import StepCost
 from latticework.runtime.settle import Settlement
 from latticework.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from latticework.runtime.device.steps import DecodeSteps
 
 
 def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
@@ -91,10 +95,13 @@ class Engine:
         profile: Profile | None = None,
         pace: Pace | None = None,
         matrices: Mapping[str, int] | None = None,
+        steps: DecodeSteps | None = None,
+        overlaps: bool = False,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
         call where they may pause. dtype: name of the weights' type. matrices: how many of the model's are held in which
-        forms."""
+        forms. steps: draw on the device, over the same KV pool, whose last page is then theirs; overlaps: the next one
+        is launched before the one before has told its tokens."""
         self.config = config
         self.dtype = dtype
         self.matrices = dict(matrices or {})
@@ -103,7 +110,7 @@ class Engine:
         self.runner = runner
         self._vocabulary = vocabulary
         kv = runner.kv
-        pages = kv.keys[0].shape[0]
+        pages = kv.keys[0].shape[0] - (steps is not None)
         self.kv_tokens = pages * kv.page_size
         self.pool = PagePool(pages, kv.page_size)
         self.tree = RadixTree(self.pool)
@@ -133,9 +140,18 @@ class Engine:
             self.pieces,
             lambda sequence: self.requests.is_open(sequence),
         )
+        self.decoder: DeviceDecoder | None = None
+        if steps is not None:
+            self.decoder = DeviceDecoder(steps, self.automata, self.pieces, pace or Pace(), overlaps)
+        self._flight: Flight | None = None  # the step that has not told its tokens yet
         self.drafts = Drafts(config.drafts, tokenizer.encode_bytes, tokenizer.padded(spec.vocab_size), self.masks)
         self.scheduler = Scheduler(
-            self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready, self.drafts
+            self.memory,
+            config.max_running,
+            config.chunk_tokens,
+            self._is_ready,
+            self.drafts,
+            lambda sequence: self.decoder is not None and self.decoder.goes_ahead(sequence),
         )
         self.requests = Requests(
             self.chain,
@@ -240,13 +256,18 @@ class Engine:
 
     def has_work(self) -> bool:
         """`step` has something to do or to tell."""
-        return bool(self.requests or self.held or self.pieces) or self.requests.has_news
+        return bool(self.requests or self.held or self.pieces or self._flight) or self.requests.has_news
 
     def step(self) -> Events:
-        """Schedules, runs and settles one batch; returns what has happened since the last call."""
+        """Schedules, runs and settles one batch; returns what has happened since the last call.
+
+        Where steps overlap, what decodes on the device is settled by the next call: while it runs, that one schedules.
+        """
         with self.profile.part("mask"):
             self.pieces.begin(is_waited=self.scheduler.decoding > 0)
         self.masks.begin()
+        if self.decoder is not None:
+            self.decoder.tables.begin()
         now = time.monotonic()
         self.held.proceed(now)
         self.requests.expire(now)
@@ -254,14 +275,34 @@ class Engine:
             plan = self._plan()
             if not plan.works and self.pieces:
                 self.pieces.go_on(self.config.mask_budget_ms / 1000)  # nobody waits for this step
+        rows = sum(len(work.entry.tokens) for work in plan.works)
+        if self.decoder is not None:
+            self._decode(self.decoder, plan)
         logits = self._run(plan)
         with self.profile.part("settle"):
             self.settlement.settle(plan, logits)
         self.masks.tidy()
-        if plan.works:
+        if rows:
             self.pieces.observe(time.monotonic() - now)
-            self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)
+            self.step_cost.observe(rows, time.monotonic() - now)
         return self.requests.news()
+
+    def _decode(self, decoder: DeviceDecoder, plan: Plan) -> None:
+        """Launches what of the plan the device draws itself. Settles that; or what was launched by the step before,
+        which the device has done meanwhile."""
+        with self.profile.part("layers"):
+            launched = decoder.launch(plan)
+        self.model_steps += launched is not None
+        landing = launched
+        if decoder.overlaps:
+            landing, self._flight = self._flight, launched
+        if landing is not None:
+            with self.profile.part("settle"):
+                decoder.surplus += self.settlement.land(landing)
+
+    def _is_ready(self, sequence: Sequence) -> bool:
+        """The next token of a sequence under a constraint can be drawn in this step."""
+        return (self.decoder is not None and self.decoder.takes(sequence)) or self.masks.is_ready(sequence)
 
     def _plan(self) -> Plan:
         """What to compute. Where planning itself fails, and not over one sequence, those that run are the likeliest
@@ -297,6 +338,7 @@ class Engine:
     # ------------------------------------------------------------ insight
 
     def stats(self) -> EngineStats:
+        decoder = self.decoder
         return EngineStats(
             running=len(self.scheduler.running),
             waiting=len(self.scheduler.waiting),
@@ -311,6 +353,9 @@ class Engine:
             automata=len(self.automata),
             automata_bytes=self.automata.size,
             matrices=self.matrices,
+            device_tokens=0 if decoder is None else decoder.drawn,
+            surplus_tokens=0 if decoder is None else decoder.surplus,
+            host_tokens={} if decoder is None else dict(decoder.by_host),
             profile=dict(self.profile.seconds),
         )
 
@@ -318,3 +363,5 @@ class Engine:
         """Proves that every page has one owner and every open request one place. For tests, after each step."""
         self.scheduler.check(self.requests)
         self.memory.check(self.requests)
+        if self.decoder is not None:
+            self.decoder.check()

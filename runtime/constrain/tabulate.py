@@ -53,8 +53,8 @@ class Table:
 
 
 def tabulate(automaton: Automaton, most_states: int = MOST_STATES, pause: Pause = never_pause) -> Table | None:
-    """The automaton's table; None if it has more states. pause: called between states; nothing may be forgotten
-    meanwhile."""
+    """The automaton's table; None if it has more states. pause: called between states. What the automaton forgets
+    meanwhile is met again as other states: the table has more of them, and the same texts."""
     frames = automaton.frames
     configs = [frames.start]
     numbers: dict[Config, int] = {frames.start: 0}

@@ -1,0 +1,61 @@
+"""Decode steps on static buffers draw what the host draws: in float64, with the kernels' twins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from latticework.lang.ir import Choices, JsonSchema, Regex
+from tests.runtime.device.bench import DeviceBench, twins
+from tests.runtime.engine.bench import gen, greedy, merged_tokenizer
+
+pytestmark = pytest.mark.usefixtures("twins")
+__all__ = ["twins"]
+
+CONSTRAINTS = {
+    "date": Regex(r"[0-9]{4}-[0-9]{2}"),
+    "letters": Regex(r"(a|bc)*x?"),
+    "words": Choices(("fig", "figs", "apple", "apple pie")),
+    "object": JsonSchema({"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", 1]}}}),
+}
+RULES: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "plain": {"temperature": 1.5},
+    "nucleus": {"temperature": 1.2, "top_p": 0.8, "min_p": 0.01},
+    "few": {"temperature": 2.0, "top_k": 7},
+    "penalised": {"temperature": 1.0, "repetition_penalty": 1.3, "frequency_penalty": 0.7, "presence_penalty": -0.5},
+    "biased": {"temperature": 1.0, "logit_bias": ((65, 3.0), (97, -100.0)), "frequency_penalty": 0.1},
+    "no end": {"temperature": 2.0, "ignore_eos": True, "min_tokens": 4, "stop_token_ids": (101, 32)},
+    "told": {"temperature": 1.0, "logprobs": 3, "stop": ("a",)},
+}
+
+
+def answers(on: str, **options: Any) -> tuple[DeviceBench, list[Any]]:
+    bench = DeviceBench(on, merged_tokenizer(), **options)
+    for key, constraint in CONSTRAINTS.items():
+        bench.constrain(key, constraint)
+    numbers = []
+    for seed, rule in enumerate(RULES.values()):
+        numbers.append(bench.submit(f"{seed} says: ", gen(max_tokens=12, **{"seed": seed, **rule}), " and"))
+        for key in CONSTRAINTS:
+            fields = {"seed": seed, "max_tokens": 16 + seed, **rule, "stop_token_ids": ()}
+            numbers.append(bench.submit(f"{key}: ", gen(key, "prefer_close", **fields), ", ", greedy(3)))
+    bench.run()
+    found = []
+    for number in numbers:
+        events = bench.events["a", number]
+        said = [(e.segment, e.end, e.complete, e.stopped_by) for e in events if e.end is not None]
+        found.append((bench.tokens(number), bench.data(number), said))
+    bench.assert_all_free()
+    return bench, found
+
+
+@pytest.mark.parametrize("on", ["device", "overlapped"])
+def test_every_rule_and_constraint_gives_the_hosts_tokens(on: str) -> None:
+    bench, found = answers(on)
+    _, expected = answers("host")
+    assert found == expected
+    stats = bench.engine.stats()
+    assert stats.device_tokens > 100
+    print(stats.device_tokens, stats.surplus_tokens, stats.host_tokens)
