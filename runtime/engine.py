@@ -31,6 +31,7 @@ from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.device.decoder import DeviceDecoder
 from latticework.runtime.device.flight import Flight
+from latticework.runtime.device.make import decodes_on_device, make_steps, overlaps
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
@@ -191,8 +192,10 @@ class Engine:
             pages = pages_for_memory(spec, kind.itemsize, config.page_size)
         else:
             pages = config.kv_tokens // config.page_size
-        kv = allocate_kv(spec, pages, config.page_size, kind)
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
+        on_device = decodes_on_device(config, "cpu", attention)
+        kv = allocate_kv(spec, pages + on_device, config.page_size, kind)
+        steps = make_steps(config, model, attention, kv, vocabulary) if on_device else None
         profile = Profile(config.profile)
         runner = ModelRunner(model, attention, kv, profile)
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
@@ -202,7 +205,21 @@ class Engine:
         def build(rules: bytes) -> Automaton:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
-        return Engine(config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held)
+        return Engine(
+            config,
+            runner,
+            tokenizer,
+            build,
+            spec,
+            card.end_ids,
+            dtype,
+            vocabulary,
+            profile,
+            pace,
+            held,
+            steps,
+            overlaps(config, "cpu"),
+        )
 
     # ------------------------------------------------------------ what a front asks
 
@@ -364,4 +381,4 @@ class Engine:
         self.scheduler.check(self.requests)
         self.memory.check(self.requests)
         if self.decoder is not None:
-            self.decoder.check()
+            self.decoder.check(self.scheduler.running)

@@ -11,6 +11,7 @@ by its reason in `by_host`. This file knows rows by number; it imports no torch.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,11 @@ class DeviceDecoder:
         return sequence.output is not None and self._refusal(sequence) is None
 
     def goes_ahead(self, sequence: Sequence) -> bool:
-        """A token may be computed behind those under way: it may turn out to be needed, and the device can."""
+        """The token after those under way is drawn on the device, before anybody knows those."""
         output = sequence.output
-        assert output is not None
-        return self.overlaps and output.remaining > sequence.ahead and self._refusal(sequence) is None
+        if output is None or not self.overlaps:
+            return False
+        return output.remaining > sequence.ahead and self._refusal(sequence) is None
 
     def _refusal(self, sequence: Sequence) -> str | None:
         """Why the device cannot draw the next token of a gen."""
@@ -266,15 +268,15 @@ class DeviceDecoder:
 
     # ------------------------------------------------------------ proof
 
-    def check(self) -> None:
-        """Proves that every row has one sequence, and that its pages are those the device knows."""
+    def check(self, running: Iterable[Sequence]) -> None:
+        """Proves that every row has one sequence, and that the pages of those that run are those the device knows."""
         self.tables.check()
         held = {resident.sequence: row for row, resident in enumerate(self._residents) if resident is not None}
         assert held == self._rows
-        for sequence, row in held.items():
-            resident = self._residents[row]
-            assert resident is not None
-            if sequence.running and resident.is_at(len(sequence.tokens) + sequence.ahead - 1):
+        for sequence in running:
+            resident = self._resident(sequence)
+            if resident is not None and resident.is_at(len(sequence.tokens) + sequence.ahead - 1):
+                row = held[sequence]
                 known = self._page_table[row, : resident.pages].tolist()
                 assert known == sequence.pages[: resident.pages], "the device has other pages"
                 assert len(sequence.pages) >= resident.pages, "the device has pages that were given back"

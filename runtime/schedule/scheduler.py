@@ -38,8 +38,8 @@ ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: gu
 class Scheduler:
     """Owner of which sequences wait and which run.
 
-    is_ready: whether a sequence's next token can be masked now. goes_ahead: whether one whose last token only a device
-    knows yet may be computed further.
+    is_ready: whether a sequence's next token can be masked now. goes_ahead: whether it is drawn on a device, and the one
+    after it may be computed before anybody knows it; then nothing is guessed, as a guess needs to know it.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Scheduler:
         draws = sequence.needs_logits and end == len(sequence.tokens)
         logits = max(0, end - max(start, sequence.first_logits))
         prompt_rows = logits - draws
-        draft = self._draft(plan, sequence) if draws else NOTHING
+        draft = self._draft(plan, sequence) if draws and not self._goes_ahead(sequence) else NOTHING
         tokens = sequence.tokens[start:end] + list(draft.tokens)
         computes = source.work.entry if source.work is not None else None
         entry = Entry(tokens, start, sequence.pages, logits + len(draft.tokens), computes, source.count)
