@@ -27,7 +27,6 @@ from latticework.runtime.device.row import (
     MOST_LOGPROBS,
     barred_until,
     changed_tokens,
-    counts,
     is_changed,
     row_of,
 )

@@ -1,7 +1,7 @@
 """What a step has drawn, brought to the host: at once, or by a copy that nobody waits for until it is needed.
 
     PinnedResults   on CUDA: into page-locked memory, behind the step, with an event that tells of its end
-    CopiedResults   elsewhere the step is over when its launch returns: a copy, as the next one draws into the same place
+    CopiedResults   elsewhere: the step is over when its launch returns; the next one draws into the same place
 
 This file knows no sequence.
 """

@@ -62,9 +62,7 @@ def decode(parts: Parts, shape: Shape, prefixes: Any = None) -> None:
     raw = logits
     if shape.changes:
         logits = logits.clone()
-        penalise(
-            logits, Changes(rows.changed, rows.times, rows.bias, rows.repetition, rows.frequency, rows.presence)
-        )
+        penalise(logits, Changes(rows.changed, rows.times, rows.bias, rows.repetition, rows.frequency, rows.presence))
     tokens, status = sample(logits, _draws(parts, shape, rows, logits.shape[1]))
     is_live = rows.live > 0
     tokens = tokens.masked_fill(~is_live, -1)

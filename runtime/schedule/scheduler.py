@@ -38,8 +38,8 @@ ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: gu
 class Scheduler:
     """Owner of which sequences wait and which run.
 
-    is_ready: whether a sequence's next token can be masked now. goes_ahead: whether it is drawn on a device, and the one
-    after it may be computed before anybody knows it; then nothing is guessed, as a guess needs to know it.
+    is_ready: whether a sequence's next token can be masked now. goes_ahead: whether it is drawn on a device, and the
+    one after it may be computed before anybody knows it; then nothing is guessed, as a guess needs to know it.
     """
 
     def __init__(

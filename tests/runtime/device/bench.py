@@ -5,7 +5,7 @@ LATTICEWORK_KERNELS=torch has to be set while they run (see `twins`). Constraint
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,12 +15,13 @@ pytest.importorskip("triton")
 import torch
 
 from latticework.lang.ir import Choices, JsonSchema, Lark, Regex
-from latticework.runtime.attention import make_attention
+from latticework.runtime.attention.triton import CASCADE_FROM, TritonAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
 from latticework.runtime.constrain import Automaton, decode_rules, encode_rules, to_rules
 from latticework.runtime.device.steps import DecodeSteps
 from latticework.runtime.engine import Engine
+from latticework.runtime.model.base import Model
 from latticework.runtime.model.runner import ModelRunner
 from latticework.runtime.schedule.pieces import Pace
 from latticework.runtime.text.tokenizer import END_OF_TEXT, Tokenizer
@@ -28,15 +29,24 @@ from tests.runtime.engine.bench import Bench, byte_tokenizer, model_for, vocab_s
 
 
 @pytest.fixture
-def twins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def twins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTICEWORK_KERNELS", "torch")
-    yield
 
 
 class DeviceBench(Bench):
-    """on: "host" draws as on a CPU; "device" in decode steps, "overlapped" ones that are launched ahead."""
+    """on: "host" draws as on a CPU; "device" in decode steps, "overlapped" in ones that are launched ahead. wrap: the
+    model of those steps."""
 
-    def __init__(self, on: str, tokenizer: Tokenizer | None = None, table_bytes: int = 4 << 20, **options: Any) -> None:
+    def __init__(
+        self,
+        on: str,
+        tokenizer: Tokenizer | None = None,
+        table_bytes: int = 4 << 20,
+        wrap: Callable[[Model], Model] = lambda model: model,
+        cascade_from: int = CASCADE_FROM,
+        captures: bool = False,
+        **options: Any,
+    ) -> None:
         self.config = EngineConfig(
             **{"model": "tiny", "dtype": "float64", "kv_tokens": 2048, "page_size": 4, "drafts": "off", **options}
         )
@@ -47,19 +57,19 @@ class DeviceBench(Bench):
         assert self.config.kv_tokens is not None
         pages = self.config.kv_tokens // self.config.page_size
         kv = allocate_kv(model.spec, pages + (on != "host"), self.config.page_size, torch.float64)
-        attention = make_attention("triton", "cpu")
+        attention = TritonAttention("cpu", cascade_from=cascade_from)
         context = min(model.spec.max_position_embeddings, self.config.context or 1 << 30, self.config.kv_tokens)
         steps = None
         if on != "host":
             steps = DecodeSteps(
-                model,
+                wrap(model),
                 attention,
                 kv,
                 vocabulary,
                 self.config.max_running,
                 -(-context // self.config.page_size),
                 table_bytes,
-                captures=False,
+                captures,
             )
         pace = Pace()
 
@@ -86,3 +96,7 @@ class DeviceBench(Bench):
     def constrain(self, key: str, constraint: Regex | Choices | JsonSchema | Lark) -> None:
         self.engine.define("a", key, encode_rules(to_rules(constraint)))
         self.engine.pieces.go_on(60.0)  # it is made at once
+        assert self.engine.automata.are_ready([key])
+        if self.engine.decoder is not None:  # and so is its table
+            self.engine.decoder.tables.find(key)
+            self.engine.pieces.go_on(60.0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from latticework.lang.ir import Choices, JsonSchema, Regex
+from latticework.runtime.device.tables import TOO_LARGE
 from tests.runtime.device.bench import DeviceBench, twins
 from tests.runtime.engine.bench import gen, greedy, merged_tokenizer
 
@@ -17,7 +18,14 @@ CONSTRAINTS = {
     "date": Regex(r"[0-9]{4}-[0-9]{2}"),
     "letters": Regex(r"(a|bc)*x?"),
     "words": Choices(("fig", "figs", "apple", "apple pie")),
-    "object": JsonSchema({"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", 1]}}}),
+    "object": JsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", 1]}},
+        }
+    ),
+    "open": JsonSchema({"type": "array", "items": {"type": ["array", "boolean"]}}),  # has no table
 }
 RULES: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -57,5 +65,7 @@ def test_every_rule_and_constraint_gives_the_hosts_tokens(on: str) -> None:
     _, expected = answers("host")
     assert found == expected
     stats = bench.engine.stats()
-    assert stats.device_tokens > 100
-    print(stats.device_tokens, stats.surplus_tokens, stats.host_tokens)
+    assert stats.device_tokens - stats.surplus_tokens > 250
+    assert (stats.surplus_tokens > 0) == (on == "overlapped")
+    assert stats.host_tokens.keys() <= {"prompt", "shared prompt", TOO_LARGE}
+    assert stats.host_tokens[TOO_LARGE] > 10

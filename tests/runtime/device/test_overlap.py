@@ -75,7 +75,9 @@ def told(bench: DeviceBench, number: int) -> list[Any]:
     return [bench.tokens(number), bench.data(number), infos, ends]
 
 
-def answers(on: str, seed: int, requests: int, cancels: bool = False, **options: Any) -> tuple[DeviceBench, list[list[Any]]]:
+def answers(
+    on: str, seed: int, requests: int, cancels: bool = False, **options: Any
+) -> tuple[DeviceBench, list[list[Any]]]:
     """What each request is told, and what the leases hold in the end; requests come while others are under way."""
     bench = DeviceBench(on, merged_tokenizer(), **options)
     traffic, meddling = Traffic(bench, seed), np.random.default_rng(seed)
