@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
 
 Step = Callable[[], None]
 """Reads and writes tensors that stay where they are; waits for nothing on the device."""
@@ -43,7 +46,7 @@ class CapturedGraph:
     Raises what the step raises, and RuntimeError where it cannot be captured.
     """
 
-    def __init__(self, step: Step, kept: Callable[[], AbstractContextManager[None]], pool: tuple[int, int]) -> None:
+    def __init__(self, step: Step, kept: Callable[[], AbstractContextManager[None]], pool: _POOL_HANDLE) -> None:
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside), kept():

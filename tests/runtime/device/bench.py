@@ -5,6 +5,7 @@ LATTICEWORK_KERNELS=torch has to be set while they run (see `twins`). Constraint
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ pytest.importorskip("triton")
 
 import torch
 
-from latticework.lang.ir import Choices, JsonSchema, Lark, Regex
+from latticework.lang.ir import Constraint
 from latticework.runtime.attention.triton import CASCADE_FROM, TritonAttention
 from latticework.runtime.cache.kv import allocate_kv
 from latticework.runtime.config import EngineConfig
@@ -91,9 +92,9 @@ class DeviceBench(Bench):
         )
         self.steps = steps
         self.events = {}
-        self._ids = iter(range(1 << 30))
+        self._ids = itertools.count()
 
-    def constrain(self, key: str, constraint: Regex | Choices | JsonSchema | Lark) -> None:
+    def constrain(self, key: str, constraint: Constraint) -> None:
         self.engine.define("a", key, encode_rules(to_rules(constraint)))
         self.engine.pieces.go_on(60.0)  # it is made at once
         assert self.engine.automata.are_ready([key])

@@ -65,23 +65,24 @@ def drawn(bench: DeviceBench, **rule: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("on", ["device", "overlapped"])
-def test_a_step_that_goes_wrong_fails_its_sequences_and_the_next_one_works(on: str) -> None:
+def test_a_step_that_goes_wrong_fails_its_sequences_and_the_next_one_works(
+    on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = DeviceBench(on)
     assert bench.steps is not None
     number = bench.submit("abc", gen(max_tokens=20))
     for _ in range(4):
         bench.step()
-    launch = bench.steps.launch
 
     def fail(*_: Any) -> Any:
         raise RuntimeError("the device is on fire")
 
-    bench.steps.launch = fail  # type: ignore[method-assign]
-    bench.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.steps, "launch", fail)
+        bench.run()
     error = bench.final(number).error
     assert error is not None
     assert "on fire" in error.message
-    bench.steps.launch = launch  # type: ignore[method-assign]
     assert drawn(bench) == drawn(DeviceBench("host"))
     bench.assert_all_free()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from latticework.lang.ir import Choices, JsonSchema, Regex
+from latticework.lang.ir import Choices, Constraint, JsonSchema, Regex
 from latticework.runtime.device.tables import TOO_LARGE
 from tests.runtime.device.bench import DeviceBench, twins
 from tests.runtime.engine.bench import gen, greedy, merged_tokenizer
@@ -14,7 +14,7 @@ from tests.runtime.engine.bench import gen, greedy, merged_tokenizer
 pytestmark = pytest.mark.usefixtures("twins")
 __all__ = ["twins"]
 
-CONSTRAINTS = {
+CONSTRAINTS: dict[str, Constraint] = {
     "date": Regex(r"[0-9]{4}-[0-9]{2}"),
     "letters": Regex(r"(a|bc)*x?"),
     "words": Choices(("fig", "figs", "apple", "apple pie")),

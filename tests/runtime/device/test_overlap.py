@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latticework.lang.ir import Choices, Regex
+from latticework.lang.ir import Choices, Constraint, Regex
 from latticework.runtime.request import Segment
 from tests.runtime.device.bench import DeviceBench, twins
 from tests.runtime.engine.bench import gen, merged_tokenizer
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.usefixtures("twins")
 __all__ = ["twins"]
 
 TEXTS = ("abc ", "abcdef ghij ", "nop abc klm", " a", "jklm nop abc def ghi abc abc def klm ", "<|im_end|>\nx")
-CONSTRAINTS = {"fruit": Choices(("fig", "apple", "apple pie")), "code": Regex("[a-c]{2,5}(-[0-9]{1,3})?")}
+CONSTRAINTS: dict[str, Constraint] = {
+    "fruit": Choices(("fig", "apple", "apple pie")),
+    "code": Regex("[a-c]{2,5}(-[0-9]{1,3})?"),
+}
 STOPS: tuple[tuple[str, ...], ...] = ((), (), ("a",), ("bc", "k"), ("ab",), ("ef", "lm", "o"))
 
 
