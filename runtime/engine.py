@@ -193,7 +193,8 @@ class Engine:
         else:
             pages = config.kv_tokens // config.page_size
         attention = make_attention(config.attention, "cpu", spec.head_dim, kind, spec.attention_layers, library)
-        on_device = decodes_on_device(config, "cpu", attention)
+        device = next(model.parameters()).device.type
+        on_device = decodes_on_device(config, device, attention)
         kv = allocate_kv(spec, pages + on_device, config.page_size, kind)
         steps = make_steps(config, model, attention, kv, vocabulary) if on_device else None
         profile = Profile(config.profile)
@@ -218,7 +219,7 @@ class Engine:
             pace,
             held,
             steps,
-            overlaps(config, "cpu"),
+            overlaps(config, device),
         )
 
     # ------------------------------------------------------------ what a front asks

@@ -19,6 +19,7 @@ import numpy as np
 
 from latticework.runtime.constrain.automaton import ConstraintMatcher
 from latticework.runtime.constrain.base import Pause
+from latticework.runtime.constrain.healing import HealingMatcher
 from latticework.runtime.device.flight import Flight, Flown
 from latticework.runtime.device.row import (
     FREE,
@@ -31,7 +32,7 @@ from latticework.runtime.device.row import (
     row_of,
 )
 from latticework.runtime.device.sizes import Shape
-from latticework.runtime.device.tables import NOT_REGULAR, Placed, Tables
+from latticework.runtime.device.tables import NO_TABLE, Placed, Tables
 from latticework.runtime.request import GenSegment
 from latticework.runtime.schedule.automata import Automata
 from latticework.runtime.schedule.pieces import Pieces
@@ -41,6 +42,7 @@ from latticework.runtime.schedule.sequence import Output, Sequence
 if TYPE_CHECKING:
     from latticework.runtime.device.steps import DecodeSteps
 
+HEALED = "healed text"
 LOGPROBS = (0, 5, MOST_LOGPROBS)  # how many of the likeliest a step tells: as many as are wanted, or a few more
 
 
@@ -105,7 +107,7 @@ class DeviceDecoder:
         if resident is not None and resident.is_at(len(sequence.tokens) + sequence.ahead - 1):
             return "many penalised tokens" if resident.listed >= MOST_CHANGED else None
         if output.unspelled:
-            return "healed text"
+            return HEALED
         if output.matcher is not None:
             found = self._table(sequence, output)
             if isinstance(found, str):
@@ -120,9 +122,9 @@ class DeviceDecoder:
 
     def _table(self, sequence: Sequence, output: Output) -> Placed | str:
         key = _key(sequence)
-        if key is None or not isinstance(output.matcher, ConstraintMatcher):
-            return NOT_REGULAR
-        return self.tables.find(key)
+        if key is None or isinstance(output.matcher, HealingMatcher):
+            return HEALED
+        return self.tables.find(key) if isinstance(output.matcher, ConstraintMatcher) else NO_TABLE
 
     def _resident(self, sequence: Sequence) -> Resident | None:
         row = self._rows.get(sequence)

@@ -24,7 +24,7 @@ from latticework.runtime.schedule.pieces import Job, Pieces, gone
 
 MOST_REMEMBERED = 4096  # automata without a table, whose keys are kept
 
-NOT_REGULAR = "constraint that cannot be tabulated"
+NO_TABLE = "constraint that cannot be tabulated"
 UNDER_WAY = "constraint that is being tabulated"
 TOO_LARGE = "constraint with too many states"
 NO_ROOM = "no room for the constraint's table"
@@ -91,7 +91,7 @@ class Tables:
         if making is None:
             automaton = self._automata.automaton(key)
             if not isinstance(automaton, Automaton):
-                return self._refuse(key, NOT_REGULAR)
+                return self._refuse(key, NO_TABLE)
             compute = partial(tabulate, automaton, min(MOST_STATES, self._device.states), self._pace)
             making = self._making[key] = self._pieces.start(
                 compute, "tabulating a constraint", partial(self._fault, key)
@@ -101,7 +101,7 @@ class Tables:
     def _made(self, key: str, making: Job[Table | None]) -> Placed | str:
         """What has come of a table: it is placed now, or waits for room."""
         if not making.succeeded:  # too ambiguous, say; the host meets that only where a text comes there
-            return self._refuse(key, NOT_REGULAR)
+            return self._refuse(key, NO_TABLE)
         table = making.result()
         if table is None:
             return self._refuse(key, TOO_LARGE)
