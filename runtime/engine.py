@@ -31,7 +31,7 @@ from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
 from latticework.runtime.device.decoder import DeviceDecoder
 from latticework.runtime.device.flight import Flight
-from latticework.runtime.device.make import decodes_on_device, make_steps, overlaps
+from latticework.runtime.device.make import decodes_on_device, make_steps, steps_overlap
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
@@ -123,7 +123,8 @@ class Engine:
             lambda source, target, count: copy_tokens(kv, source, target, count),
             config.prefix_cache,
         )
-        self.pieces = Pieces(pace or Pace(), config.mask_budget_ms / 1000)
+        pace = pace or Pace()
+        self.pieces = Pieces(pace, config.mask_budget_ms / 1000)
         self.automata = Automata(build, config.row_cache_mb << 20, self.pieces, EXPANSION)
         self.chain = Chain(
             tokenizer.encode_bytes,
@@ -143,7 +144,7 @@ class Engine:
         )
         self.decoder: DeviceDecoder | None = None
         if steps is not None:
-            self.decoder = DeviceDecoder(steps, self.automata, self.pieces, pace or Pace(), overlaps)
+            self.decoder = DeviceDecoder(steps, self.automata, self.pieces, pace, overlaps)
         self._flight: Flight | None = None  # the step that has not told its tokens yet
         self.drafts = Drafts(config.drafts, tokenizer.encode_bytes, tokenizer.padded(spec.vocab_size), self.masks)
         self.scheduler = Scheduler(
@@ -219,7 +220,7 @@ class Engine:
             pace,
             held,
             steps,
-            overlaps(config, device),
+            steps_overlap(config, device),
         )
 
     # ------------------------------------------------------------ what a front asks

@@ -135,10 +135,11 @@ class DeviceDecoder:
     def launch(self, plan: Plan) -> Flight | None:
         """Takes the works that the device can do out of the plan, and does them. None: there are none. If that goes
         wrong, it is the plan's failure of their sequences."""
-        works = self._select(plan)
-        if not works and not self._residents:
-            return None
+        works = list(plan.works)
         try:
+            works = self._select(plan)
+            if not works and not self._residents:
+                return None
             self._seat(works)
             return self._fly(works) if works else None
         except Exception as error:
@@ -177,6 +178,7 @@ class DeviceDecoder:
             if reason is None:
                 chosen.append(work)
             else:
+                assert not work.is_ahead, "the host cannot go on from a token that only the device knows"
                 self.by_host[reason] += 1
         taken = set(map(id, chosen))
         plan.works = [work for work in plan.works if id(work) not in taken]

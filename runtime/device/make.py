@@ -36,7 +36,7 @@ def decodes_on_device(config: EngineConfig, device: str, attention: AttentionBac
     return False
 
 
-def overlaps(config: EngineConfig, device: str) -> bool:
+def steps_overlap(config: EngineConfig, device: str) -> bool:
     """The next step is launched before the one before has told its tokens."""
     return config.overlap == "on" or (config.overlap == "auto" and device == "cuda")
 
