@@ -177,17 +177,21 @@ def test_what_the_device_has_no_place_for_the_host_draws_and_is_counted(monkeypa
 
 
 def test_tables_that_do_not_fit_leave_their_sequences_to_the_host() -> None:
-    rule: dict[str, Any] = {"max_tokens": 12, "temperature": 1.0}
-    bench, host = DeviceBench("overlapped", table_bytes=20 * 4 * 300), DeviceBench("host")
+    bench, host = DeviceBench("overlapped", table_bytes=24 * 4 * 300), DeviceBench("host")
     found = []
     for one in (bench, host):
-        numbers = []
-        for index, pattern in enumerate(("[a-c]{2,9}", "[x-z]{3,12}", "[0-9]{20,40}")):
-            one.constrain(str(index), Regex(pattern))
-            numbers += [one.submit(f"{n}: ", gen(str(index), "cut", seed=n, **rule)) for n in range(2)]
+        one.constrain("long", Regex("[a-c]+"))  # few states, in use until the others are through
+        numbers = [one.submit("a: ", gen("long", "cut", seed=1, max_tokens=150, ignore_eos=True))]
+        for _ in range(3):
+            one.step()
+        for key, pattern in (("large", "[x-z]{25}"), ("too large", "[0-9]{20,40}")):
+            one.constrain(key, Regex(pattern))
+            numbers += [one.submit(f"{n}: ", gen(key, "cut", seed=n, max_tokens=12)) for n in range(2)]
         one.run()
         found.append([one.tokens(number) for number in numbers])
     assert found[0] == found[1]
+    assert bench.steps is not None
+    assert bench.steps.states == 26
     assert bench.engine.stats().host_tokens.keys() >= {NO_ROOM, TOO_LARGE}
 
 
