@@ -54,15 +54,18 @@ def mask_rows(transitions: Tensor, vocabulary: TokenBytes) -> Tensor:
 
 
 def mask_rows_reference(transitions: Tensor, vocabulary: TokenBytes) -> Tensor:
-    """The same, one state and token at a time."""
+    """The same, one token at a time."""
     states, tokens = len(transitions), len(vocabulary.starts) - 1
-    rows = torch.zeros(states, triton.cdiv(tokens, 32), dtype=torch.int64)
+    onward = torch.cat([transitions, transitions.new_full((1, 256), -1)]).long()  # -1 leads to itself
+    rows = torch.zeros(states, triton.cdiv(tokens, 32), dtype=torch.int64, device=transitions.device)
     for token in range(tokens):
         word = _bytes_of(vocabulary, token)
-        for state in range(states):
-            if word and _walk(transitions, state, word) >= 0:
-                rows[state, token // 32] |= 1 << (token % 32)
-    return torch.where(rows >= 2**31, rows - 2**32, rows).int().to(transitions.device)
+        reached = torch.arange(states, device=transitions.device)
+        for byte in word:
+            reached = onward[reached, byte]
+        if word:
+            rows[:, token // 32] |= (reached >= 0).long() << (token % 32)
+    return torch.where(rows >= 2**31, rows - 2**32, rows).int()
 
 
 def advance(states: Tensor, tokens: Tensor, transitions: Tensor, vocabulary: TokenBytes) -> None:

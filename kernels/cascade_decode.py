@@ -81,7 +81,8 @@ class SharedPrefixes:
             starts.append(starts[-1] + len(group))
 
         def int32(numbers: list[int]) -> Tensor:
-            return torch.tensor(numbers, dtype=torch.int32, device=device)
+            tensor = torch.tensor(numbers, dtype=torch.int32, device="cpu")
+            return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
         return SharedPrefixes(
             order=int32(members),

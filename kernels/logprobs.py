@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from latticework.kernels.choice import twins_chosen
-from latticework.kernels.paged import DTYPES, check_rows
+from latticework.kernels.paged import DTYPES, check_rows, takes
 
 NAME = "logprobs"
 BLOCK = 4096
@@ -49,7 +49,7 @@ def logprobs_reference(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tens
 
 
 def check_tokens(logits: Tensor, tokens: Tensor, count: int) -> None:
-    if logits.dtype not in DTYPES:
+    if not takes(logits.dtype):
         raise TypeError(f"{NAME}: dtype {logits.dtype}; supported are {', '.join(map(str, DTYPES))}")
     if logits.dim() != 2 or not 0 <= count <= logits.shape[1]:
         raise ValueError(f"{NAME}: logits {tuple(logits.shape)}, count {count}; expected [R, V] and 0 to V")

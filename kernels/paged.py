@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from latticework.kernels.choice import twins_chosen
+
 MAX_HEAD_DIM = 256
 MAX_PAGE_SIZE = 256
 MAX_GROUP = 64  # query heads that share a KV head
@@ -20,9 +22,14 @@ LOG2_E = 1.4426950408889634
 NO_WINDOW = 2**30  # longer than any sequence
 
 
+def takes(dtype: torch.dtype) -> bool:
+    """Kernels take DTYPES; their twins, where they are chosen, float64 too."""
+    return dtype in DTYPES or (dtype == torch.float64 and twins_chosen())
+
+
 def check_support(kernel: str, dtype: torch.dtype, head_dim: int, page_size: int = 1, group: int = 1) -> None:
     """Raises TypeError or ValueError, naming the kernel and its limit, where no program of it exists."""
-    if dtype not in DTYPES:
+    if not takes(dtype):
         raise TypeError(f"{kernel}: dtype {dtype}; supported are {', '.join(map(str, DTYPES))}")
     for name, value, limit in (
         ("head_dim", head_dim, MAX_HEAD_DIM),

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from latticework.kernels.choice import twins_chosen
-from latticework.kernels.paged import DTYPES, check_rows
+from latticework.kernels.paged import DTYPES, check_rows, takes
 
 NAME = "penalise"
 BLOCK = 256
@@ -66,7 +66,7 @@ def penalise_reference(logits: Tensor, changes: Changes) -> None:
 
 
 def check_changes(logits: Tensor, changes: Changes) -> None:
-    if logits.dtype not in DTYPES:
+    if not takes(logits.dtype):
         raise TypeError(f"{NAME}: dtype {logits.dtype}; supported are {', '.join(map(str, DTYPES))}")
     if logits.dim() != 2 or changes.tokens.dim() != 2:
         raise ValueError(f"{NAME}: logits {tuple(logits.shape)}, tokens {tuple(changes.tokens.shape)}; expected 2-d")

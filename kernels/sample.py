@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from latticework.kernels.choice import twins_chosen
-from latticework.kernels.paged import DTYPES, check_rows
+from latticework.kernels.paged import DTYPES, check_rows, takes
 from latticework.kernels.philox import uniform, uniform_reference
 from latticework.kernels.remaining import allowed_bits, compare, drop_below, lowest_kept
 
@@ -121,7 +121,7 @@ def _draw(x: Tensor, draws: Draws, r: int) -> tuple[int, int]:
 
 
 def check_draws(logits: Tensor, draws: Draws) -> None:
-    if logits.dtype not in DTYPES:
+    if not takes(logits.dtype):
         raise TypeError(f"{NAME}: dtype {logits.dtype}; supported are {', '.join(map(str, DTYPES))}")
     if logits.dim() != 2 or not 1 <= logits.shape[1] < 2**30:
         raise ValueError(f"{NAME}: logits {tuple(logits.shape)}; expected [R, V]")

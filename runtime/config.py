@@ -71,6 +71,17 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "they are not built yet, while they are built for the next start; on: built now, or an error"
         ),
     ] = "auto"
+    cuda_graphs: Annotated[
+        Literal["auto", "off"],
+        Meta(description="decode steps as CUDA graphs, captured at the start; auto: on a GPU with attention triton"),
+    ] = "auto"
+    overlap: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="schedule the next decode step while the device runs this one; auto: on a GPU. Output is the "
+            "same"
+        ),
+    ] = "auto"
     context: Annotated[AtLeastOne | None, Meta(description="longest sequence in tokens; default: the model's")] = None
     kv_tokens: Annotated[
         AtLeastOne | None,

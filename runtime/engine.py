@@ -25,6 +25,9 @@ from latticework.runtime.cache.radix import RadixTree
 from latticework.runtime.config import EngineConfig, check_sizes
 from latticework.runtime.constrain import Automaton, Vocabulary, decode_rules
 from latticework.runtime.constrain.automaton import ROW_CACHE_BYTES
+from latticework.runtime.device.decoder import DeviceDecoder
+from latticework.runtime.device.flight import Flight
+from latticework.runtime.device.make import decodes_on_device, make_steps, steps_overlap
 from latticework.runtime.link.messages import EngineStats
 from latticework.runtime.model.assemble import assemble
 from latticework.runtime.model.locate import find_model
@@ -44,7 +47,7 @@ from latticework.runtime.schedule.pieces import Pace, Pieces
 from latticework.runtime.schedule.plan import Plan
 from latticework.runtime.schedule.requests import Events, Requests
 from latticework.runtime.schedule.scheduler import Scheduler
-from latticework.runtime.schedule.sequence import Owner
+from latticework.runtime.schedule.sequence import Owner, Sequence
 from latticework.runtime.schedule.step_cost import StepCost
 from latticework.runtime.settle import Settlement
 from latticework.runtime.text.tokenizer import Tokenizer
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latticework.kernels.cpu.library import Library
+    from latticework.runtime.device.steps import DecodeSteps
 
 
 def _texts(card: ModelCard) -> tuple[Tokenizer, Vocabulary]:
@@ -87,10 +91,13 @@ class Engine:
         pace: Pace | None = None,
         matrices: Mapping[str, int] | None = None,
         library: Library | None = None,
+        steps: DecodeSteps | None = None,
+        overlaps: bool = False,
     ) -> None:
         """runner: brings the KV pool along. build: makes automata of rule graphs, over `vocabulary`; pace: what they
         call where they may pause. dtype: name of the weights' type. matrices: how many of the model's are held in which
-        forms. library: draws tokens with it, from logits on the CPU."""
+        forms. library: draws tokens with it, from logits on the CPU. steps: draw on the device, over the same KV pool,
+        whose last page is then theirs; overlaps: the next one is launched before the one before has told its tokens."""
         self.config = config
         self.dtype = dtype
         self.matrices = dict(matrices or {})
@@ -99,7 +106,7 @@ class Engine:
         self.runner = runner
         self._vocabulary = vocabulary
         kv = runner.kv
-        pages = kv.keys[0].shape[0]
+        pages = kv.keys[0].shape[0] - (steps is not None)
         self.kv_tokens = pages * kv.page_size
         self.pool = PagePool(pages, kv.page_size)
         self.tree = RadixTree(self.pool)
@@ -111,7 +118,8 @@ class Engine:
             lambda source, target, count: copy_tokens(kv, source, target, count),
             config.prefix_cache,
         )
-        self.pieces = Pieces(pace or Pace(), config.mask_budget_ms / 1000)
+        pace = pace or Pace()
+        self.pieces = Pieces(pace, config.mask_budget_ms / 1000)
         self.automata = Automata(build, config.row_cache_mb << 20, self.pieces, EXPANSION)
         self.chain = Chain(
             tokenizer.encode_bytes,
@@ -129,9 +137,18 @@ class Engine:
             self.pieces,
             lambda sequence: self.requests.is_open(sequence),
         )
+        self.decoder: DeviceDecoder | None = None
+        if steps is not None:
+            self.decoder = DeviceDecoder(steps, self.automata, self.pieces, pace, overlaps)
+        self._flight: Flight | None = None  # the step that has not told its tokens yet
         self.drafts = Drafts(config.drafts, tokenizer.encode_bytes, tokenizer.padded(spec.vocab_size), self.masks)
         self.scheduler = Scheduler(
-            self.memory, config.max_running, config.chunk_tokens, self.masks.is_ready, self.drafts
+            self.memory,
+            config.max_running,
+            config.chunk_tokens,
+            self._is_ready,
+            self.drafts,
+            lambda sequence: self.decoder is not None and self.decoder.goes_ahead(sequence),
         )
         self.requests = Requests(
             self.chain,
@@ -163,7 +180,9 @@ class Engine:
             texts = beside.submit(_texts, card)
             runner, dtype = assemble(card, config, profile, report)
             tokenizer, vocabulary = texts.result()
-        spec, held = runner.model.spec, runner.model.held()
+        spec, held, device = runner.model.spec, runner.model.held(), runner.kv.keys[0].device.type
+        on_device = decodes_on_device(config, device, runner.attention)
+        steps = make_steps(config, runner.model, runner.attention, runner.kv, vocabulary) if on_device else None
         row_bytes = min(ROW_CACHE_BYTES, config.row_cache_mb << 19)  # half of what there is: states need the rest
 
         pace = Pace()
@@ -172,7 +191,20 @@ class Engine:
             return Automaton(decode_rules(rules, pace), vocabulary, row_bytes, pause=pace)
 
         return Engine(
-            config, runner, tokenizer, build, spec, card.end_ids, dtype, vocabulary, profile, pace, held, runner.library
+            config,
+            runner,
+            tokenizer,
+            build,
+            spec,
+            card.end_ids,
+            dtype,
+            vocabulary,
+            profile,
+            pace,
+            held,
+            runner.library,
+            steps,
+            steps_overlap(config, device),
         )
 
     # ------------------------------------------------------------ what a front asks
@@ -227,13 +259,18 @@ class Engine:
 
     def has_work(self) -> bool:
         """`step` has something to do or to tell."""
-        return bool(self.requests or self.held or self.pieces) or self.requests.has_news
+        return bool(self.requests or self.held or self.pieces or self._flight) or self.requests.has_news
 
     def step(self) -> Events:
-        """Schedules, runs and settles one batch; returns what has happened since the last call."""
+        """Schedules, runs and settles one batch; returns what has happened since the last call.
+
+        Where steps overlap, what decodes on the device is settled by the next call: while it runs, that one schedules.
+        """
         with self.profile.part("mask"):
             self.pieces.begin(is_waited=self.scheduler.decoding > 0)
         self.masks.begin()
+        if self.decoder is not None:
+            self.decoder.tables.begin()
         now = time.monotonic()
         self.held.proceed(now)
         self.requests.expire(now)
@@ -241,14 +278,34 @@ class Engine:
             plan = self._plan()
             if not plan.works and self.pieces:
                 self.pieces.go_on(self.config.mask_budget_ms / 1000)  # nobody waits for this step
+        rows = sum(len(work.entry.tokens) for work in plan.works)
+        if self.decoder is not None:
+            self._decode(self.decoder, plan)
         logits = self._run(plan)
         with self.profile.part("settle"):
             self.settlement.settle(plan, logits)
         self.masks.tidy()
-        if plan.works:
+        if rows:
             self.pieces.observe(time.monotonic() - now)
-            self.step_cost.observe(sum(len(work.entry.tokens) for work in plan.works), time.monotonic() - now)
+            self.step_cost.observe(rows, time.monotonic() - now)
         return self.requests.news()
+
+    def _decode(self, decoder: DeviceDecoder, plan: Plan) -> None:
+        """Launches what of the plan the device draws itself. Settles that; or what was launched by the step before,
+        which the device has done meanwhile."""
+        with self.profile.part("layers"):
+            launched = decoder.launch(plan)
+        self.model_steps += launched is not None
+        landing = launched
+        if decoder.overlaps:
+            landing, self._flight = self._flight, launched
+        if landing is not None:
+            with self.profile.part("settle"):
+                decoder.surplus += self.settlement.land(landing)
+
+    def _is_ready(self, sequence: Sequence) -> bool:
+        """The next token of a sequence under a constraint can be drawn in this step."""
+        return (self.decoder is not None and self.decoder.takes(sequence)) or self.masks.is_ready(sequence)
 
     def _plan(self) -> Plan:
         """What to compute. Where planning itself fails, and not over one sequence, those that run are the likeliest
@@ -284,6 +341,7 @@ class Engine:
     # ------------------------------------------------------------ insight
 
     def stats(self) -> EngineStats:
+        decoder = self.decoder
         return EngineStats(
             running=len(self.scheduler.running),
             waiting=len(self.scheduler.waiting),
@@ -298,6 +356,9 @@ class Engine:
             automata=len(self.automata),
             automata_bytes=self.automata.size,
             matrices=self.matrices,
+            device_tokens=0 if decoder is None else decoder.drawn,
+            surplus_tokens=0 if decoder is None else decoder.surplus,
+            host_tokens={} if decoder is None else dict(decoder.by_host),
             profile=dict(self.profile.seconds),
         )
 
@@ -305,3 +366,5 @@ class Engine:
         """Proves that every page has one owner and every open request one place. For tests, after each step."""
         self.scheduler.check(self.requests)
         self.memory.check(self.requests)
+        if self.decoder is not None:
+            self.decoder.check(self.scheduler.running)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latticework.kernels.cpu.library import Library
+    from latticework.runtime.device.flight import Flight, Flown
 
 
 @dataclass(slots=True)
@@ -100,6 +101,33 @@ class Settlement:
         self._settle_scores(scores, logits)
 
     # ------------------------------------------------------------ gens
+
+    def land(self, flight: Flight) -> int:
+        """Every sequence takes the token that a device has drawn for it; those that went another way meanwhile do not.
+        Returns how many these are."""
+        void = 0
+        for flown, found in flight.land():
+            if flown.is_void or not self._requests.is_open(flown.work.sequence):
+                void += 1
+            else:
+                self._land(flown, found)
+        return void
+
+    def _land(self, flown: Flown, found: tuple[int, TokenInfo | None] | Exception) -> None:
+        sequence = flown.work.sequence
+        output = sequence.output
+        sequence.count_work(time.monotonic())
+        sequence.ahead -= 1
+        sequence.computed += 1
+        drawing = Drawing(flown.work, 0)
+        try:
+            if isinstance(found, Exception):
+                raise found
+            self._take(drawing, *found)
+        except Exception as error:
+            self._fail(drawing, error)
+        if sequence.output is not output:  # the next step is under way with this row, for nothing
+            sequence.leave_steps()
 
     def _settle_samples(self, drawings: list[Drawing], logits: Tensor) -> None:
         """Draws a token for every gen, and one more as long as it was the one guessed."""

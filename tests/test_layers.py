@@ -43,6 +43,7 @@ MAY_IMPORT_TORCH = (
     "kernels",
     "runtime/model",
     "runtime/attention",
+    "runtime/device",
     "runtime/sample",
     "runtime/cache/kv.py",
     "runtime/engine.py",

@@ -47,7 +47,7 @@ CASCADE_FROM = 16384  # tokens that need not be read, beyond which one more laun
 class Decoding:
     """B sequences with one new token each."""
 
-    rows: Tensor  # int64 [B], indices into the batch's T tokens
+    rows: Tensor | None  # int64 [B], indices into the batch's T tokens; None: these are all, in their order
     page_table: Tensor  # int32 [B, P]
     lengths: Tensor  # int32 [B]
     prefixes: SharedPrefixes | None  # where sharing is worth it
@@ -117,19 +117,38 @@ class TritonAttention:
         decoding = extending = None
         if len(single):
             rows, table, lengths = (there[f"decode {name}"] for name in ("rows", "pages", "lengths"))
-            decoding = Decoding(rows, table, lengths, self._prefixes(batch, single, keys))
+            pages, held = batch.page_table[single], batch.lengths[single]
+            every = np.arange(len(single))
+            prefixes = self.prefixes(pages, held, keys.shape[1], every, len(single), keys.device)
+            decoding = Decoding(rows, table, lengths, prefixes)
         if len(several):
             first, counts, lengths, table = (there[f"extend {name}"] for name in ("first", "new", "lengths", "pages"))
             extending = Extending(first, counts, lengths, table, int(new.max()))
         copies = Copies(there["copied"], there["copies"]) if batch.copies.shape[1] else None
         return TritonPlan(Places(there["slots"], copies), decoding, extending)
 
-    def _prefixes(self, batch: Batch, single: NDArray[np.int64], keys: Tensor) -> SharedPrefixes | None:
-        """Where sharing is worth it."""
-        groups = shared_prefixes(batch.page_table[single], batch.lengths[single], keys.shape[1], SPLIT)
+    def prefixes(
+        self,
+        page_table: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        page_size: int,
+        rows: NDArray[np.int64],
+        count: int,
+        device: torch.device,
+    ) -> SharedPrefixes | None:
+        """What sequences that decode share, where reading it once is worth it. page_table: [B, P]; lengths: [B]; rows:
+        [B], which of the step's `count` rows they are."""
+        groups = shared_prefixes(page_table, lengths, page_size, SPLIT)
         if saved_tokens(groups, SPLIT) < self._cascade_from:
             return None
-        return SharedPrefixes.of(groups, len(single), keys.device)
+        return SharedPrefixes.of([(rows[members].tolist(), tokens) for members, tokens in groups], count, device)
+
+    def decoding(
+        self, slots: Tensor, page_table: Tensor, lengths: Tensor, prefixes: SharedPrefixes | None = None
+    ) -> TritonPlan:
+        """The plan of a step with one new token in every sequence, over tensors that are already on the device and are
+        read when `forward` runs: slots: int64 [B]; page_table: int32 [B, P]; lengths: int32 [B], 0: reads nothing."""
+        return TritonPlan(Places(slots, None), Decoding(None, page_table, lengths, prefixes), None)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor:
         """q: [T, heads, head_dim]; k, v: [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
@@ -160,6 +179,7 @@ class TritonAttention:
                 extending.longest, out, how.window, how.soft_cap, how.scale,
             )  # fmt: skip
         if decoding is not None:
+            assert decoding.rows is not None
             out.index_copy_(0, decoding.rows, _decode(q.index_select(0, decoding.rows), keys, values, decoding, how))
         return out
 

@@ -1,8 +1,7 @@
 """A constraint as one table of byte transitions, for devices that walk it themselves (kernels/automaton.py).
 
 What the host finds step by step is found whole, up to a number of states: regular constraints, and structured ones that
-come to few configs (closed schemas; recursion, open objects and long counts have too many, and stay on the host). Costs
-stay there too: a row of the table allows whatever some completion follows, however long.
+come to few configs (closed schemas; recursion, open objects and long counts have too many, and stay on the host).
 """
 
 from __future__ import annotations
@@ -17,20 +16,45 @@ from latticework.runtime.constrain.base import Pause, never_pause
 from latticework.runtime.constrain.frames import Config
 
 MOST_STATES = 4096  # 4 MiB of transitions
+MOST_COST = 1 << 29  # beyond every budget
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """transitions: int32 [S, 256], the next state by byte, -1 where no text goes on; accepts: bool [S], the text may
-    end here. The text begins in state 0."""
+    end here; costs: int32 [S], tokens that surely suffice until it may. The text begins in state 0."""
 
     transitions: NDArray[np.int32]
     accepts: NDArray[np.bool_]
+    costs: NDArray[np.int32]
+
+    def walk(self, text: bytes, state: int = 0) -> int:
+        """The state after `text`; -1 where no text goes on so."""
+        for byte in text:
+            if state < 0:
+                break
+            state = self.transitions.item(state, byte)
+        return state
+
+    def need(self) -> NDArray[np.int32]:
+        """int32 [S]: with so many tokens left every token that a state allows leaves enough to finish, by a bound: the
+        costliest of all states that a text from there may come to, and that token."""
+        reached = self.costs.copy()
+        onward = [np.unique(row[row >= 0]) for row in self.transitions]
+        is_changed = True
+        while is_changed:
+            is_changed = False
+            for state in reversed(range(len(onward))):  # states are numbered as they are met: most lead to later ones
+                most = reached[onward[state]].max(initial=0)
+                if most > reached[state]:
+                    reached[state] = most
+                    is_changed = True
+        return reached + 1
 
 
 def tabulate(automaton: Automaton, most_states: int = MOST_STATES, pause: Pause = never_pause) -> Table | None:
-    """The automaton's table; None if it has more states. pause: called between states; nothing may be forgotten
-    meanwhile."""
+    """The automaton's table; None if it has more states. pause: called between states. What the automaton forgets
+    meanwhile is met again as other states: the table has more of them, and the same texts."""
     frames = automaton.frames
     configs = [frames.start]
     numbers: dict[Config, int] = {frames.start: 0}
@@ -48,4 +72,8 @@ def tabulate(automaton: Automaton, most_states: int = MOST_STATES, pause: Pause 
                     configs.append(following)
         rows.append(row)
         pause()
-    return Table(np.array(rows, np.int32), np.array([config.is_complete for config in configs]))
+    return Table(
+        np.array(rows, np.int32),
+        np.array([config.is_complete for config in configs]),
+        np.array([min(config.cost, MOST_COST) for config in configs], np.int32),
+    )

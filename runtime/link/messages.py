@@ -103,7 +103,9 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     prefix cache's. leases: prefixes held for programs. steps (batches that the model computed), bad_frames, retractions
     (sequences put back for want of pages), drafted, accepted: since the engine began. automata: compiled constraints
     held; automata_bytes: theirs, states and masks included. matrices: how many of the model's are held in which
-    forms."""
+    forms. device_tokens: drawn on a device within its steps, surplus_tokens of them for nothing, as the text had ended
+    with the token before; host_tokens: drawn by the host beside them, by why. Empty and 0 where only the host draws.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -119,6 +121,9 @@ class EngineStats(_Message, frozen=True, tag="engine_stats"):
     automata: int = 0
     automata_bytes: int = 0
     matrices: dict[str, int] = {}
+    device_tokens: int = 0
+    surplus_tokens: int = 0
+    host_tokens: dict[str, int] = {}
     profile: dict[str, float] = {}  # seconds per part, see runtime/profile.py; empty unless asked for
 
 

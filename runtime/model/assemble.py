@@ -14,7 +14,7 @@ from latticework.runtime.attention import make_attention, resolve_attention
 from latticework.runtime.attention.base import KVCache
 from latticework.runtime.cache.kv import Step, allocate_kv, pages_for_memory, pages_on_device
 from latticework.runtime.config import EngineConfig
-from latticework.runtime.model.base import Model
+from latticework.runtime.device.make import decodes_on_device
 from latticework.runtime.model.cpu_kernels import load_kernels
 from latticework.runtime.model.decoder import Decoder
 from latticework.runtime.model.devices import DeviceMemory, free_memory, resolve_device
@@ -52,8 +52,7 @@ def assemble(
         check_model(model.spec, kind, config.page_size, attention, device)
     spec = model.spec
     memory = None if on_cpu else DeviceMemory(total, before, free_memory(device)[0])
-    kv = _pool(spec, config, kind, device, memory)
-    one_call = _one_call(model, attention, kv, kind, library)
+    fits = attention == "native" and isinstance(model, Decoder) and fits_one_call(spec, kind, library)
     backend = make_attention(
         attention,
         device.type,
@@ -61,9 +60,16 @@ def assemble(
         kind,
         spec.attention_layers,
         library,
-        takes_all=one_call is not None,
+        takes_all=fits,
         heads=spec.num_attention_heads,
     )
+    scratch = decodes_on_device(config, device.type, backend)
+    kv = _pool(spec, config, kind, device, memory, int(scratch))
+    one_call = None
+    if fits:
+        assert library is not None
+        assert isinstance(model, Decoder)
+        one_call = OneCall(library, model, kv)
     runner = ModelRunner(model, backend, kv, profile, library, one_call)
     if not on_cpu:
         warm_up(runner, config)
@@ -85,17 +91,15 @@ def _pointwise(attention: str, library: Library | None) -> Pointwise:
     return TORCH if library is None else NativePointwise(library)
 
 
-def _one_call(model: Model, attention: str, kv: KVCache, dtype: torch.dtype, library: Library | None) -> OneCall | None:
-    """The model's layers in one call of the library, if they go in one."""
-    if library is None or attention != "native" or not isinstance(model, Decoder):
-        return None
-    return OneCall(library, model, kv) if fits_one_call(model.spec, dtype, library) else None
-
-
 def _pool(
-    spec: ModelSpec, config: EngineConfig, dtype: torch.dtype, device: torch.device, memory: DeviceMemory | None
+    spec: ModelSpec,
+    config: EngineConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory: DeviceMemory | None,
+    scratch: int,
 ) -> KVCache:
-    """memory: of a GPU."""
+    """memory: of a GPU. scratch: pages that are nobody's, at the end of the pool."""
     size = config.page_size
     if memory is not None:
         pages = pages_on_device(
@@ -105,7 +109,7 @@ def _pool(
         pages = pages_for_memory(spec, dtype.itemsize, size)
     else:
         pages = config.kv_tokens // size
-    return allocate_kv(spec, pages, size, dtype, device)
+    return allocate_kv(spec, pages + scratch, size, dtype, device)
 
 
 def largest_step(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype) -> Step:

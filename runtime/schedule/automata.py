@@ -149,17 +149,18 @@ class Automata:
 
     def matcher(self, key: str) -> Matcher:
         """A fresh matcher. Raises what was wrong with the rule graph."""
-        return self._automaton(key).matcher()
+        return self.automaton(key).matcher()
 
     def healing_matcher(self, key: str, prefix: bytes) -> Matcher:
         """One that spells `prefix` first. Raises what was wrong with the rule graph."""
-        return self._automaton(key).healing_matcher(prefix)
+        return self.automaton(key).healing_matcher(prefix)
 
     def search(self, key: str) -> Search:
         """A fresh search. Raises what was wrong with the rule graph, or if it has the empty text."""
-        return self._automaton(key).search()
+        return self.automaton(key).search()
 
-    def _automaton(self, key: str) -> Automaton:
+    def automaton(self, key: str) -> Automaton:
+        """Raises what was wrong with the rule graph."""
         automaton = self._entries[key].automaton
         if automaton is None:
             raise RuntimeFailure("the compiled constraint is used before it is ready")

@@ -28,7 +28,7 @@ class Work:
 
     prompt_rows: how many of its rows of logits, the first ones, are for log-probabilities of its prompt. draft: the
     last tokens of the entry, which are guesses; so many of its rows, the last ones, say what comes after each. source:
-    of the tokens right before the entry's."""
+    of the tokens right before the entry's. is_ahead: its token is one that only a device knows yet."""
 
     sequence: Sequence
     entry: Entry
@@ -36,6 +36,7 @@ class Work:
     prompt_rows: int = 0
     draft: Draft = NOTHING
     source: Source = field(default_factory=lambda: Source())
+    is_ahead: bool = False
 
     @property
     def own(self) -> int:
@@ -98,7 +99,7 @@ class Plan:
         for work in self.works:
             other = work.sequence
             end = min(most, work.first + work.own)
-            if work.scoring is not None or work.first > computed or end <= reach or other is sequence:
+            if work.scoring is not None or work.is_ahead or work.first > computed or end <= reach or other is sequence:
                 continue
             if other.request.space != sequence.request.space or other.tokens[reach] != sequence.tokens[reach]:
                 continue

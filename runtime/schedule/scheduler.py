@@ -31,13 +31,15 @@ FRESH_STEPS = 8  # a prompt may fill a step that was asked for so many steps ago
 COPIES = 16  # for each token that a step may compute: on a CPU, writing KV once more takes a fiftieth of computing it
 DRAFT_SHARE = 4  # guesses get a quarter of a step's prompt tokens
 DRAFT_ROWS = 32  # and no more than this: everyone in the step waits for them
+UNKNOWN = -1  # a token that only a device knows yet
 ROOMY_ROWS = 32  # a step of fewer tokens takes hardly longer for a few more: guesses that may well be wrong pay
 
 
 class Scheduler:
     """Owner of which sequences wait and which run.
 
-    is_ready: whether a sequence's next token can be masked now.
+    is_ready: whether a sequence's next token can be masked now. goes_ahead: whether it is drawn on a device, and the
+    one after it may be computed before anybody knows it; then nothing is guessed, as a guess needs to know it.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Scheduler:
         chunk_tokens: int,
         is_ready: Callable[[Sequence], bool],
         drafts: Drafts,
+        goes_ahead: Callable[[Sequence], bool] = lambda sequence: False,
     ) -> None:
         self.waiting = Waiting()
         self.running: list[Sequence] = []
@@ -58,6 +61,7 @@ class Scheduler:
         self._age_tokens = max(1, chunk_tokens // 4)
         self._is_ready = is_ready
         self._drafts = drafts
+        self._goes_ahead = goes_ahead
 
     def add(self, sequence: Sequence) -> None:
         sequence.waiting_since = self.step
@@ -99,8 +103,19 @@ class Scheduler:
     # ------------------------------------------------------------ parts of a step
 
     def _plan_decode(self, plan: Plan, sequence: Sequence) -> None:
-        if self._may_sample(sequence):
+        if sequence.ahead:
+            self._plan_ahead(plan, sequence)
+        elif self._may_sample(sequence):
             self._extend(plan, sequence, 1, Source())
+
+    def _plan_ahead(self, plan: Plan, sequence: Sequence) -> None:
+        """The token after one that only a device knows yet: it may turn out not to be needed, so nobody gives way to
+        it."""
+        if not self._goes_ahead(sequence):
+            return
+        start = sequence.computed + sequence.ahead
+        if self._memory.reserve_spare(sequence, start + 1, len(self.running)):
+            self._add(plan, Work(sequence, Entry([UNKNOWN], start, sequence.pages, 1), is_ahead=True))
 
     def _plan_prompt(self, plan: Plan, sequence: Sequence) -> None:
         """A chunk of what a sequence has not computed, or options of its select."""
@@ -153,7 +168,7 @@ class Scheduler:
         draws = sequence.needs_logits and end == len(sequence.tokens)
         logits = max(0, end - max(start, sequence.first_logits))
         prompt_rows = logits - draws
-        draft = self._draft(plan, sequence) if draws else NOTHING
+        draft = self._draft(plan, sequence) if draws and not self._goes_ahead(sequence) else NOTHING
         tokens = sequence.tokens[start:end] + list(draft.tokens)
         computes = source.work.entry if source.work is not None else None
         entry = Entry(tokens, start, sequence.pages, logits + len(draft.tokens), computes, source.count)
@@ -246,6 +261,7 @@ class Scheduler:
         self._memory.detach(sequence, keep=True)
         self.running.remove(sequence)
         sequence.running = False
+        sequence.leave_steps()
         self.waiting.add(sequence)
 
     # ------------------------------------------------------------ admission

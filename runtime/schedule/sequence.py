@@ -135,6 +135,8 @@ class Sequence:
     shared: int = 0  # pages[:shared] belong to the tree
     node: Node | None = None  # locked while the sequence runs
     lease: Lease | None = None  # of a request that holds text: there before the text is computed
+    ahead: int = 0  # steps under way on a device, which have each drawn a token that nobody knows yet
+    turn: int = 0  # whatever was under way in an earlier turn is void
 
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -182,6 +184,11 @@ class Sequence:
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,
         )
+
+    def leave_steps(self) -> None:
+        """What is under way on a device is no longer a part of it."""
+        self.ahead = 0
+        self.turn += 1
 
     def count_copied(self, tokens: int) -> None:
         """Another sequence had these tokens computed. Once something is drawn it may be among them: then they count as

@@ -61,6 +61,9 @@ class FrontCollector(Collector):
         yield _counter("num_preemptions", "sequences that gave way when pages ran out", stats.retractions)
         yield _counter("spec_decode_num_draft_tokens", "output tokens guessed ahead", stats.drafted)
         yield _counter("spec_decode_num_accepted_tokens", "of these, drawn as guessed", stats.accepted)
+        yield _counter("device_tokens", "tokens drawn within decode steps on a GPU", stats.device_tokens)
+        yield _counter("surplus_tokens", "of these, those that nobody needed", stats.surplus_tokens)
+        yield _labelled(CounterMetricFamily, "host_tokens", "beside them, by the host", "why", stats.host_tokens)
         yield _counter("engine_restarts", "engines started after the first", link.restarts)
         frames = {"client": link.meter.bad_frames, "engine": link.bad_frames, "front": stats.bad_frames}
         yield _labelled(CounterMetricFamily, "bad_frames", "unreadable messages by sender", "sender", frames)

@@ -9,7 +9,9 @@ pytest.importorskip("triton")
 import torch
 import triton
 
+from latticework.kernels.affordable import affordable_kernel, affordable_options
 from latticework.kernels.automaton import advance_kernel, mask_kernel, mask_options
+from latticework.kernels.barred import bar_kernel, bar_options
 from latticework.kernels.cascade_decode import prefix_kernel, prefix_options
 from latticework.kernels.gated import gate_kernel, gate_options
 from latticework.kernels.int4_matmul import int4_kernel
@@ -166,3 +168,14 @@ def test_products_with_quantised_weights_fit(capability: int, dtype: torch.dtype
     report.check(registers=255)
     assert report.reads_16_bytes or dtype == torch.float32
     assert report.tensor_cores == (dtype != torch.float32)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_masks_of_a_step_fit(capability: int) -> None:
+    columns = types({"states remaining masks transitions costs need starts out": "*i32:16", "data": "*u8:16"})
+    sizes = types({"vocabulary words": "i32:16"})
+    report = compile_for(capability, affordable_kernel, columns | sizes, affordable_options())
+    report.check(registers=128)
+    arguments = types({"rows": "*i32:16", "barred until positions": "*i64:16", "count": "i32"}) | sizes
+    report = compile_for(capability, bar_kernel, arguments, bar_options(128 * 1024))
+    report.check(registers=128)

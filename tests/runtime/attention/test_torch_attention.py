@@ -201,7 +201,7 @@ def test_one_long_sequence_does_not_pad_many_short_ones() -> None:
 def test_make_attention_knows_its_names() -> None:
     assert make_attention("auto", "cpu").name == "torch"
     assert make_attention("torch", "cpu").name == "torch"
-    with pytest.raises(InvalidArgument, match=r"'flash'.*auto, torch, native or triton"):
+    with pytest.raises(InvalidArgument, match=r"'flash'.*auto, torch, native, triton or flashinfer"):
         make_attention("flash", "cpu")
 
 
