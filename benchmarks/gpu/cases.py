@@ -34,6 +34,10 @@ def checked(tiny: bool) -> Iterator[Case]:
         yield Case("int4_matmul", f"{rows} x {inputs} x {outputs}", matmul_works.int4(rows, inputs, outputs))
     yield from _sampling(3 if tiny else 32, 300 if tiny else 128256)
     yield Case("mask_rows", "5 states, 70 tokens", sampling_works.masks(5, 70), typed=False)
+    for near in (False, True):
+        work = sampling_works.afford(7, 5, 70, near)
+        yield Case("affordable", f"7 rows, budget {'near its end' if near else 'left'}", work, typed=False)
+    yield Case("bar", "7 rows, 3 tokens", sampling_works.barring(7, 70, 3), typed=False)
     yield Case("advance", "7 rows", sampling_works.walk(7, 5, 70), typed=False)
 
 
@@ -65,6 +69,10 @@ def timed(tiny: bool) -> Iterator[Case]:
     yield Case(
         "mask_rows", f"{states} states, {vocabulary} tokens", sampling_works.masks(states, vocabulary), typed=False
     )
+    for near in (False, True):
+        work = sampling_works.afford(rows, states, vocabulary, near)
+        yield Case("affordable", f"{rows} rows, budget {'near its end' if near else 'left'}", work, typed=False)
+    yield Case("bar", f"{rows} rows, 3 tokens", sampling_works.barring(rows, vocabulary, 3), typed=False)
     yield Case("advance", f"{rows} rows", sampling_works.walk(rows, states, vocabulary), typed=False)
 
 

@@ -93,12 +93,16 @@ class Model:
 
     def constrained(self, batch: int) -> None:
         """The two kinds take turns."""
-        found: dict[bool, list[float]] = {False: [], True: []}
+        found: dict[bool, list[Turn]] = {False: [], True: []}
         for _ in range(max(2, self._rounds - 1)):
-            for kind, seconds in found.items():
-                seconds += [turn.seconds / turn.steps for turn in self._turns(batch, 2, kind)]
-        free, constrained = (statistics.median(found[kind]) for kind in (False, True))
-        self._rows.write(Constrained(model=self._shape.name, batch=batch, free=free, constrained=constrained))
+            for kind, turns in found.items():
+                turns += self._turns(batch, 2, kind)
+        free, constrained = (
+            statistics.median(turn.seconds / turn.steps for turn in found[kind]) for kind in (False, True)
+        )
+        by_host = sum(turn.by_host for turn in found[True])
+        row = Constrained(model=self._shape.name, batch=batch, free=free, constrained=constrained, by_host=by_host)
+        self._rows.write(row)
 
     def parts(self, batch: int) -> None:
         """Without the profiler for the step, then with it for what the device does in one."""

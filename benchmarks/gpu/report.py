@@ -119,6 +119,7 @@ def _steps(rows: Sequence[AnyRow]) -> Iterator[str]:
     for row in rows:
         if isinstance(row, Constrained):
             times = f"free {1e3 * row.free:.3f} ms, constrained {1e3 * row.constrained:.3f} ms"
+            times += f", {row.by_host} tokens of it drawn by the host"
             yield f"step of {row.model} at batch {row.batch}: {times}"
         elif isinstance(row, StepParts):
             kinds = sorted(row.kernels.items(), key=lambda pair: -pair[1])

@@ -85,12 +85,14 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Constrained(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Seconds of a decode step without and with a constraint, medians of turns."""
+    """Seconds of a decode step without and with a constraint, medians of turns. by_host: tokens of the constrained
+    ones that were not drawn on the device."""
 
     model: str
     batch: int
     free: float
     constrained: float
+    by_host: int
 
 
 class StepParts(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.work import Maker, Rival, Work, size_of
+from latticework.kernels.affordable import Automata, affordable, affordable_reference
 from latticework.kernels.automaton import (
     TokenBytes,
     advance,
@@ -13,6 +14,7 @@ from latticework.kernels.automaton import (
     mask_rows,
     mask_rows_reference,
 )
+from latticework.kernels.barred import bar, bar_reference
 from latticework.kernels.logprobs import logprobs, logprobs_reference
 from latticework.kernels.penalise import Changes, penalise, penalise_reference
 from latticework.kernels.sample import Draws, sample, sample_reference
@@ -126,6 +128,57 @@ def masks(states: int, vocabulary: int) -> Maker:
             flops=0,
             decides=True,
         )
+
+    return make
+
+
+def afford(rows: int, states: int, vocabulary: int, near: bool) -> Maker:
+    """Each row's allowed tokens. near: of so small a budget that every token has to be walked."""
+
+    def make(device: torch.device, dtype: torch.dtype) -> Work:
+        transitions, tokens = _automaton(states, vocabulary, device, dead=0.5)
+        words = -(-vocabulary // 32)
+        masks = torch.randint(-(2**31), 2**31 - 1, (states, words), dtype=torch.int32, device=device)
+        costs = torch.randint(1, 9, (states,), dtype=torch.int32, device=device)
+        automata = Automata(transitions, masks, costs, torch.full_like(costs, 10))
+        at = torch.randint(0, states, (rows,), dtype=torch.int32, device=device)
+        left = torch.full_like(at, 5 if near else 100)
+        out = torch.zeros(rows, words, dtype=torch.int32, device=device)
+
+        def run() -> tuple[Tensor, ...]:
+            affordable(at, left, automata, tokens, out)
+            return (out[:, :-1],)  # bits past the vocabulary are of no meaning
+
+        def exact() -> tuple[Tensor, ...]:
+            found = torch.zeros_like(out)
+            affordable_reference(at, left, automata, tokens, found)
+            return (found[:, :-1],)
+
+        moved = 2 * size_of(out) + (size_of(tokens.data, tokens.starts, transitions) if near else 0)
+        return Work(run=run, exact=exact, bytes=moved, flops=0, decides=True)
+
+    return make
+
+
+def barring(rows: int, vocabulary: int, count: int) -> Maker:
+    """`count` tokens a row are taken out of its allowed ones."""
+
+    def make(device: torch.device, dtype: torch.dtype) -> Work:
+        allowed = torch.randint(1, 2**31 - 1, (rows, -(-vocabulary // 32)), dtype=torch.int32, device=device)
+        barred = torch.randint(0, vocabulary, (rows, count), device=device)
+        until = torch.full_like(barred, 100)
+        positions = torch.full((rows,), 3, dtype=torch.int64, device=device)
+
+        def run() -> tuple[Tensor, ...]:
+            bar(allowed, barred, until, positions, vocabulary)
+            return (allowed,)
+
+        def exact() -> tuple[Tensor, ...]:
+            found = allowed.clone()
+            bar_reference(found, barred, until, positions, vocabulary)
+            return (found,)
+
+        return Work(run=run, exact=exact, bytes=size_of(allowed, barred, until), flops=0, decides=True)
 
     return make
 

@@ -44,12 +44,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Turn:
-    """Some steps. context: tokens of a sequence, on average."""
+    """Some steps. context: tokens of a sequence, on average. by_host: tokens that were not drawn on the device."""
 
     seconds: float
     steps: int
     tokens: int
     context: int
+    by_host: int
 
 
 class Served:
@@ -79,11 +80,12 @@ class Served:
     def steps(self, count: int) -> Turn:
         """So many steps of what was begun. Raises RuntimeError if a request ends meanwhile."""
         context = self._lengths.prompt + sum(self._drawn.values()) // len(self._drawn) + count // 2
+        before = self._by_host
         self._device.wait()
         began = time.perf_counter()
         tokens = sum(self._step() for _ in range(count))
         self._device.wait()
-        return Turn(time.perf_counter() - began, count, tokens, context)
+        return Turn(time.perf_counter() - began, count, tokens, context, self._by_host - before)
 
     def end(self) -> None:
         """Whatever was begun is gone, even if it failed half-way."""
@@ -105,6 +107,10 @@ class Served:
             return time.perf_counter() - began
         finally:
             self.end()
+
+    @property
+    def _by_host(self) -> int:
+        return sum(self.engine.stats().host_tokens.values())
 
     def _request(self, tokens: int, segment: GenSegment) -> Request:
         """A prompt of random bytes, and what is drawn after it."""
@@ -131,8 +137,7 @@ class Served:
         return count
 
     def _settings(self, folder: str) -> dict[str, Any]:
-        """Fields of EngineConfig. For the interpreter an engine is enough that makes no random weights of a shape, and
-        has the model "tiny" instead, or draws nothing on the device."""
+        """Fields of EngineConfig."""
         lengths = self._lengths
         held = max(lengths.batches) * (lengths.prompt + lengths.most + 64)
         settings: dict[str, Any] = {
@@ -144,12 +149,8 @@ class Served:
             "chunk_tokens": lengths.long,
             "prefix_cache": False,  # prompts are computed each time
             "drafts": "off",
+            "overlap": "on",  # in the interpreter, too, so that it takes the same way
             "profile": True,
         }
-        known = EngineConfig.__struct_fields__
-        interpreted = self._device.machine().interpreted
-        if "overlap" in known or not interpreted:
-            settings["overlap"] = "on"  # in the interpreter, too, so that it takes the same way
-        if interpreted and "load_format" not in known:
-            return settings | {"model": "tiny"}
-        return settings | {"load_format": "dummy", "device": "cpu" if interpreted else "cuda"}
+        device = "cpu" if self._device.machine().interpreted else "cuda"
+        return settings | {"load_format": "dummy", "device": device}

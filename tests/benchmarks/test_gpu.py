@@ -79,7 +79,7 @@ ROWS: list[AnyRow] = [
         for system, batch, rate in (("transformers", 1, 20.0), ("latticework", 1, 50.0), ("latticework", 64, 2000.0))
     ),
     Prefill(system="latticework", model="big", tokens=8192, seconds=2.0, flops=130 * 10**12),
-    Constrained(model="big", batch=64, free=0.010, constrained=0.0101),
+    Constrained(model="big", batch=64, free=0.010, constrained=0.0101, by_host=0),
     StepParts(model="big", batch=64, step=0.01, kernels={"attention": 0.009}, between=0.0005, host=0.0005, python={}),
 ]
 
@@ -303,6 +303,7 @@ def test_a_dry_run_measures_everything_and_fails_nowhere(tmp_path: Path) -> None
     assert document["machine"]["interpreted"] is True
     assert (document["Failed"], document["LeftOut"]) == ([], [])
     assert all(goal["found"] is not None and goal["met"] is None for goal in document["goals"])
+    assert [row["by_host"] for row in document["Constrained"]] == [0, 0]
     assert {row["system"] for row in document["Decode"]} == {"latticework", "transformers"}
     assert {row["kernel"] for row in document["KernelTime"]} <= {row["kernel"] for row in document["Check"]}
     assert NOT_MEASURED in run.stdout
