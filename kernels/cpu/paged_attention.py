@@ -34,6 +34,7 @@ from torch import Tensor
 from latticework.kernels.cpu.library import Library
 
 CHUNK = 128  # positions; a multiple of every vector's width
+WHOLE = 16  # new tokens of a sequence from which on parts cost more time than reading a shared prefix once saves
 SHARES = 2  # of the longest whole item, for each thread at least
 SHARED = 64  # tokens in an item at most: its scores stay in the cache of a core
 
@@ -142,9 +143,9 @@ def _attended_whole(sequences: Integers, starts: Integers, seen: Integers, threa
     """Which of the sequences attend in items of all their chunks: those with many new tokens, if the longest such item
     is short enough that all threads have their share. seen: [T], how many positions each token sees."""
     new = starts[sequences + 1] - starts[sequences]
-    whole = new >= SHARED
+    whole = new >= WHOLE
     if whole.any():
-        longest = SHARED * int(seen[starts[sequences[whole] + 1] - 1].max())
+        longest = min(SHARED, int(new.max())) * int(seen[starts[sequences[whole] + 1] - 1].max())
         work = sum(int(seen[starts[b] : starts[b + 1]].sum()) for b in sequences)
         if work < SHARES * longest * threads:
             whole[:] = False

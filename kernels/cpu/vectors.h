@@ -197,18 +197,17 @@ inline Vec<double> exponential(Vec<double> x) {  // exactness counts here, not s
   return y;
 }
 
-// 2 to the power of each, for x <= 127: within 1 unit in the last place, 1 of 0, 0 below the smallest normal number,
+// 2 to the power of each, for x <= 127: within 2.1 units in the last place, 1 of 0, 0 below the smallest normal number,
 // NaN of NaN. A minimax polynomial of what is left of the next whole number.
 inline Vec<float> power_of_two(Vec<float> x) {
   const float magic = 12582912.0f;  // as above
   const Vec<float> whole = (x + magic) - magic;
   const Vec<float> r = x - whole;
-  Vec<float> y = all(1.5353362e-4f);
-  y = y * r + 1.3398875e-3f;
-  y = y * r + 9.6184369e-3f;
-  y = y * r + 5.5503324e-2f;
-  y = y * r + 2.4022648e-1f;
-  y = y * r + 6.9314718e-1f;
+  Vec<float> y = all(1.3264727e-3f);
+  y = y * r + 9.6715130e-3f;
+  y = y * r + 5.5507336e-2f;
+  y = y * r + 2.4022242e-1f;
+  y = y * r + 6.9314700e-1f;
   y = y * r + 1.0f;
 #if defined(__AVX512F__)
   const __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN does
