@@ -38,6 +38,8 @@ class DecodeAttention(Protocol):
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kv: KVCache, plan: Any) -> Tensor: ...
 
+    def forward_qkv(self, layer: int, qkv: Tensor, turning: Turning, kv: KVCache, plan: Any) -> Tensor: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

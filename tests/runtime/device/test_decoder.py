@@ -33,6 +33,8 @@ PROMPTS = ("abc", "the quick", "x y z", "Lorem ipsum dolor")
 class Poisoned:
     """A model whose logits are NaN after a token. In steps with padding, too."""
 
+    pads = False
+
     def __init__(self, inner: Model, token: int) -> None:
         self.inner = inner
         self.token = token
