@@ -109,7 +109,8 @@ def _pool(
         pages = pages_for_memory(spec, dtype.itemsize, size)
     else:
         pages = config.kv_tokens // size
-    return allocate_kv(spec, pages + scratch, size, dtype, device)
+    beside = 0 if config.kv_tokens is None else scratch  # of what memory holds, they are a part
+    return allocate_kv(spec, pages + beside, size, dtype, device)
 
 
 def largest_step(spec: ModelSpec, config: EngineConfig, dtype: torch.dtype) -> Step:

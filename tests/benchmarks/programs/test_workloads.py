@@ -12,7 +12,7 @@ from benchmarks.programs.known import WORKLOADS
 
 STRAIGHT = {"few_shot", "select_prefix", "react", "extraction", "chat"}
 SIDES = {"compiled", "interpreted", "raw"}
-SOME = ["select_prefix", "tree_of_thought"]  # a select, and forks in forks that are joined
+SOME = ["select_prefix"]
 OTHERS = sorted(set(WORKLOADS) - set(SOME))
 
 

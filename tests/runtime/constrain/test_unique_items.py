@@ -123,7 +123,7 @@ def test_more_items_than_there_are_values_are_refused(items: Any, low: int) -> N
 @pytest.mark.parametrize(
     ("items", "low"), [(FLAG, 2), (MAYBE, 3), (PAIRS["items"], 4), ({"type": "object"}, 5), (TREE, 4), (True, 3)]
 )
-@pytest.mark.parametrize("whitespace", ["compact", "flexible", "2"])
+@pytest.mark.parametrize("whitespace", ["compact", pytest.param("flexible", marks=pytest.mark.slow), "2"])
 def test_walks_under_a_budget_end_with_different_items(items: Any, low: int, whitespace: str) -> None:
     schema = {"type": "array", "items": items, "uniqueItems": True, "minItems": low, "maxItems": low + 2}
     if isinstance(items, dict) and "$ref" in json.dumps(items):

@@ -171,7 +171,11 @@ def time_for_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("crowd", CROWDS, ids=lambda crowd: f"crowd{crowd.seed}")
+@pytest.mark.parametrize(
+    "crowd",
+    [CROWDS[0], *(pytest.param(crowd, marks=pytest.mark.slow) for crowd in CROWDS[1:])],
+    ids=lambda crowd: f"crowd{crowd.seed}",
+)
 def test_random_requests_draw_the_same_in_any_crowd(alone: list[Answer], crowd: Crowd, cache: bool) -> None:
     bench = new_bench(
         kv_tokens=crowd.kv_tokens,

@@ -47,7 +47,7 @@ def config_of(folder: Path, shape: dict[str, Any] | None = None, **settings: Any
     ("shape", "settings", "said"),
     [
         ({"head_dim": 512}, {}, r"turn_and_store: head_dim 512; supported are 1 to 256"),
-        ({}, {"dtype": "float64"}, r"turn_and_store: dtype torch\.float64; supported are"),
+        ({}, {"dtype": "float64"}, r"rms_norm: dtype torch\.float64; supported are"),
         ({}, {"page_size": 300, "kv_tokens": 600}, r"turn_and_store: page_size 300; supported are 1 to 256"),
         (
             {"num_attention_heads": 65, "num_key_value_heads": 1},
