@@ -11,6 +11,7 @@ import pytest
 import latticework as lw
 from latticework.lang.backends.runtime import Runtime
 from latticework.lang.events import Usage
+from latticework.runtime.link.messages import HEARTBEAT_SECONDS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,6 +51,7 @@ def runnable(request: pytest.FixtureRequest) -> Any:
 
 
 def test_usage_counts_text_that_was_computed_for_a_fork(tiny_runtime: Runtime, runnable: Any) -> None:
+    time.sleep(2 * HEARTBEAT_SECONDS)  # what an engine told before would say nothing of the run before this one
     assert wait_until(lambda: is_idle(tiny_runtime))
     tiny_runtime.flush_cache()
     state = runnable.run(backend=tiny_runtime, seed=1)
