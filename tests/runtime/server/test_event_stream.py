@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from latticework.runtime.programs.deadline import Deadline
 from latticework.runtime.programs.generation import Output
 from latticework.runtime.server import stream
 from latticework.runtime.server.errors import PARAMS
+from latticework.runtime.server.http import bind
 from latticework.runtime.server.stream import EventStream
 
 
@@ -66,3 +68,21 @@ def test_a_stream_that_is_read_comes_to_its_end(seconds: float | None) -> None:
 def test_a_client_that_does_not_read_is_given_up_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "READER_GRACE", 0.05)
     assert served(Deadline(0.05), reads=False) == ([b""], ["closed"])
+
+
+def test_small_pieces_of_a_stream_are_sent_at_once() -> None:
+    async def accepted() -> int:
+        options: list[int] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        bound = bind("127.0.0.1", 0)
+        async with await asyncio.start_server(answer, sock=bound):
+            reader, writer = await asyncio.open_connection(*bound.getsockname())
+            await reader.read()
+            writer.close()
+        return options[0]
+
+    assert asyncio.run(accepted())
