@@ -42,8 +42,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet, so that a taken port is known before a model loads."""
     check_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is named: else the first event of a stream
-    # waits until its client has acknowledged the headers, 40 ms
+    # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is named: else the first event of a
+    # stream waits until its client has acknowledged the headers, 40 ms
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
