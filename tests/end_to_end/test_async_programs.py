@@ -42,6 +42,7 @@ def three_plainly(s: lw.State, number: int) -> str:
     return str(s["c"])
 
 
+@pytest.mark.slow
 def test_two_hundred_async_programs_at_once_give_what_plain_ones_give(tiny_runtime: Runtime) -> None:
     async def main() -> list[lw.State]:
         return await asyncio.gather(*(three.arun(number, backend=tiny_runtime, seed=7) for number in range(200)))

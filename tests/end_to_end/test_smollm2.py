@@ -99,9 +99,11 @@ def extract(s: lw.State, text: str, schema: dict[str, Any], budget: int) -> None
     s += lw.assistant(lw.gen("data", json_schema=schema, max_tokens=budget))
 
 
-def test_fifty_extractions_validate(smollm2_runtime: Runtime) -> None:
-    items = [{"text": t, "schema": schema, "budget": b} for b in BUDGETS for schema, t in TEXTS]
-    assert len(items) == 50
+@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_extractions_validate(smollm2_runtime: Runtime, count: int) -> None:
+    every = [{"text": t, "schema": schema, "budget": b} for b in BUDGETS for schema, t in TEXTS]
+    assert len(every) == 50
+    items = every[:: len(every) // count]
     states = extract.run_batch(items, backend=smollm2_runtime, temperature=0.8, seed=11)
     for item, state in zip(items, states, strict=True):
         jsonschema.validate(json.loads(state["data"]), item["schema"])
@@ -165,9 +167,12 @@ def expected() -> list[list[int]]:
     return outputs(page_size=16, chunk_tokens=4096, prefix_cache=False, max_running=1)
 
 
+OTHER_OPTIONS: list[dict[str, Any]] = [{"max_running": 7}, {"chunk_tokens": 16}, {"page_size": 1}]
+
+
 @pytest.mark.parametrize(
     "option",
-    [{"prefix_cache": True}, {"max_running": 7}, {"chunk_tokens": 16}, {"page_size": 1}],
+    [{"prefix_cache": True}, *(pytest.param(option, marks=pytest.mark.slow) for option in OTHER_OPTIONS)],
     ids=lambda option: "-".join(option),
 )
 def test_an_option_alone_changes_no_token(expected: list[list[int]], option: dict[str, Any]) -> None:
