@@ -170,6 +170,9 @@ def _counted(side: Side, server: Server, before: Totals) -> tuple[Counts, Totals
     return Counts(prompt, cached, prompt - cached, output, steps, waits), after
 
 
+OTHER_SPINS = 2.0  # seconds in which threads of another server may still use the cores after its last answer
+
+
 def rest(server: Server, steps: int = -1) -> int:
     """Waits until nothing runs and empties the cache. Returns how many steps there have been.
 
@@ -223,7 +226,9 @@ def clock(
                 sides.append(Raw("other", workload, data, other.base_url, other.model))
             for side in rotated(sides, repeat):
                 seconds, used = timed(side.at_once)
-                if side.name != "other":
+                if side.name == "other":
+                    time.sleep(OTHER_SPINS)
+                else:
                     steps = rest(server, steps)
                 result.seconds.setdefault(side.name, []).append(seconds)
                 result.outputs.setdefault(side.name, []).append(used.usage.output)
