@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latticework.kernels.turn_and_store import HeadNorm, turn_and_store
 from latticework.lang.errors import Unsupported
 from latticework.runtime.attention.base import KVCache, Turning
 from latticework.runtime.attention.layer import PLAIN, LayerAttention
 from latticework.runtime.attention.places import Copies, Places, write_kv
 from latticework.runtime.attention.staging import make_staging
+from latticework.runtime.attention.turned import turned_queries
 from latticework.runtime.schedule.batch import Batch
 
 HEAD_DIMS = (64, 128, 256)
@@ -100,13 +100,7 @@ class FlashInferAttention:
 
     def forward_qkv(self, layer: int, qkv: Tensor, turning: Turning, kv: KVCache, plan: Any) -> Tensor:
         """qkv: [T, (heads + 2 kv_heads) * head_dim] -> [T, heads, head_dim]."""
-        norms = turning.norms
-        norm = None if norms is None else HeadNorm(norms.q, norms.k, norms.eps, norms.offset)
-        keys, values = kv.keys[layer], kv.values[layer]
-        q = turn_and_store(qkv, turning.positions, plan.places.slots, keys, values, turning.tables, norm)
-        plan.places.copy_written(keys)
-        plan.places.copy_written(values)
-        return self._attend(layer, q, kv, plan)
+        return self._attend(layer, turned_queries(layer, qkv, turning, kv, plan.places), kv, plan)
 
     def _attend(self, layer: int, q: Tensor, kv: KVCache, plan: FlashInferPlan) -> Tensor:
         how = self.layers[layer] if self.layers else PLAIN

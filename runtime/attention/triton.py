@@ -38,7 +38,7 @@ from latticework.kernels.choice import is_interpreted, twins_chosen
 from latticework.kernels.paged import check_support
 from latticework.kernels.paged_decode import SPLIT, paged_decode, split_kernel
 from latticework.kernels.paged_extend import paged_extend
-from latticework.kernels.turn_and_store import HeadNorm, turn_and_store
+from latticework.runtime.attention.turned import turned_queries
 
 CASCADE_FROM = 16384  # tokens that need not be read, beyond which one more launch a layer is surely worth it
 
@@ -158,13 +158,7 @@ class TritonAttention:
 
     def forward_qkv(self, layer: int, qkv: Tensor, turning: Turning, kv: KVCache, plan: Any) -> Tensor:
         """qkv: [T, (heads + 2 kv_heads) * head_dim] -> [T, heads, head_dim]."""
-        norms = turning.norms
-        norm = None if norms is None else HeadNorm(norms.q, norms.k, norms.eps, norms.offset)
-        keys, values = kv.keys[layer], kv.values[layer]
-        q = turn_and_store(qkv, turning.positions, plan.places.slots, keys, values, turning.tables, norm)
-        plan.places.copy_written(keys)
-        plan.places.copy_written(values)
-        return self._attend(layer, q, kv, plan)
+        return self._attend(layer, turned_queries(layer, qkv, turning, kv, plan.places), kv, plan)
 
     def _attend(self, layer: int, q: Tensor, kv: KVCache, plan: TritonPlan) -> Tensor:
         how = self.layers[layer] if self.layers else PLAIN
